@@ -1,0 +1,113 @@
+"""Databases of the real server for this room: empty ones, and ones with the schema."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, make_url, text
+
+from storage import migrations
+
+MONDAY = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
+
+
+def engine_of(url: str, **options: Any) -> Engine:
+    """An engine of the test's own, so that the code under test is not the one that judges itself."""
+    return create_engine(make_url(url).set(drivername="postgresql+psycopg2"), **options)
+
+
+@pytest.fixture(scope="module")
+def empty_database(database_url: str) -> Iterator[Callable[[], str]]:
+    """Makes empty databases beside the module's own, and drops them at the end."""
+    server = engine_of(database_url, isolation_level="AUTOCOMMIT")
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"storage_{uuid.uuid4().hex[:12]}"
+        with server.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        made.append(name)
+        return make_url(database_url).set(database=name).render_as_string(hide_password=False)
+
+    yield make
+    with server.connect() as connection:
+        for name in made:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+@pytest.fixture(scope="module")
+def migrated(database_url: str) -> str:
+    """The module's database with the schema in it."""
+    migrations.upgrade(database_url)
+    return database_url
+
+
+@pytest.fixture
+def database(migrated: str) -> Iterator[Engine]:
+    """The same as an engine, its tables empty."""
+    engine = engine_of(migrated)
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE news, signals"))
+    yield engine
+    engine.dispose()
+
+
+def news_row(number: int = 0, **changes: Any) -> dict[str, Any]:
+    """One row of the news table; `number` chooses the story."""
+    moment = MONDAY + timedelta(seconds=number)
+    return {
+        "news_id": f"story-{number:06d}",
+        "revision": 1,
+        "headline": f"Northwind Foundries raises its outlook, part {number}",
+        "body": None,
+        "source": "Harbour Wire",
+        "symbols": ["NWF", f"S{number % 7}"],
+        "language": "en",
+        "url": None,
+        "published_at": moment,
+        "ingested_at": moment,
+        "topic": "news.raw",
+        "partition": number % 4,
+        "offset": number,
+    } | changes
+
+
+def signal_row(number: int = 0, **changes: Any) -> dict[str, Any]:
+    """One row of the signals table; `number` chooses the story. The id follows the four facts that make it."""
+    moment = MONDAY + timedelta(seconds=number)
+    row = {
+        "news_id": f"story-{number:06d}",
+        "revision": 1,
+        "symbols": ["NWF", f"S{number % 7}"],
+        "source": "Harbour Wire",
+        "label": "positive",
+        "score": 0.1 + 0.2,
+        "probabilities": {"positive": 0.6, "neutral": 0.1, "negative": 1 / 3},
+        "confidence": 0.6,
+        "published_at": moment,
+        "ingested_at": moment,
+        "scored_at": moment + timedelta(milliseconds=20),
+        "available_at": moment + timedelta(milliseconds=25),
+        "queue_ms": 3.25,
+        "inference_ms": 17.5,
+        "model": "elbert-small",
+        "model_revision": "4f1d",
+        "policy": "dial=0.50",
+        "dial": 0.5,
+        "precision": "float32",
+        "exit_depth": 2,
+        "predicted_depth": 1.875,
+        "depth_limit": 6,
+        "tokens": 21,
+        "tokens_kept": 14,
+        "topic": "news.raw",
+        "partition": number % 4,
+        "offset": number,
+    } | changes
+    facts = (row["news_id"], row["revision"], row["model_revision"], row["policy"])
+    return {"signal_id": "/".join(map(str, facts))} | row

@@ -1,0 +1,259 @@
+"""The migrations against the real server: they build what `storage.tables` says, however many run them at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
+
+from storage import migrations
+from storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
+from storage.tables import metadata
+from tests.storage.conftest import engine_of, news_row, signal_row
+
+# What information_schema and Alembic's comparison leave out: constraints, index definitions and comments, as Postgres
+# itself writes them down.
+CATALOGUE = """
+SELECT 'column', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
+       a.attnotnull::text, pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+WHERE c.relname IN ('news', 'signals')
+UNION ALL
+SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid), NULL, NULL, NULL
+FROM pg_constraint WHERE conrelid::regclass::text IN ('news', 'signals')
+UNION ALL
+SELECT 'index', tablename, indexname, indexdef, NULL, NULL, NULL FROM pg_indexes
+WHERE tablename IN ('news', 'signals')
+UNION ALL
+SELECT 'table', relname, obj_description(oid), NULL, NULL, NULL, NULL FROM pg_class WHERE relname IN ('news', 'signals')
+ORDER BY 1, 2, 3
+"""
+
+
+def catalogue(url: str) -> list[tuple[Any, ...]]:
+    engine = engine_of(url)
+    with engine.connect() as connection:
+        found = [tuple(row) for row in connection.execute(text(CATALOGUE))]
+    engine.dispose()
+    return found
+
+
+def objects(url: str) -> list[tuple[str, str]]:
+    """Every relation and function in the schema."""
+    engine = engine_of(url)
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT 'relation', relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+                " UNION ALL SELECT 'function', proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+                " ORDER BY 1, 2"
+            )
+        )
+        found = [(row[0], row[1]) for row in rows]
+    engine.dispose()
+    return found
+
+
+@pytest.fixture
+def empty(empty_database: Callable[[], str]) -> str:
+    return empty_database()
+
+
+def test_the_migrated_schema_is_the_one_in_tables_py(empty: str, empty_database: Callable[[], str]) -> None:
+    migrations.upgrade(empty)
+    engine = engine_of(empty)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={"compare_type": True, "compare_server_default": True, "version_table": migrations.VERSION_TABLE},
+        )
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+    from_metadata = empty_database()
+    engine = engine_of(from_metadata)
+    metadata.create_all(engine)
+    engine.dispose()
+    assert len(catalogue(empty)) > 60
+    assert catalogue(empty) == catalogue(from_metadata)
+
+
+def test_every_column_says_what_it_holds() -> None:
+    for table in metadata.sorted_tables:
+        assert table.comment
+        assert [column.name for column in table.columns if not column.comment] == []
+
+
+def test_up_down_and_up_again(empty: str) -> None:
+    assert migrations.current(empty) is None
+    latest = migrations.upgrade(empty)
+    assert migrations.current(empty) == latest
+    first = objects(empty)
+    assert migrations.upgrade(empty) == latest  # again: nothing to do
+
+    migrations.downgrade(empty)
+    assert migrations.current(empty) is None
+    assert objects(empty) == [
+        ("relation", migrations.VERSION_TABLE),
+        ("relation", f"{migrations.VERSION_TABLE}_pkc"),
+    ]
+
+    migrations.upgrade(empty)
+    assert objects(empty) == first
+
+
+def test_each_single_step_down_and_up(empty: str) -> None:
+    latest = migrations.upgrade(empty)
+    first = objects(empty)
+    migrations.downgrade(empty, "-1")
+    assert migrations.current(empty) not in {latest, None}
+    assert migrations.upgrade(empty) == latest
+    assert objects(empty) == first
+
+
+def test_workers_that_start_together_upgrade_once(empty: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(migrations.upgrade, [empty] * 8)) == {migrations.current(empty)}
+    migrations.check(empty)
+
+
+def test_check_says_what_to_do_when_the_database_is_behind(empty: str) -> None:
+    with pytest.raises(SchemaMismatch, match=r"without a schema.*earlybell db upgrade"):
+        migrations.check(empty)
+    migrations.upgrade(empty)
+    migrations.check(empty)
+    migrations.downgrade(empty, "-1")
+    with pytest.raises(SchemaMismatch, match=r"is at schema r\d+.*earlybell db upgrade"):
+        migrations.check(empty)
+
+
+def test_a_database_of_a_newer_version_is_left_alone(empty: str) -> None:
+    migrations.upgrade(empty)
+    engine = engine_of(empty)
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE {migrations.VERSION_TABLE} SET version_num = 'r9999'"))
+    engine.dispose()
+    for function in (migrations.check, migrations.upgrade):
+        with pytest.raises(SchemaMismatch, match="install the newer version"):
+            function(empty)
+
+
+def test_a_database_that_is_not_there(database_url: str) -> None:
+    absent = make_url(database_url).set(database="no_such_database").render_as_string(hide_password=False)
+    for function in (migrations.check, migrations.upgrade, migrations.current):
+        with pytest.raises(StorageUnavailable, match=r'database "no_such_database" does not exist$'):
+            function(absent)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "cannot be read"),
+        ("127.0.0.1:5432", "cannot be read"),
+        ("sqlite:///signals.db", "a sqlite database will not do"),
+        ("postgresql://u:hush@localhost:port/db", "cannot be read"),
+    ],
+)
+def test_a_url_that_is_none(url: str, reason: str) -> None:
+    with pytest.raises(StorageError, match=reason) as caught:
+        migrations.upgrade(url)
+    assert "\n" not in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgres://reader:hush@127.0.0.1:1/db", "postgresql://127.0.0.1:1/db?user=reader&password=hush"],
+)
+def test_no_message_shows_a_password(url: str) -> None:
+    with pytest.raises(StorageUnavailable) as caught:
+        migrations.upgrade(url)
+    assert "127.0.0.1:1/db" in str(caught.value)
+    assert "hush" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["news", "signals"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE {} SET symbols = '{{}}'",
+        "DELETE FROM {}",
+        "DELETE FROM {} WHERE false",
+        "INSERT INTO {0} SELECT * FROM {0} ON CONFLICT ({1}) DO UPDATE SET source = 'another'",
+    ],
+)
+def test_the_database_refuses_to_change_what_is_kept(migrated: str, table: str, change: str) -> None:
+    engine = engine_of(migrated)
+    row, key = (news_row(), "news_id, revision") if table == "news" else (signal_row(), "signal_id")
+    with engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {table}"))
+        connection.execute(metadata.tables[table].insert(), row)
+    with pytest.raises(DBAPIError, match=f"{table} is append-only"), engine.begin() as connection:
+        connection.execute(text(change.format(table, key)))
+    with engine.connect() as connection:
+        assert connection.scalar(text(f"SELECT source FROM {table}")) == "Harbour Wire"
+    engine.dispose()
+
+
+@pytest.fixture
+def limited_user(empty: str) -> Iterator[str]:
+    """The URL of a user who owns the database and may create no roles."""
+    admin = engine_of(empty, isolation_level="AUTOCOMMIT")
+    name = f"owner_of_{make_url(empty).database}"
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE ROLE {name} LOGIN PASSWORD 'hush'"))
+        connection.execute(text(f"GRANT ALL ON SCHEMA public TO {name}"))
+    yield make_url(empty).set(username=name, password="hush").render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP OWNED BY {name} CASCADE"))
+        connection.execute(text(f"DROP ROLE {name}"))
+    admin.dispose()
+
+
+@pytest.mark.parametrize("role", ["earlybell_reader", "earlybell_absent_role"])
+def test_an_owner_who_may_create_no_roles_gets_the_schema(
+    limited_user: str, role: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The role belongs to the whole server and others may be using it, so the test cannot drop it: it asks for another.
+    for name in ("_CREATE", "_GRANT"):
+        statement = getattr(migrations.reader, name)
+        monkeypatch.setattr(migrations.reader, name, statement.replace("earlybell_reader", role))
+    with caplog.at_level(logging.WARNING):
+        migrations.upgrade(limited_user)
+    migrations.check(limited_user)
+    assert ("CREATE ROLE" in caplog.text) == (role == "earlybell_absent_role")
+
+
+def test_the_reader_reads_everything_and_changes_nothing(migrated: str) -> None:
+    engine = engine_of(migrated)
+    for query in (
+        "SELECT * FROM news",
+        "SELECT * FROM signals",
+        "SELECT * FROM signals_as_of(now())",
+        "SELECT * FROM symbol_bars('1 hour', now() - interval '1 day', now())",
+        "SELECT * FROM symbol_sentiment_as_of(now(), '1 day')",
+    ):
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL ROLE earlybell_reader"))
+            connection.execute(text(query))
+    for change in (
+        "INSERT INTO signals SELECT * FROM signals",
+        "UPDATE signals SET source = NULL",
+        "DELETE FROM news",
+        "TRUNCATE news",
+        "ALTER TABLE news DISABLE TRIGGER append_only",
+        "DROP TABLE news",
+    ):
+        with pytest.raises(DBAPIError, match=r"permission denied|must be owner"), engine.begin() as connection:
+            connection.execute(text("SET LOCAL ROLE earlybell_reader"))
+            connection.execute(text(change))
+    engine.dispose()
