@@ -1,0 +1,210 @@
+"""Gathers fetched messages into windows, and acknowledges a chunk when every message in it is safe.
+
+A window closes when it holds enough texts or tokens, or when its oldest message has waited long enough; while all the
+places for windows in flight are taken it goes on filling, so that load makes windows larger and not queues longer.
+Work on windows overlaps; they are settled in the order in which they were cut, which keeps the revisions of a story in
+order. This module knows nothing of Faust, models or SQL: roles give it what to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Acknowledgeable(Protocol):
+    """What messages come in (a `streams.transport.Chunk`)."""
+
+    def acknowledge(self) -> None:
+        """Say that all of it is safe."""
+        ...
+
+
+class _Share:
+    """The messages of one chunk that are not safe yet."""
+
+    __slots__ = ("chunk", "left")
+
+    def __init__(self, chunk: Acknowledgeable, left: int) -> None:
+        self.chunk = chunk
+        self.left = left
+
+    def settle_one(self) -> None:
+        self.left -= 1
+        if not self.left:
+            self.chunk.acknowledge()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a window closes."""
+
+    items: int
+    weight: int
+    delay_s: float
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[Item]):
+    item: Item
+    weight: int
+    since: float
+    share: _Share
+
+
+class Backoff:
+    """Waits longer after each failure in a row, up to a limit."""
+
+    def __init__(self, first_s: float = 0.1, limit_s: float = 10.0) -> None:
+        self._first_s, self._limit_s = first_s, limit_s
+        self._next_s = first_s
+
+    async def wait(self) -> float:
+        """Wait, and return for how long."""
+        waited, self._next_s = self._next_s, min(self._next_s * 2, self._limit_s)
+        await asyncio.sleep(waited)
+        return waited
+
+
+class Windows(Generic[Item, Result]):
+    """From messages to windows to safety.
+
+    Parameters
+    ----------
+    work
+        Called with a window's items; calls overlap, up to ``in_flight`` of them.
+    settle
+        Called with a window's items and what `work` made of them, one window after the other in the order in which
+        they were cut. When it returns, the items are safe.
+    limits
+        When a window closes.
+    in_flight
+        Windows that may be cut and not settled.
+
+    Neither callable should raise: a message's own fault is part of its result, and what fails for a while is theirs to
+    retry. If one raises all the same (a bug, a failure nobody thought of), the window is tried again after a pause, for
+    ever and loudly: nothing is dropped, and no offset moves past it.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Awaitable[Result]],
+        settle: Callable[[Sequence[Item], Result], Awaitable[None]],
+        *,
+        limits: Limits,
+        in_flight: int,
+    ) -> None:
+        self._work, self._settle = work, settle
+        self._limits = limits
+        self._places = asyncio.Semaphore(in_flight)
+        self._waiting: list[_Waiting[Item]] = []
+        self._weight = 0
+        self._changed = asyncio.Condition()
+        self._hurry = False
+        self._last: asyncio.Task[None] | None = None  # the window cut last: the next one settles after it
+        self._windows: set[asyncio.Task[None]] = set()
+        self._dispatcher: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to cut windows."""
+        self._dispatcher = asyncio.create_task(self._dispatch(), name="windows")
+
+    async def stop(self) -> None:
+        """Give up what is not settled: its chunks stay unacknowledged and are read again."""
+        tasks = [*self._windows, *([self._dispatcher] if self._dispatcher else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def add(self, chunk: Acknowledgeable, items: Sequence[tuple[Item, int]]) -> None:
+        """Take in one chunk's messages, each with its weight; waits while a whole window is waiting already.
+
+        This wait is the back-pressure: the agent takes no further chunk, its buffer fills, its partitions pause.
+        """
+        if not items:
+            chunk.acknowledge()
+            return
+        share = _Share(chunk, len(items))
+        now = time.monotonic()
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._full())
+            self._waiting += [_Waiting(item, weight, now, share) for item, weight in items]
+            self._weight += sum(weight for _, weight in items)
+            self._changed.notify_all()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Close the open window at once, and wait until everything is settled or the time is over."""
+        self._hurry = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self._changed:
+                    self._changed.notify_all()
+                    await self._changed.wait_for(lambda: not (self._waiting or self._windows))
+        except TimeoutError:
+            log.warning("drain_timed_out", waiting=len(self._waiting), windows=len(self._windows))
+        finally:
+            self._hurry = False
+
+    def _full(self) -> bool:
+        return len(self._waiting) >= self._limits.items or self._weight >= self._limits.weight
+
+    async def _dispatch(self) -> None:
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._waiting)
+            await self._places.acquire()
+            window = await self._cut()
+            task = asyncio.create_task(self._run(window, after=self._last), name="window")
+            self._last = task
+            self._windows.add(task)
+
+    async def _cut(self) -> list[_Waiting[Item]]:
+        async with self._changed:
+            due = self._waiting[0].since + self._limits.delay_s
+            try:
+                async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                    await self._changed.wait_for(lambda: self._full() or self._hurry)
+            except TimeoutError:
+                pass
+            count = weight = 0
+            for waiting in self._waiting:
+                if count and (count >= self._limits.items or weight + waiting.weight > self._limits.weight):
+                    break
+                count, weight = count + 1, weight + waiting.weight
+            window, self._waiting = self._waiting[:count], self._waiting[count:]
+            self._weight -= weight
+            self._changed.notify_all()
+            return window
+
+    async def _run(self, window: list[_Waiting[Item]], after: asyncio.Task[None] | None) -> None:
+        items = [waiting.item for waiting in window]
+        result = await _until_it_works("work", lambda: self._work(items))
+        if after is not None:
+            await asyncio.wait([after])
+        await _until_it_works("settle", lambda: self._settle(items, result))
+        for waiting in window:
+            waiting.share.settle_one()
+        self._places.release()
+        async with self._changed:
+            self._windows = {task for task in self._windows if task is not asyncio.current_task()}
+            self._changed.notify_all()
+
+
+async def _until_it_works(step: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
+    backoff = Backoff()
+    while True:
+        try:
+            return await attempt()
+        except Exception as error:
+            log.exception("window_failed", step=step, error=repr(error))
+            await backoff.wait()
