@@ -1,0 +1,454 @@
+"""The pool with real processes: whatever happens to a worker, each text has exactly one answer or one fault."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from inference.pool import Pool, PoolError, WindowResult, devices
+from tests.inference.pool_scorers import dies_while_loading, never_ready, obedient, without_checkpoint
+
+REPOSITORY = Path(__file__).parents[2]
+Test = Callable[..., Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(autouse=True)
+def _workers_import_no_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spawned process imports its parent's main module again: here that is pytest, half a second for nothing."""
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+
+
+def in_a_loop(test: Test) -> Callable[..., None]:
+    """Run an async test; whatever it leaves running is its failure."""
+    import functools
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(test(*args, **kwargs))
+        assert workers_of(os.getpid()) == []
+
+    return run
+
+
+def workers_of(pid: int) -> list[int]:
+    """Live descendants that are pool workers (multiprocessing's own resource tracker is none)."""
+    return [
+        child.pid
+        for child in psutil.Process(pid).children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE and any("spawn_main" in word for word in child.cmdline())
+    ]
+
+
+def numbers(n: int, start: int = 0) -> list[str]:
+    return [str(i) for i in range(start, start + n)]
+
+
+def answers(result: WindowResult) -> list[int]:
+    tokens: list[int] = result.predictions.tokens.tolist()
+    return tokens
+
+
+def expect(result: WindowResult, texts: Sequence[str], faulty: set[int]) -> None:
+    """Exactly one answer, in order, for every text that is not at fault, and a reason for each that is."""
+    assert set(result.faults) == faulty
+    assert answers(result) == [int(text.split()[0]) for i, text in enumerate(texts) if i not in faulty]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110  other processes set no asyncio.Event
+        await asyncio.sleep(0.01)
+
+
+async def begun(directory: Path, number: int) -> None:
+    await until((directory / f"begun-{number}").exists)
+
+
+def go_on(directory: Path, *numbered: int) -> None:
+    for number in numbered:
+        (directory / f"go-{number}").touch()
+
+
+class TestOrder:
+    @pytest.mark.parametrize("loop_factory", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+    def test_every_window_is_answered_once_and_by_its_own_answer(self, loop_factory: Any) -> None:
+        async def run() -> None:
+            async with Pool(obedient(), ["cpu", "cpu"]) as pool:
+                assert pool.capacity == 4
+                assert pool.description.model_revision == "first"
+                windows = [numbers(1 + i % 7, 1000 * i) for i in range(200)]
+                results = await asyncio.gather(*(pool.score(window) for window in windows))
+                for window, result in zip(windows, results, strict=True):
+                    expect(result, window, set())
+                    assert result.inference_s > 0
+                    assert result.queue_s > 0
+                assert pool.restarts == 0
+
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(run())
+
+    @in_a_loop
+    async def test_an_empty_window_gives_no_rows(self) -> None:
+        async with Pool(obedient(), ["cpu"]) as pool:
+            result = await pool.score([])
+            assert len(result.predictions) == 0
+            assert result.predictions.probabilities.shape == (0, 3)
+
+    @in_a_loop
+    async def test_windows_larger_than_the_pipe_block_nobody(self) -> None:
+        texts = [f"{i} {'long ' * 200_000}" for i in range(8)]  # 8 MB
+        async with Pool(obedient(), ["cpu"]) as pool:
+            results = await asyncio.gather(*(pool.score(texts) for _ in range(4)))
+            assert all(answers(result) == list(range(8)) for result in results)
+
+    @in_a_loop
+    async def test_callers_wait_while_all_workers_have_enough(self, tmp_path: Path) -> None:
+        async with Pool(obedient(), ["cpu", "cpu"], windows_per_worker=2) as pool:
+            tasks = [asyncio.create_task(pool.score([f"{i} wait {tmp_path}"])) for i in range(6)]
+            # Least loaded: the first two windows are on two workers.
+            await begun(tmp_path, 0)
+            await begun(tmp_path, 1)
+            assert sum(len(seat.in_flight) for seat in pool._seats) == pool.capacity == 4
+            assert len(pool._queue) == 2
+            go_on(tmp_path, *range(6))
+            assert [answers(await task) for task in tasks] == [[i] for i in range(6)]
+
+
+class TestDeath:
+    @in_a_loop
+    async def test_killed_in_mid_window_it_is_restarted_and_its_windows_run_again(self, tmp_path: Path) -> None:
+        async with Pool(obedient(), ["cpu"]) as pool:
+            texts = [f"0 wait {tmp_path}", *numbers(9, 1)]
+            tasks = [asyncio.create_task(pool.score(window)) for window in (texts, numbers(5, 10), numbers(5, 20))]
+            await begun(tmp_path, 0)
+            (victim,) = pool.pids
+            os.kill(victim, signal.SIGKILL)
+            go_on(tmp_path, 0)
+            results = await asyncio.gather(*tasks)
+            assert [answers(result) for result in results] == [
+                list(range(10)),
+                list(range(10, 15)),
+                list(range(20, 25)),
+            ]
+            assert not any(result.faults for result in results)
+            assert pool.restarts == 1
+            assert pool.pids != [victim]
+
+    @in_a_loop
+    async def test_killed_while_idle_it_is_restarted(self) -> None:
+        async with Pool(obedient(), ["cpu"]) as pool:
+            (victim,) = pool.pids
+            os.kill(victim, signal.SIGKILL)
+            await until(lambda: pool.pids not in ([victim], []))
+            expect(await pool.score(numbers(3)), numbers(3), set())
+            assert pool.restarts == 1
+
+    @in_a_loop
+    async def test_the_other_worker_carries_on_meanwhile(self, tmp_path: Path) -> None:
+        async with Pool(obedient(), ["cpu", "cpu"], backoff_s=3600) as pool:
+            os.kill(pool.pids[0], signal.SIGKILL)
+            results = await asyncio.gather(*(pool.score(numbers(4, 10 * i)) for i in range(20)))
+            assert [answers(result)[0] for result in results] == [10 * i for i in range(20)]
+
+    @in_a_loop
+    async def test_one_that_hangs_is_killed(self) -> None:
+        async with Pool(obedient(), ["cpu"], timeout_s=0.5) as pool:
+            texts = [*numbers(2), "2 hang", *numbers(5, 3)]
+            bad, good = await asyncio.gather(pool.score(texts), pool.score(numbers(3, 10)))
+            expect(bad, texts, {2})
+            assert "no answer within" in bad.faults[2]
+            expect(good, numbers(3, 10), set())
+
+    @in_a_loop
+    async def test_signals_of_the_terminal_and_the_service_manager_are_the_parents(self) -> None:
+        async with Pool(obedient(), ["cpu"]) as pool:
+            before = pool.pids
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.kill(before[0], number)
+            expect(await pool.score(numbers(3)), numbers(3), set())
+            assert pool.pids == before
+
+
+class TestFaults:
+    @in_a_loop
+    async def test_out_of_memory_splits_the_window(self) -> None:
+        async with Pool(obedient(most_texts=10), ["cpu"]) as pool:
+            expect(await pool.score(numbers(64)), numbers(64), set())
+            assert pool.restarts == 0
+
+    @in_a_loop
+    async def test_texts_that_raise_are_named_and_the_others_answered(self) -> None:
+        texts = [*numbers(20), "20 raise", *numbers(10, 21), "31 memory", "32 raise"]
+        async with Pool(obedient(), ["cpu"]) as pool:
+            result = await pool.score(texts)
+            expect(result, texts, {20, 31, 32})
+            assert result.faults[20] == "ValueError: cannot read 20"
+            assert result.faults[31] == "MemoryError"
+            assert list(result.faults) == [20, 31, 32]
+            assert pool.restarts == 0
+
+    @in_a_loop
+    async def test_a_text_that_kills_is_found_in_a_window_of_64(self) -> None:
+        texts = [*numbers(41), "41 kill", *numbers(22, 42)]
+        async with Pool(obedient(), ["cpu"], backoff_s=0.001) as pool:
+            result = await pool.score(texts)
+            expect(result, texts, {41})
+            assert "SIGKILL" in result.faults[41]
+            assert "2 times" in result.faults[41]
+            assert pool.restarts == math.log2(64) + 2
+
+    @in_a_loop
+    async def test_several_that_kill_while_others_are_served(self) -> None:
+        texts = ["0 exit", *numbers(6, 1), "7 kill"]
+        async with Pool(obedient(), ["cpu", "cpu"], backoff_s=0.001) as pool:
+            bad, *good = await asyncio.gather(pool.score(texts), *(pool.score(numbers(3, 10 * i)) for i in range(40)))
+            expect(bad, texts, {0, 7})
+            assert "exit code 3" in bad.faults[0]
+            for i, result in enumerate(good):
+                expect(result, numbers(3, 10 * i), set())
+
+    @in_a_loop
+    async def test_a_broken_device_is_no_texts_fault(self, tmp_path: Path) -> None:
+        """After one CUDA error every call fails: the control tells it from a text, and a fresh process answers."""
+        async with Pool(obedient(fails_after=tmp_path / "broken"), ["cpu"]) as pool:
+            texts = [*numbers(30), "30 break"]
+            expect(await pool.score(texts), texts, set())
+            assert pool.restarts == 1
+
+    def test_any_window_with_any_poison(self) -> None:
+        with asyncio.Runner() as runner:
+            pool = Pool(obedient(), ["cpu", "cpu"], backoff_s=0.001, kills_per_text=1)
+            runner.run(pool.start())
+
+            @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+            @given(st.lists(st.sampled_from([""] * 12 + [" raise"] * 2 + [" kill"]), max_size=16))
+            def examine(words: list[str]) -> None:
+                texts = [f"{i}{word}" for i, word in enumerate(words)]
+                result = runner.run(pool.score(texts))
+                expect(result, texts, {i for i, word in enumerate(words) if word})
+
+            try:
+                examine()
+            finally:
+                runner.run(pool.stop())
+
+
+class TestCancel:
+    @in_a_loop
+    async def test_a_cancelled_caller_takes_nothing_from_the_others(self, tmp_path: Path) -> None:
+        async with Pool(obedient(), ["cpu"]) as pool:
+            tasks = [asyncio.create_task(pool.score([f"{i} wait {tmp_path}"])) for i in range(5)]
+            await begun(tmp_path, 0)
+            for i in (0, 1, 3):  # being scored, at the worker, in the queue
+                tasks[i].cancel()
+            assert isinstance((await asyncio.gather(tasks[0], return_exceptions=True))[0], asyncio.CancelledError)
+            go_on(tmp_path, *range(5))
+            assert answers(await tasks[2]) == [2]
+            assert answers(await tasks[4]) == [4]
+            assert not (tmp_path / "begun-3").exists()
+            # The slots are free again.
+            results = await asyncio.gather(*(pool.score(numbers(2)) for _ in range(5)))
+            assert len(results) == 5
+            assert not pool._queue
+            assert not any(seat.in_flight for seat in pool._seats)
+
+
+class TestHotSwap:
+    @in_a_loop
+    async def test_under_load_each_window_says_who_answered_it(self, tmp_path: Path) -> None:
+        async with Pool(obedient("first"), ["cpu", "cpu"]) as pool:
+            before = set(pool.pids)
+            early = [asyncio.create_task(pool.score([f"{i} wait {tmp_path}"])) for i in range(4)]
+            await begun(tmp_path, 0)
+            await begun(tmp_path, 1)
+            late = [asyncio.create_task(pool.score(numbers(3, 10 * i))) for i in range(50)]
+            swap = asyncio.create_task(pool.replace(obedient("second")))
+            await until(lambda: pool.description.model_revision == "second")
+            # The old workers still hold four windows; what waited behind them, the new ones answer.
+            for i, result in enumerate(await asyncio.gather(*late)):
+                assert result.description.model_revision == "second"
+                expect(result, numbers(3, 10 * i), set())
+            assert not swap.done()
+            go_on(tmp_path, *range(4))
+            for i, result in enumerate(await asyncio.gather(*early)):
+                assert result.description.model_revision == "first"
+                assert answers(result) == [i]
+            assert (await swap).model_revision == "second"
+            assert len(pool.pids) == 2
+            assert not before & set(workers_of(os.getpid()))
+
+    @in_a_loop
+    async def test_an_old_worker_that_dies_hands_its_windows_to_the_new(self, tmp_path: Path) -> None:
+        async with Pool(obedient("first"), ["cpu"]) as pool:
+            (old,) = pool.pids
+            task = asyncio.create_task(pool.score([f"0 wait {tmp_path}", "1"]))
+            await begun(tmp_path, 0)
+            swap = asyncio.create_task(pool.replace(obedient("second")))
+            await until(lambda: pool.description.model_revision == "second")
+            os.kill(old, signal.SIGKILL)
+            go_on(tmp_path, 0)
+            result = await task
+            assert answers(result) == [0, 1]
+            assert result.description.model_revision == "second"
+            await swap
+
+    @in_a_loop
+    async def test_a_broken_successor_leaves_the_old_one_serving(self) -> None:
+        async with Pool(obedient("first"), ["cpu"]) as pool:
+            for broken in (without_checkpoint, dies_while_loading):
+                with pytest.raises(PoolError):
+                    await pool.replace(broken)
+            result = await pool.score(numbers(3))
+            assert result.description.model_revision == "first"
+            assert len(workers_of(os.getpid())) == 1
+
+
+class TestStartAndStop:
+    @pytest.mark.parametrize(
+        ("make_scorer", "reason"),
+        [
+            (without_checkpoint, "FileNotFoundError: no checkpoint for cpu: /nowhere/model.safetensors"),
+            (dies_while_loading, "SIGSEGV"),
+            (never_ready, "not ready within"),
+            (lambda device: device, "cannot be sent to a worker"),
+        ],
+    )
+    @in_a_loop
+    async def test_a_scorer_that_cannot_be_built_is_one_clear_line(self, make_scorer: Any, reason: str) -> None:
+        timeout = 0.2 if make_scorer is never_ready else 60
+        pool = Pool(make_scorer, ["cpu", "cpu"], start_timeout_s=timeout)
+        with pytest.raises(PoolError, match=reason) as failure:
+            await pool.start()
+        assert "\n" not in str(failure.value)
+
+    @in_a_loop
+    async def test_who_waits_when_the_pool_stops_is_told(self, tmp_path: Path) -> None:
+        pool = Pool(obedient(), ["cpu"])
+        await pool.start()
+        tasks = [asyncio.create_task(pool.score([f"{i} wait {tmp_path}"])) for i in range(4)]
+        await begun(tmp_path, 0)
+        await pool.stop()
+        for task in tasks:
+            with pytest.raises(PoolError, match="stopped"):
+                await task
+        with pytest.raises(PoolError, match="stopped"):
+            await pool.score(["1"])
+        await pool.stop()
+
+    @in_a_loop
+    async def test_stopped_or_cancelled_while_it_starts_it_leaves_nothing(self) -> None:
+        async def end(
+            pool: Pool, starting: asyncio.Task[Any], how: Callable[[], Awaitable[None]]
+        ) -> BaseException | None:
+            await until(lambda: workers_of(os.getpid()))
+            await how()
+            await asyncio.wait([starting])
+            assert workers_of(os.getpid()) == []
+            return asyncio.CancelledError() if starting.cancelled() else starting.exception()
+
+        pool = Pool(never_ready, ["cpu"])
+        starting = asyncio.create_task(pool.start())
+        assert isinstance(await end(pool, starting, pool.stop), PoolError)
+
+        async def cancel() -> None:
+            starting.cancel()
+
+        pool = Pool(never_ready, ["cpu"])
+        starting = asyncio.create_task(pool.start())
+        assert isinstance(await end(pool, starting, cancel), asyncio.CancelledError)
+
+    @in_a_loop
+    async def test_before_the_start_there_is_no_model(self) -> None:
+        pool = Pool(obedient(), ["cpu"])
+        with pytest.raises(PoolError, match="not been started"):
+            await pool.score(["1"])
+
+
+PARENT = """
+import asyncio, sys
+import structlog
+from inference.pool import Pool
+from tests.inference.pool_scorers import obedient
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+async def main():
+    pool = Pool(obedient(), ["cpu", "cpu", "cpu"])
+    await pool.start()
+    texts = (["0 hang"], [f"1 wait {sys.argv[1]}"], ["2 stdout"])
+    windows = [asyncio.create_task(pool.score(window)) for window in texts]
+    await windows[2]
+    print("ready", flush=True)
+    if sys.argv[2] == "return":
+        return
+    await asyncio.gather(*windows)
+
+if sys.argv[2] == "exit":
+    loop = asyncio.new_event_loop()
+    loop.create_task(main())
+    loop.call_later(3, loop.stop)
+    loop.run_forever()
+else:
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "Ctrl-C", "return", "exit"])
+def test_when_the_parent_is_gone_so_are_its_workers(tmp_path: Path, how: str) -> None:
+    """One of the three hangs in native code, one is in mid-window, one is idle."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path), how],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"  # and nothing that a worker printed
+    family = psutil.Process(parent.pid).children(recursive=True)
+    if how == "SIGKILL":
+        parent.kill()
+    elif how == "Ctrl-C":
+        os.killpg(parent.pid, signal.SIGINT)
+    parent.wait(60)
+    # Not by `wait_procs`: in a container there may be nobody to reap orphans.
+    while [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        time.sleep(0.02)  # for ever, if one stays: the test's time-out says so
+
+
+class TestDevices:
+    @pytest.mark.parametrize(
+        ("setting", "named"),
+        [("cpu", ["cpu"]), ("cuda:0, cuda:1", ["cuda:0", "cuda:1"]), ("cpu,cpu", ["cpu", "cpu"])],
+    )
+    def test_named(self, setting: str, named: list[str]) -> None:
+        assert devices(setting) == named
+
+    def test_auto_is_the_gpus_that_torch_sees_else_the_cpu(self) -> None:
+        program = "import torch; print(torch.cuda.device_count())"
+        gpus = int(subprocess.check_output([sys.executable, "-c", program], text=True))
+        assert devices("auto") == ([f"cuda:{i}" for i in range(gpus)] or ["cpu"])
+
+    @pytest.mark.parametrize("setting", ["", "gpu", "cuda", "cuda:0,", "cuda:x", "auto,cpu"])
+    def test_not_a_device(self, setting: str) -> None:
+        with pytest.raises(PoolError, match="say auto, cpu, or a list"):
+            devices(setting)
+
+    def test_the_parent_imports_no_torch(self) -> None:
+        program = "import sys, inference.pool as pool; pool.devices('auto'); print('torch' in sys.modules)"
+        answer = subprocess.check_output([sys.executable, "-c", program], text=True, cwd=REPOSITORY)
+        assert answer == "False\n"
