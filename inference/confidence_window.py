@@ -1,0 +1,127 @@
+"""CWB: the confidence-window exit. After each depth every text decides on its own whether to leave.
+
+Source: ELBERT, arXiv 2107.00175 (two-stage exit); the multi-class forms of the window are ours. The released code
+decides once for a whole batch, on its mean entropy; here each row is a text and no row sees another.
+It sees probabilities and depths; it knows nothing of encoders or batches.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Window = Literal["off", "agreement", "trend"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRule:
+    """When a text has seen enough. The numbers are calibrated; the defaults are full depth."""
+
+    threshold: float = 0.0  # delta: leave when the normalised entropy is below it
+    window_rule: Window = "off"
+    window: int = 2  # N: depths that must agree
+    margin: float = 0.0  # m: for `agreement`, by how much the class must lead at each of them
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.threshold <= 1.0 + 1e-9:
+            raise ValueError(f"the entropy threshold must be 0..1, not {self.threshold}")
+        if self.window < 1:
+            raise ValueError(f"a window holds at least one depth, not {self.window}")
+        if not 0.0 <= self.margin <= 1.0:
+            raise ValueError(f"the margin must be 0..1, not {self.margin}")
+
+    @property
+    def never(self) -> bool:
+        """Whether no text can leave before the last depth."""
+        return self.threshold <= 0.0 and self.window_rule == "off"
+
+
+def normalised_entropy(probabilities: Tensor) -> Tensor:
+    """(B, C) -> (B,): sum p ln p / ln(1/C), in [0, 1]; 0 is certain, 1 is uniform."""
+    entropy: Tensor = -torch.special.xlogy(probabilities, probabilities).sum(-1) / math.log(probabilities.shape[-1])
+    return entropy
+
+
+class ConfidenceWindow:
+    """What each text has said so far, as far as its window needs it.
+
+    Rows are texts, or slots that texts take in turn (`reset`). The window counts depths 1..; depth 0 can only be left
+    by its confidence.
+    """
+
+    def __init__(self, rule: ExitRule, rows: int, device: torch.device | str = "cpu") -> None:
+        self.rule = rule
+        self.run = torch.zeros(rows, dtype=torch.int32, device=device)  # depths in a row that fulfil the window's rule
+        self.label = torch.full((rows,), -1, dtype=torch.int64, device=device)
+        self.lead = torch.zeros(rows, device=device)  # the class's probability at the depth before
+
+    def decide(self, probabilities: Tensor, depth: int | Tensor) -> Tensor:
+        """Take in one more depth and say who leaves.
+
+        Parameters
+        ----------
+        probabilities
+            (B, C), after the exit's temperature.
+        depth
+            The depth they come from, 0..; one for all, or (B,) one each.
+
+        Returns
+        -------
+        leaves
+            (B,) bool. The caller ends the last depth itself: it always answers.
+        """
+        rule = self.rule
+        leaves = normalised_entropy(probabilities) < rule.threshold
+        if rule.window_rule == "off":
+            return leaves
+        top = probabilities.topk(2, dim=-1)
+        lead, label = top.values[:, 0], top.indices[:, 0]
+        same = label == self.label
+        if rule.window_rule == "agreement":
+            fulfilled = (lead - top.values[:, 1]) > rule.margin
+            run = torch.where(fulfilled, torch.where(same, self.run + 1, 1), 0)
+        else:
+            run = torch.where(same & (lead >= self.lead), self.run + 1, 1)
+        counts = torch.as_tensor(depth, device=probabilities.device) >= 1
+        self.run = torch.where(counts, run, 0).to(torch.int32)
+        self.label = torch.where(counts, label, -1)
+        self.lead = torch.where(counts, lead, 0.0)
+        return leaves | (self.run >= rule.window)
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with these rows only, in this order (indices, or a bool mask)."""
+        self.run, self.label, self.lead = self.run[rows], self.label[rows], self.lead[rows]
+
+    def reset(self, rows: Tensor) -> None:
+        """New texts stand in these rows (indices, or a bool mask)."""
+        self.run[rows] = 0
+        self.label[rows] = -1
+        self.lead[rows] = 0.0
+
+
+def exit_depths(probabilities: Tensor, rule: ExitRule, first_depth: int) -> Tensor:
+    """Where each text would leave, from the probabilities of all its exits.
+
+    Parameters
+    ----------
+    probabilities
+        (B, exits, C): of depths ``first_depth``, ``first_depth + 1``, ... .
+
+    Returns
+    -------
+    depths
+        (B,) int64.
+    """
+    texts, exits, _ = probabilities.shape
+    window = ConfidenceWindow(rule, texts, probabilities.device)
+    depths = torch.full((texts,), first_depth + exits - 1, dtype=torch.int64, device=probabilities.device)
+    staying = torch.ones(texts, dtype=torch.bool, device=probabilities.device)
+    for place in range(exits - 1):
+        leaves = window.decide(probabilities[:, place], first_depth + place) & staying
+        depths[leaves] = first_depth + place
+        staying &= ~leaves
+    return depths

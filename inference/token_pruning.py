@@ -1,0 +1,76 @@
+"""ACC: how many tokens each layer keeps, what that saves by the paper's account, and its inverse.
+
+Source: Kachuee & Sharifkhani, arXiv 2201.03327; no code was released and only abstracts could be read, so this is a
+reconstruction (ours). Which tokens are kept is `elbert.context_contribution`'s matter.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+#: [CLS] and one more: fewer cannot carry a text.
+LEAST_TOKENS = 2
+
+
+def kept_tokens(tokens: Tensor, alpha: float, layers: int, least: int = LEAST_TOKENS) -> Tensor:
+    """n_l = max(n_min, ceil(alpha^l n_0)), never more than the text has.
+
+    Parameters
+    ----------
+    tokens
+        (B,) n_0, each text's own live length: what a text keeps does not depend on its neighbours.
+    alpha
+        Share that a layer keeps, 0 < alpha <= 1.
+
+    Returns
+    -------
+    keep
+        (B, layers) int64, for depths 1..layers.
+    """
+    if not 0.0 < alpha <= 1.0:
+        raise ValueError(f"alpha must be above 0 and at most 1, not {alpha}")
+    shares = torch.tensor([alpha**depth for depth in range(1, layers + 1)], dtype=torch.float64, device=tokens.device)
+    # 1e-9: 0.9 * 10 is 9, whatever binary fractions make of it.
+    keep = torch.ceil(tokens[:, None].double() * shares - 1e-9).long().clamp_min(least)
+    return torch.minimum(keep, tokens[:, None])
+
+
+def speed_up(tokens: int, alpha: float, layers: int, hidden: int) -> float:
+    """K, the analytical speed-up over no pruning, for a feed-forward of 4h and n_l as `kept_tokens` gives it.
+
+    K = L (24 n_0 h^2 + 4 n_0^2 h) / sum_l [8 n_{l-1} h^2 + 4 n_{l-1}^2 h + 16 n_l h^2].
+    """
+    counts: list[int] = [tokens, *kept_tokens(torch.tensor([tokens]), alpha, layers)[0].tolist()]
+    full = layers * (24 * tokens * hidden**2 + 4 * tokens**2 * hidden)
+    pruned: int = sum(
+        8 * before * hidden**2 + 4 * before**2 * hidden + 16 * after * hidden**2 for before, after in pairwise(counts)
+    )
+    return full / pruned
+
+
+def solve_alpha(wanted: float, tokens: int, layers: int, hidden: int) -> float:
+    """The alpha whose analytical speed-up at ``tokens`` tokens is ``wanted``, by bisection.
+
+    Raises
+    ------
+    ValueError
+        If ``wanted`` is below 1, or above what keeping the least tokens in every layer gives.
+    """
+    if wanted < 1.0:
+        raise ValueError(f"a speed-up below 1 ({wanted}) is none")
+    most = speed_up(tokens, 1e-6, layers, hidden)
+    if wanted > most:
+        raise ValueError(f"a speed-up of {wanted} is out of reach at {tokens} tokens: the most is {most:.2f}")
+    low, high = 1e-6, 1.0
+    for _ in range(60):
+        middle = math.sqrt(low * high) if high / low > 2 else (low + high) / 2
+        # Rounding up makes K a staircase in alpha; bisection finds the edge where it crosses what is wanted.
+        if speed_up(tokens, middle, layers, hidden) >= wanted:
+            low = middle
+        else:
+            high = middle
+    return low

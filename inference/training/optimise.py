@@ -1,0 +1,252 @@
+"""The one training loop: AdamW, linear decay, mixed precision, clipped gradients, resumable, deterministic by seed.
+
+It knows batches of indices and a loss; which texts, which model and which loss are the caller's.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from inference.elbert import ElbertForSequenceClassification
+from inference.training.data import length_sorted_batches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How weights are fitted."""
+
+    epochs: int = 3
+    learning_rate: float = 5e-5
+    head_learning_rate: float = 5e-4  # heads start at random, the encoder does not
+    warm_up: float = 0.06  # share of all steps
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    batch_texts: int = 32
+    batch_tokens: int = 4_096
+    average: float = 0.0  # decay of an exponential moving average of the weights, which is what is kept; 0: none
+    seed: int = 1
+    device: str = "cpu"
+    precision: str = "bfloat16"  # or float32; weights and optimiser are float32 either way
+    save_every: int = 500  # steps between resumable states
+
+
+def optimise(
+    model: ElbertForSequenceClassification,
+    lengths: Sequence[int],
+    loss_of: Callable[[list[int]], Tensor],
+    schedule: Schedule,
+    *,
+    state_file: Path,
+    extra: Sequence[nn.Parameter] = (),
+    extra_learning_rate: float = 1e-2,
+    before_step: Callable[[float], None] | None = None,
+    title: str = "training",
+) -> float:
+    """Fit ``model`` in place.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each training text; batches are made of near-equal ones.
+    loss_of
+        The loss of the texts with these indices, with autocast on.
+    state_file
+        Where the state is kept; if it exists, training goes on from it. It goes when training is done.
+    extra, extra_learning_rate
+        Further parameters, undecayed: the paper's exit weights.
+    before_step
+        Told how far training is, 0..1, before each step (to ramp something).
+
+    Returns
+    -------
+    seconds
+        Spent in this call.
+    """
+    torch.manual_seed(schedule.seed)
+    model.to(schedule.device).train()
+    optimiser = _optimiser(model, schedule, extra, extra_learning_rate)
+    plan = _plan(lengths, schedule)
+    total = len(plan)
+    warm_up = max(1, round(total * schedule.warm_up))
+    decay = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / warm_up, max(0.0, (total - step) / max(1, total - warm_up)))
+    )
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()} if schedule.average else {}
+    done = 0
+    if state_file.is_file():
+        done = _resume(state_file, model, optimiser, decay, average, extra)
+    began, running = time.monotonic(), None
+    with _progress() as bar:
+        task = bar.add_task(title, total=total, completed=done, loss="")
+        for step in range(done, total):
+            if before_step is not None:
+                before_step(step / total)
+            with torch.autocast(schedule.device.split(":")[0], torch.bfloat16, schedule.precision == "bfloat16"):
+                loss = loss_of(plan[step])
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+            optimiser.step()
+            decay.step()
+            optimiser.zero_grad(set_to_none=True)
+            _follow(average, model, min(schedule.average, (step + 1) / (step + 10)))
+            value = loss.item()
+            running = value if running is None else 0.98 * running + 0.02 * value
+            bar.update(task, advance=1, loss=f"loss {running:.4f}")
+            if (step + 1) % schedule.save_every == 0 and step + 1 < total:
+                _save(state_file, step + 1, model, optimiser, decay, average, extra)
+    if average:
+        model.load_state_dict(average)
+    state_file.unlink(missing_ok=True)
+    model.eval()
+    return time.monotonic() - began
+
+
+def padded(rows: Sequence[NDArray[np.int32]], pad_id: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Rows of ids -> ``ids, live``, both (B, T) with T the longest row."""
+    longest = max(len(row) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+    lengths = np.array([len(row) for row in rows])
+    live = np.arange(longest) < lengths[:, None]
+    return torch.from_numpy(ids).to(device), torch.from_numpy(live).to(device)
+
+
+@torch.inference_mode()
+def all_logits(
+    model: ElbertForSequenceClassification,
+    rows: Sequence[NDArray[np.int32]],
+    *,
+    device: str = "cpu",
+    precision: str = "bfloat16",
+    batch_tokens: int = 8_192,
+    keep: Callable[[Tensor], Tensor] | None = None,
+    title: str | None = None,
+) -> NDArray[np.float32]:
+    """(texts, exits, C) logits of every exit, in the order of ``rows``.
+
+    ``keep`` gives the tokens to keep per text and depth, (B, L), from the texts' lengths (B,).
+    """
+    model.to(device).eval()
+    out = np.empty((len(rows), len(model.config.depths), model.config.classes), np.float32)
+    with _progress(disable=title is None) as bar:
+        task = bar.add_task(title or "", total=len(rows), loss="")
+        for batch in _by_length([len(row) for row in rows], batch_tokens):
+            ids, live = padded([rows[index] for index in batch], model.config.pad_id, device)
+            with torch.autocast(device.split(":", maxsplit=1)[0], torch.bfloat16, precision == "bfloat16"):
+                logits = model(ids, live, None if keep is None else keep(live.sum(1)))
+            out[batch] = logits.float().cpu().numpy()
+            bar.update(task, advance=len(batch))
+    return out
+
+
+def _by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda one: lengths[one]):
+        if batch and (len(batch) + 1) * lengths[index] > tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _plan(lengths: Sequence[int], schedule: Schedule) -> list[list[int]]:
+    batches: list[list[int]] = []
+    for epoch in range(schedule.epochs):
+        generator = random.Random(f"{schedule.seed}:{epoch}")
+        batches += length_sorted_batches(lengths, schedule.batch_tokens, generator, texts=schedule.batch_texts)
+    return batches
+
+
+def _optimiser(
+    model: ElbertForSequenceClassification, schedule: Schedule, extra: Sequence[nn.Parameter], extra_rate: float
+) -> torch.optim.AdamW:
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            groups.setdefault((name.startswith("exit"), value.ndim > 1), []).append(value)
+    settings = [
+        {
+            "params": values,
+            "lr": schedule.head_learning_rate if head else schedule.learning_rate,
+            "weight_decay": schedule.weight_decay if matrix else 0.0,
+        }
+        for (head, matrix), values in groups.items()
+    ]
+    if extra:
+        settings.append({"params": list(extra), "lr": extra_rate, "weight_decay": 0.0})
+    return torch.optim.AdamW(settings, fused=True)
+
+
+def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
+    if average:
+        state = model.state_dict()
+        torch._foreach_lerp_(list(average.values()), [state[name] for name in average], 1 - decay)
+
+
+def _save(
+    file: Path,
+    step: int,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    decay: torch.optim.lr_scheduler.LambdaLR,
+    average: dict[str, Tensor],
+    extra: Sequence[nn.Parameter],
+) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "decay": {"last_epoch": decay.last_epoch},
+        "average": average,
+        "extra": [value.detach() for value in extra],
+        "random": torch.get_rng_state(),
+    }
+    unfinished = file.with_suffix(".unfinished")
+    torch.save(state, unfinished)
+    unfinished.replace(file)  # a crash in mid-write leaves the older state
+
+
+def _resume(
+    file: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    decay: torch.optim.lr_scheduler.LambdaLR,
+    average: dict[str, Tensor],
+    extra: Sequence[nn.Parameter],
+) -> int:
+    state = torch.load(file, weights_only=True)  # tensors and plain values only
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    decay.last_epoch = state["decay"]["last_epoch"]
+    for name, value in average.items():
+        value.copy_(state["average"][name])
+    with torch.no_grad():
+        for parameter, stored in zip(extra, state["extra"], strict=True):
+            parameter.copy_(stored)
+    torch.set_rng_state(state["random"])
+    return int(state["step"])
+
+
+def _progress(disable: bool = False) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+        disable=disable,
+    )
