@@ -1,0 +1,7 @@
+"""What can go wrong with the local stack."""
+
+from __future__ import annotations
+
+
+class StackError(RuntimeError):
+    """The local stack cannot do what was asked. Its text is one line that says what to do about it."""

@@ -1,0 +1,30 @@
+"""Outlives the owner of a private stack by a moment, to take the stack down if the owner could not.
+
+``python -m deploy.local.guard HOME PID [--delete]``, started by `deploy.local.stack.running` as a child of its owner.
+A process that is killed by SIGKILL cleans up nothing; this one notices within half a second and does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from deploy.local import stack
+
+POLL_SECONDS = 0.5
+
+
+def main(home: Path, owner: int, *, delete: bool) -> None:
+    """Wait until `owner`, our parent, is gone; then stop what runs in `home`."""
+    while os.getppid() == owner:
+        time.sleep(POLL_SECONDS)
+    stack.down(home)
+    if delete:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), delete="--delete" in sys.argv[3:])

@@ -1,0 +1,47 @@
+"""Waiting for a server, for a limited time, and no longer than anybody wants it.
+
+Kafka and Postgres start side by side in two threads; when one of them fails or the user interrupts, the other must
+not be waited for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from deploy.local.exceptions import StackError
+from deploy.local.processes import POLL_SECONDS
+
+
+class Patience:
+    """How long to wait for a server, and whether it is still wanted.
+
+    Parameters
+    ----------
+    seconds
+        The longest that one server may take to answer.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._given_up = threading.Event()
+
+    def give_up(self) -> None:
+        """End every wait, in all threads."""
+        self._given_up.set()
+
+    def check(self) -> None:
+        """Go on only while somebody waits; raises `StackError` otherwise."""
+        if self._given_up.is_set():
+            raise StackError("Interrupted while the local stack started: `earlybell up` starts it again")
+
+    def until(self, ready: Callable[[], bool], *, while_: Callable[[], bool]) -> bool:
+        """Wait for `ready`; False when `while_` no longer holds or time is up. Raises `StackError` when given up."""
+        deadline = time.monotonic() + self.seconds
+        while while_() and time.monotonic() < deadline:
+            if ready():
+                return True
+            self.check()
+            time.sleep(POLL_SECONDS)
+        return False

@@ -1,0 +1,70 @@
+"""Fixtures that the tests of all rooms share: a real Kafka, a real Postgres, and the data beside the repository.
+
+The servers are those of the local stack, in a temporary home, one pair for the whole run; where
+``EARLYBELL_KAFKA_BOOTSTRAP`` or ``EARLYBELL_DATABASE_URL`` is set, that server is used instead.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg2
+import pytest
+
+from deploy.local import stack
+from deploy.local.stack import Stack
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def private_stack() -> Iterator[Stack]:
+    """A Kafka and a Postgres of this run's own."""
+    with stack.running() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(private_stack: Stack) -> str:
+    """``host:port`` of the brokers."""
+    return private_stack.kafka_bootstrap
+
+
+@pytest.fixture(scope="session")
+def database_url(private_stack: Stack) -> str:
+    """The server's database, shared by the whole run: for a database of your own take `fresh_database`."""
+    return private_stack.database_url
+
+
+@pytest.fixture
+def fresh_database(database_url: str) -> Iterator[str]:
+    """The URL of a new, empty database, which is dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    parts = urlsplit(database_url)
+    plain = urlunsplit(parts._replace(scheme="postgresql"))
+    with closing(psycopg2.connect(plain)) as server:
+        server.autocommit = True
+        with server.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{name}"')
+            yield urlunsplit(parts._replace(path=f"/{name}"))
+            cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix for the names of topics, groups and clients that no other test has."""
+    return f"test-{uuid.uuid4().hex[:12]}-"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The data sets beside the repository (or in ``EARLYBELL_DATA``); without them the test is skipped."""
+    data = Path(os.environ.get("EARLYBELL_DATA") or ROOT.parent / "shared" / "data")
+    if not data.is_dir():
+        pytest.skip(f"no data in {data}: set EARLYBELL_DATA to the directory that has it")
+    return data
