@@ -149,8 +149,18 @@ class Pool:
         return description
 
     @property
+    def in_flight(self) -> int:
+        """Windows (or halves of one) that are at a worker; at most `capacity`, but for a hot swap's last."""
+        return sum(len(seat.in_flight) for seat in self._seats)
+
+    @property
+    def waiting(self) -> int:
+        """Callers of `score` that wait for a worker."""
+        return len(self._queue)
+
+    @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that are ready for windows."""
+        """Process ids of the workers that are ready for windows, those of both models during a hot swap."""
         return sorted(seat.process.pid for seat in self._seats if seat.process is not None)
 
     async def start(self) -> ModelDescription:
@@ -334,7 +344,7 @@ class Pool:
                 if seat.retiring:
                     return
                 if not seat.ready.done():
-                    seat.ready.set_exception(PoolError(f"no worker on {seat.device}: {cause}"))
+                    seat.ready.set_exception(PoolError(f"no worker could be made ready on {seat.device}: {cause}"))
                     return
                 self.restarts += 1
                 wait_s = min(self._longest_backoff_s, self._backoff_s * 2.0 ** min(seat.deaths, 32))

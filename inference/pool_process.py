@@ -163,7 +163,7 @@ def _cause_of_death(exitcode: int | None) -> str:
     if exitcode is None:
         return "lost the connection and does not end"
     if exitcode >= 0:
-        return f"left with exit code {exitcode}"
+        return f"left with exit code {exitcode} (its standard error says why)"
     try:
         name = signal.Signals(-exitcode).name
     except ValueError:

@@ -34,15 +34,19 @@ class ObedientScorer:
         )
         self._most_texts = most_texts
         self._fails_after = fails_after
+        self._warm = False
+        self._broken = False
 
     def warm_up(self) -> None:
-        print("a print of the model's must not reach the parent's standard output")
+        self._warm = True
+        print("model loaded")
 
     def score(self, texts: Sequence[str]) -> Predictions:
+        assert self._warm
         if self._fails_after is not None and any("break" in text for text in texts) and not self._fails_after.exists():
             self._fails_after.touch()
-            self.broken = True
-        if getattr(self, "broken", False):
+            self._broken = True
+        if self._broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if self._most_texts is not None and len(texts) > self._most_texts:
             raise OutOfMemoryError(f"{len(texts)} texts do not fit")
@@ -59,6 +63,11 @@ class ObedientScorer:
 
 def obedient(revision: str = "first", *, most_texts: int | None = None, fails_after: Path | None = None) -> MakeScorer:
     return partial(ObedientScorer, revision=revision, most_texts=most_texts, fails_after=fails_after)
+
+
+def obedient_of(device: str, checkpoint: Path) -> ObedientScorer:
+    checkpoint.read_bytes()
+    return ObedientScorer(device, "first", None, None)
 
 
 def without_checkpoint(device: str) -> ObedientScorer:

@@ -11,17 +11,18 @@ import sys
 import time
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from inference.pool import Pool, PoolError, WindowResult, devices
-from tests.inference.pool_scorers import dies_while_loading, never_ready, obedient, without_checkpoint
+from tests.inference.pool_scorers import dies_while_loading, never_ready, obedient, obedient_of, without_checkpoint
 
 REPOSITORY = Path(__file__).parents[2]
 Test = Callable[..., Coroutine[Any, Any, None]]
@@ -35,9 +36,8 @@ def _workers_import_no_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def in_a_loop(test: Test) -> Callable[..., None]:
     """Run an async test; whatever it leaves running is its failure."""
-    import functools
 
-    @functools.wraps(test)
+    @wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
         asyncio.run(test(*args, **kwargs))
         assert workers_of(os.getpid()) == []
@@ -122,8 +122,8 @@ class TestOrder:
             # Least loaded: the first two windows are on two workers.
             await begun(tmp_path, 0)
             await begun(tmp_path, 1)
-            assert sum(len(seat.in_flight) for seat in pool._seats) == pool.capacity == 4
-            assert len(pool._queue) == 2
+            assert pool.in_flight == pool.capacity == 4
+            assert pool.waiting == 2
             go_on(tmp_path, *range(6))
             assert [answers(await task) for task in tasks] == [[i] for i in range(6)]
 
@@ -181,6 +181,19 @@ class TestDeath:
                 os.kill(before[0], number)
             expect(await pool.score(numbers(3)), numbers(3), set())
             assert pool.pids == before
+
+    @in_a_loop
+    async def test_while_the_checkpoint_is_gone_windows_wait(self, tmp_path: Path) -> None:
+        checkpoint = tmp_path / "checkpoint"
+        checkpoint.touch()
+        async with Pool(partial(obedient_of, checkpoint=checkpoint), ["cpu"], longest_backoff_s=0.01) as pool:
+            checkpoint.unlink()
+            os.kill(pool.pids[0], signal.SIGKILL)
+            window = asyncio.create_task(pool.score(numbers(3)))
+            await until(lambda: pool.restarts >= 3)
+            assert not window.done()
+            checkpoint.touch()
+            expect(await window, numbers(3), set())
 
 
 class TestFaults:
@@ -263,8 +276,7 @@ class TestCancel:
             # The slots are free again.
             results = await asyncio.gather(*(pool.score(numbers(2)) for _ in range(5)))
             assert len(results) == 5
-            assert not pool._queue
-            assert not any(seat.in_flight for seat in pool._seats)
+            assert pool.waiting == pool.in_flight == 0
 
 
 class TestHotSwap:
