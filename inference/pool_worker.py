@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import structlog
-
 from inference.predictions import ModelDescription, Predictions, Scorer
 
 MakeScorer: TypeAlias = Callable[[str], Scorer]
@@ -185,9 +183,10 @@ def _die_with_the_parent() -> None:
 
 
 def _keep_stdout_clean() -> None:
-    # The parent's standard output may be somebody's data (`earlybell score`): prints and logs go to standard error.
+    # The parent's standard output may be somebody's data (`earlybell score`): prints, Python's (structlog's default
+    # among them) and native code's, go to standard error.
+    sys.stdout = sys.stderr
     os.dup2(2, 1)
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 def _release_device_memory() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.pool import MakeScorer
+from inference.pool_worker import MakeScorer
 from inference.predictions import ModelDescription, Predictions
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -241,6 +243,38 @@ class TestFaults:
             texts = [*numbers(30), "30 break"]
             expect(await pool.score(texts), texts, set())
             assert pool.restarts == 1
+
+    @in_a_loop
+    async def test_whatever_dies_and_whoever_leaves_each_text_has_its_answer(self) -> None:
+        """Everything at once: workers killed from outside, texts that kill and raise, cancelled callers, a hot swap."""
+        chance = random.Random(11)
+        finished: list[WindowResult] = []
+
+        async def call(pool: Pool, i: int) -> None:
+            texts = numbers(chance.randint(1, 30), 100 * i)
+            bad = " kill" if i % 80 == 40 else " raise" if i % 10 == 0 else ""
+            texts[-1] += bad
+            scoring = asyncio.create_task(pool.score(texts))
+            if i % 7 == 3:
+                await asyncio.sleep(chance.random() / 50)
+                scoring.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                result = await scoring
+                expect(result, texts, {len(texts) - 1} if bad else set())
+                finished.append(result)
+
+        async def kill(pool: Pool) -> None:
+            for _ in range(6):
+                await until(lambda: pool.pids)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(chance.choice(pool.pids), chance.choice([signal.SIGKILL, signal.SIGSEGV]))
+                await asyncio.sleep(chance.random() / 5)
+
+        async with Pool(obedient("first"), ["cpu", "cpu"], backoff_s=0.001) as pool:
+            await asyncio.gather(kill(pool), pool.replace(obedient("second")), *(call(pool, i) for i in range(200)))
+            assert pool.restarts > 0
+            assert pool.waiting == pool.in_flight == 0
+        assert len(finished) > 150
 
     def test_any_window_with_any_poison(self) -> None:
         with asyncio.Runner() as runner:
