@@ -31,7 +31,14 @@ class Engine:
     """One model on one device. Not for use from several threads at once."""
 
     def __init__(
-        self, checkpoint: Checkpoint, *, device: str, dial: float | None, precision: str, strategy: str = "presort"
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str,
+        dial: float | None,
+        precision: str,
+        strategy: str = "presort",
+        batch_tokens: int = 0,
     ) -> None:
         if strategy not in STRATEGIES:
             raise EngineError(f"no strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
@@ -60,7 +67,7 @@ class Engine:
             temperatures=torch.tensor(calibration.temperatures, device=self._device),
             alpha=point.alpha,
             device=self._device,
-            batch_tokens=GPU_BATCH_TOKENS if self._device.type == "cuda" else CPU_BATCH_TOKENS,
+            batch_tokens=batch_tokens or (GPU_BATCH_TOKENS if self._device.type == "cuda" else CPU_BATCH_TOKENS),
         )
         self._description = ModelDescription(
             model=calibration.name,
@@ -124,6 +131,7 @@ def open_engine(
     precision: str = "auto",
     threads: int = 0,
     strategy: str = "presort",
+    batch_tokens: int = 0,
 ) -> Engine:
     """Load a checkpoint and put it on a device.
 
@@ -139,6 +147,10 @@ def open_engine(
         ``float32``, ``bfloat16``, or ``auto``: whichever measures faster here.
     threads
         Of a CPU engine; 0: torch's own choice. Holds for the whole process.
+    strategy
+        How a window is put into batches: one of `batching.STRATEGIES`.
+    batch_tokens
+        Padded tokens of a batch; 0: what suits the device.
 
     Raises
     ------
@@ -149,7 +161,14 @@ def open_engine(
     """
     if threads > 0:
         torch.set_num_threads(threads)
-    return Engine(load(checkpoint or SHIPPED), device=device, dial=dial, precision=precision, strategy=strategy)
+    return Engine(
+        load(checkpoint or SHIPPED),
+        device=device,
+        dial=dial,
+        precision=precision,
+        strategy=strategy,
+        batch_tokens=batch_tokens,
+    )
 
 
 def fastest_precision(model: torch.nn.Module, device: torch.device) -> str:

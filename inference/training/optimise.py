@@ -86,6 +86,7 @@ def optimise(
     if state_file.is_file():
         done = _resume(state_file, model, optimiser, decay, average, extra)
     began, running = time.monotonic(), None
+    told = began
     with _progress() as bar:
         task = bar.add_task(title, total=total, completed=done, loss="")
         for step in range(done, total):
@@ -102,6 +103,9 @@ def optimise(
             value = loss.item()
             running = value if running is None else 0.98 * running + 0.02 * value
             bar.update(task, advance=1, loss=f"loss {running:.4f}")
+            if not bar.console.is_terminal and time.monotonic() - told > 30:
+                told = time.monotonic()
+                bar.console.print(f"{title}: step {step + 1} of {total}, loss {running:.4f}, {told - began:.0f} s")
             if (step + 1) % schedule.save_every == 0 and step + 1 < total:
                 _save(state_file, step + 1, model, optimiser, decay, average, extra)
     if average:

@@ -1,0 +1,85 @@
+"""A tiny model with random weights and a word-piece tokenizer of its own: enough to test every rule in milliseconds."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from inference import checkpoint
+from inference.calibration import Calibration, OperatingPoint
+from inference.confidence_window import ExitRule
+from inference.elbert import Config, ElbertForSequenceClassification
+
+WORDS = ["acme", "profit", "soars", "cuts", "outlook", "shares", "fall", "rise", "steady", "loss", "record", "sales"]
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Config:
+    return Config(vocabulary=64, embedding=16, hidden=32, heads=4, feed_forward=64, layers=4, projection=True,
+                  head_hidden=16, positions=128)  # fmt: skip
+
+
+@pytest.fixture
+def tiny_model(tiny_config: Config) -> ElbertForSequenceClassification:
+    torch.manual_seed(0)
+    model = ElbertForSequenceClassification(tiny_config)
+    with torch.no_grad():
+        # Answers far from uniform, so that texts leave at different depths.
+        for name, value in model.named_parameters():
+            value.mul_(40.0 if "classifier" in name else 6.0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight.fill_(1.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz", "%", "1", "2", "##s"]
+    tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    tokenizer.save(str(file))
+    return file
+
+
+@pytest.fixture
+def tiny_calibration() -> Calibration:
+    def point(dial: float, rule: ExitRule, alpha: float) -> OperatingPoint:
+        return OperatingPoint(dial, rule, alpha, accuracy=0.5, accuracy_lost=0.0, mean_depth=2.0, cost=0.5)
+
+    generator = torch.Generator().manual_seed(1)
+    return Calibration(
+        name="tiny",
+        languages=("en",),
+        max_tokens=128,
+        temperatures=(1.0, 1.5, 0.8, 1.2, 1.0),
+        curve=(
+            point(0.0, ExitRule(), 1.0),
+            point(0.5, ExitRule(0.7, "agreement", 3, 0.1), 1.0),
+            point(0.75, ExitRule(0.7, "trend", 2, 0.0), 0.8),
+            point(1.0, ExitRule(0.9), 0.6),
+        ),
+        default_dial=0.5,
+        token_table=torch.rand((64, 5), generator=generator).softmax(-1),
+    )
+
+
+@pytest.fixture
+def tiny_checkpoint(
+    tiny_model: ElbertForSequenceClassification, tiny_calibration: Calibration, tokenizer_file: Path, tmp_path: Path
+) -> Path:
+    directory = tmp_path / "tiny"
+    checkpoint.save(tiny_model, tokenizer_file, tiny_calibration, directory, card="# tiny\n")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    generator = random.Random(5)
+    return [" ".join(generator.choices(WORDS, k=generator.randint(1, 40))) for _ in range(120)] + ["", "zebra", "acme"]
