@@ -163,7 +163,12 @@ class _Target:
     def _check_moments(self, row: Row) -> None:
         for name in self._moments:
             moment = row.get(name)
-            if isinstance(moment, datetime) and moment.utcoffset() is None:
+            if moment is None:
+                continue
+            # Postgres would read a text such as "yesterday", and one without an offset in the session's time zone.
+            if not isinstance(moment, datetime):
+                raise ValueError(f"{name} is no datetime")
+            if moment.utcoffset() is None:
                 raise ValueError(f"{name} has no offset from UTC")
 
 

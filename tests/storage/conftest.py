@@ -17,12 +17,14 @@ MONDAY = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 
 def engine_of(url: str, **options: Any) -> Engine:
     """An engine of the test's own, so that the code under test is not the one that judges itself."""
-    return create_engine(make_url(url).set(drivername="postgresql+psycopg2"), **options)
+    # A test that leaves a transaction open fails the next one instead of holding it up for ever.
+    waits = {"options": "-c lock_timeout=20s"}
+    return create_engine(make_url(url).set(drivername="postgresql+psycopg2"), connect_args=waits, **options)
 
 
 @pytest.fixture(scope="module")
 def empty_database(database_url: str) -> Iterator[Callable[[], str]]:
-    """Makes empty databases beside the module's own, and drops them at the end."""
+    """Makes empty databases on the server, and drops them at the end of the module."""
     server = engine_of(database_url, isolation_level="AUTOCOMMIT")
     made: list[str] = []
 
@@ -41,10 +43,11 @@ def empty_database(database_url: str) -> Iterator[Callable[[], str]]:
 
 
 @pytest.fixture(scope="module")
-def migrated(database_url: str) -> str:
-    """The module's database with the schema in it."""
-    migrations.upgrade(database_url)
-    return database_url
+def migrated(empty_database: Callable[[], str]) -> str:
+    """A database of the module's own with the schema in it."""
+    url = empty_database()
+    migrations.upgrade(url)
+    return url
 
 
 @pytest.fixture

@@ -1,0 +1,319 @@
+"""The writer against the real server: each row once, exactly as it was, and no bad row that stops the good ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, func, make_url, select, text
+
+from storage import writer as writer_module
+from storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
+from storage.tables import news, signals
+from storage.writer import Row, Writer, Written
+from tests.storage.conftest import engine_of, news_row, signal_row
+
+#: Which of the two arrives depends on how far the server's last word got.
+LOST = r"terminating connection due to administrator command|server closed the connection unexpectedly"
+
+
+@pytest.fixture
+def writer(migrated: str) -> Iterator[Writer]:
+    with Writer(migrated) as made:
+        yield made
+
+
+def count(database: Engine, table: Any) -> int:
+    with database.connect() as connection:
+        return int(connection.scalar(select(func.count()).select_from(table)) or 0)
+
+
+def stored(database: Engine, table: Any) -> list[dict[str, Any]]:
+    with database.connect() as connection:
+        return [dict(row) for row in connection.execute(select(table)).mappings()]
+
+
+def test_rows_come_back_exactly_as_they_went_in(database: Engine, writer: Writer) -> None:
+    new_york = timezone(timedelta(hours=-5))
+    story = news_row(
+        body='"quotes", \\backslashes\\, {braces}, %(percent)s, tabs\tand\nnewlines, \u2028, é, 株式, 🗞',
+        symbols=["BRK.B", "a,b", '{"}', "NULL", " ", "株"],
+        published_at=datetime(2026, 3, 2, 9, 29, 59, 999_999, tzinfo=new_york),
+        ingested_at=datetime(1970, 1, 1, tzinfo=UTC),
+        offset=2**63 - 1,
+        revision=2**31 - 1,
+    )
+    signal = signal_row(
+        score=-0.1 - 0.2,
+        confidence=5e-324,  # the smallest double, to the last bit
+        probabilities={"positive": 0.1, "neutral": 1 / 3, "negative": 0.1 + 0.2, "": 1e-17},
+        queue_ms=1.7976931348623157e308,
+        available_at=datetime(2026, 3, 2, 14, 30, 0, 1, tzinfo=UTC),
+        predicted_depth=None,
+        published_at=None,
+        topic=None,
+    )
+    assert writer.write_news([story]) == Written(1)
+    assert writer.write_signals([signal]) == Written(1)
+    assert stored(database, news) == [story]
+    assert stored(database, signals) == [signal]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kathmandu"])
+def test_times_do_not_depend_on_the_time_zone_of_the_session(migrated: str, database: Engine, zone: str) -> None:
+    url = make_url(migrated).update_query_dict({"options": f"-c timezone={zone}"})
+    with Writer(url.render_as_string(hide_password=False)) as writer:
+        writer.write_signals([signal_row()])
+    assert stored(database, signals) == [signal_row()]
+
+
+def test_an_empty_batch_is_nothing(database: Engine, writer: Writer) -> None:
+    assert writer.write_news([]) == Written(0)
+    assert writer.write_signals([]) == Written(0)
+
+
+def test_a_row_is_stored_once_however_often_it_comes(database: Engine, writer: Writer) -> None:
+    rows = [news_row(number) for number in range(10)]
+    assert writer.write_news(rows + rows[:5]) == Written(10)
+    assert writer.write_news(rows) == Written(0)
+    assert writer.write_news([*rows, news_row(3, revision=2)]) == Written(1)
+    assert count(database, news) == 11
+
+
+def test_of_two_rows_with_one_key_the_first_stays(database: Engine, writer: Writer) -> None:
+    assert writer.write_news([news_row(source="first"), news_row(source="second")]) == Written(1)
+    assert writer.write_news([news_row(source="third")]) == Written(0)
+    assert [row["source"] for row in stored(database, news)] == ["first"]
+
+
+def test_the_same_work_under_another_id_is_no_second_signal(database: Engine, writer: Writer) -> None:
+    assert writer.write_signals([signal_row(), signal_row(signal_id="another")]) == Written(1)
+    assert writer.write_signals([signal_row(policy="dial=0.75")]) == Written(1)
+
+
+def test_one_batch_is_one_transaction(database: Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "STATEMENT_BYTES", 1)  # every row a statement of its own
+    rows = [news_row(number) for number in range(20)]
+    assert writer.write_news(rows[:19]) == Written(19)
+    with database.begin() as connection:
+        connection.execute(text("TRUNCATE news"))
+        connection.execute(
+            text(
+                "CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$"
+            )
+        )
+        connection.execute(
+            text(
+                "CREATE TRIGGER break_off BEFORE INSERT ON news FOR EACH ROW"
+                " WHEN (NEW.news_id = 'story-000015') EXECUTE FUNCTION break_off()"
+            )
+        )
+    try:
+        with pytest.raises(StorageUnavailable, match=LOST):
+            writer.write_news(rows)
+        assert count(database, news) == 0
+    finally:
+        with database.begin() as connection:
+            connection.execute(text("DROP FUNCTION break_off CASCADE"))
+    assert writer.write_news(rows) == Written(20)
+
+
+REFUSED_NEWS: list[tuple[dict[str, Any], str]] = [
+    ({"headline": "with\0nul"}, "unsupported Unicode escape sequence"),
+    ({"symbols": ["A\0B"]}, "unsupported Unicode escape sequence"),
+    ({"headline": "lone \ud800 surrogate"}, "not UTF-8"),
+    ({"headline": ""}, "ck_news_headline"),
+    ({"headline": None}, 'null value in column "headline"'),
+    ({"news_id": "x" * 257}, "ck_news_news_id"),
+    ({"news_id": ""}, "ck_news_news_id"),
+    ({"news_id": None}, 'null value in column "news_id"'),
+    ({"revision": 0}, "ck_news_revision"),
+    ({"revision": 2**31}, "out of range for type integer"),
+    ({"offset": 2**70}, "out of range for type bigint"),
+    ({"offset": -1}, "ck_news_origin"),
+    ({"symbols": None}, 'null value in column "symbols"'),
+    ({"symbols": [["A", "B"], ["C", "D"]]}, "ck_news_symbols"),
+    ({"symbols": ["A", None]}, "ck_news_symbols"),
+    ({"symbols": "A"}, "malformed array literal"),
+    ({"symbols": ["x" * 400_000]}, "index row"),  # too long for the index even when compressed
+    ({"published_at": datetime(2026, 3, 2)}, "published_at has no offset from UTC"),
+    ({"published_at": "yesterday"}, "published_at is no datetime"),
+]
+REFUSED_SIGNALS: list[tuple[dict[str, Any], str]] = [
+    ({"score": 1.0000000000000002}, "ck_signals_score"),
+    ({"score": float("nan")}, 'null value in column "score"'),
+    ({"confidence": -0.1}, "ck_signals_confidence"),
+    ({"probabilities": [0.1, 0.9]}, "ck_signals_probabilities"),
+    ({"probabilities": {"neutral": 1.0}}, "ck_signals_probabilities"),  # not the label's own
+    ({"probabilities": {"positive": float("nan")}}, "ck_signals_probabilities"),
+    ({"probabilities": {"positive": 0.5, "\0": 0.5}}, "unsupported Unicode escape sequence"),
+    ({"exit_depth": 7}, "ck_signals_depth"),
+    ({"exit_depth": 1.5}, "invalid input syntax for type integer"),
+    ({"dial": 2}, "ck_signals_dial"),
+    ({"tokens_kept": 22}, "ck_signals_tokens"),
+    ({"available_at": None}, 'null value in column "available_at"'),
+]
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "reason"),
+    [("news", *case) for case in REFUSED_NEWS] + [("signals", *case) for case in REFUSED_SIGNALS],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 60 else None,
+)
+def test_a_bad_row_is_refused_and_its_neighbours_are_stored(
+    database: Engine, writer: Writer, table: str, changes: dict[str, Any], reason: str
+) -> None:
+    make, write = (news_row, writer.write_news) if table == "news" else (signal_row, writer.write_signals)
+    rows = [make(number) for number in range(9)]
+    rows[4] = make(4, **changes)
+    written = write(rows)
+    assert written.new == 8
+    [refused] = written.refused
+    assert refused.index == 4
+    assert reason in refused.reason
+    assert "\n" not in refused.reason and len(refused.reason) < 300
+    assert write(rows) == Written(0, written.refused)  # and the same again
+
+
+def test_many_bad_rows_are_all_named(database: Engine, writer: Writer) -> None:
+    rows = [news_row(number, headline="" if number % 3 == 0 else "text") for number in reversed(range(200))]
+    written = writer.write_news(rows)
+    bad = [index for index, row in enumerate(rows) if not row["headline"]]
+    assert [one.index for one in written.refused] == bad
+    assert written.new == count(database, news) == 200 - len(bad)
+
+
+def test_a_batch_of_bad_rows_alone(database: Engine, writer: Writer) -> None:
+    written = writer.write_news([news_row(number, revision=-1) for number in range(5)])
+    assert (written.new, len(written.refused)) == (0, 5)
+
+
+def test_large_texts_and_long_lists(database: Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "STATEMENT_BYTES", 3 * 2**20)  # several statements in the transaction
+    rows = [news_row(number, body=f"{number} é\\" * 200_000) for number in range(8)]
+    rows.append(news_row(8, symbols=[f"SYM{number}" for number in range(20_000)]))
+    assert writer.write_news(rows) == Written(9)
+    assert sorted(stored(database, news), key=lambda row: str(row["news_id"])) == rows
+
+
+def test_a_row_too_large_to_send_is_refused(database: Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "ROW_BYTES", 10_000)
+    written = writer.write_news([news_row(0, body="x" * 10_000), news_row(1)])
+    assert written.new == 1
+    assert [one.index for one in written.refused] == [0]
+    assert "the limit is 10000" in written.refused[0].reason
+
+
+def test_a_column_that_is_none_is_the_callers_error(writer: Writer) -> None:
+    with pytest.raises(ValueError, match="news has no column id"):
+        writer.write_news([{"id": "story"}])
+
+
+def test_writers_that_race_with_the_same_rows_store_each_once(migrated: str, database: Engine) -> None:
+    """In opposite orders, which deadlocks where rows are inserted as they come."""
+    rows = [signal_row(number) for number in range(600)]
+    together = threading.Barrier(4)
+
+    def write(order: int) -> int:
+        mine: Sequence[Row] = rows if order % 2 else rows[::-1]
+        new = 0
+        with Writer(migrated) as writer:
+            for start in range(0, len(mine), 200):
+                together.wait()
+                written = writer.write_signals(mine[start : start + 200])
+                assert written.refused == ()
+                new += written.new
+        return new
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(write, range(4))) == 600
+    assert count(database, signals) == 600
+
+
+def test_threads_may_share_a_writer(database: Engine, writer: Writer) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        written = list(
+            pool.map(lambda part: writer.write_news([news_row(part * 50 + n) for n in range(100)]), range(6))
+        )
+    assert sum(one.new for one in written) == count(database, news) == 350
+
+
+def end_connections(database: Engine) -> int:
+    """Ends every other connection to the database, as an administrator or a failing server would."""
+    with database.connect() as connection:
+        return int(
+            connection.scalar(
+                text(
+                    "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name = 'earlybell'"
+                )
+            )
+            or 0
+        )
+
+
+def test_a_connection_lost_between_batches_is_not_noticed(database: Engine, writer: Writer) -> None:
+    assert writer.write_news([news_row(0)]) == Written(1)
+    assert end_connections(database) == 1
+    assert writer.write_news([news_row(1)]) == Written(1)
+
+
+def test_a_connection_lost_in_mid_batch_loses_nothing_but_time(database: Engine, writer: Writer) -> None:
+    rows = [signal_row(number) for number in range(50)]
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
+    # Another transaction holds one of the rows, so the batch waits in its middle.
+    with ThreadPoolExecutor(1) as pool, database.connect() as blocker:
+        blocker.execute(signals.insert(), rows[25])
+        batch = pool.submit(writer.write_signals, rows)
+        while not batch.done() and not blocker.scalar(waiting):
+            pass
+        assert end_connections(database) == 1
+        with pytest.raises(StorageUnavailable, match=LOST) as caught:
+            batch.result()
+    assert "\n" not in str(caught.value)
+    assert count(database, signals) == 0
+    assert writer.write_signals(rows) == Written(50)
+
+
+def test_a_database_that_stopped_taking_writes_is_a_matter_of_time(
+    database: Engine, writer: Writer, migrated: str
+) -> None:
+    """As after a failover, when the writer still speaks to what has become a replica."""
+    name = make_url(migrated).database
+    with engine_of(migrated, isolation_level="AUTOCOMMIT").connect() as admin:
+        admin.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+        try:
+            with pytest.raises(StorageUnavailable, match="read-only transaction"):
+                writer.write_news([news_row()])
+        finally:
+            admin.execute(text("SET default_transaction_read_only = off"))
+            admin.execute(text(f"ALTER DATABASE {name} RESET default_transaction_read_only"))
+    end_connections(database)
+    assert writer.write_news([news_row()]) == Written(1)
+
+
+def test_a_server_that_is_not_there() -> None:
+    unreachable = Writer("postgresql://writer:hush@127.0.0.1:1/earlybell")
+    with unreachable, pytest.raises(StorageUnavailable, match=r"writer@127\.0\.0\.1:1/earlybell: .*refused") as caught:
+        unreachable.write_news([news_row()])
+    assert "hush" not in str(caught.value)
+
+
+def test_a_database_without_the_tables(empty_database: Callable[[], str]) -> None:
+    with Writer(empty_database()) as writer:
+        for write, row in ((writer.write_news, news_row()), (writer.write_signals, signal_row())):
+            with pytest.raises(SchemaMismatch, match="earlybell db upgrade"):
+                write([row])
+
+
+def test_a_user_who_may_not_write(migrated: str) -> None:
+    url = make_url(migrated).update_query_dict({"options": "-c role=earlybell_reader"})
+    reader = Writer(url.render_as_string(hide_password=False))
+    with reader, pytest.raises(StorageError, match="permission denied for table news") as caught:
+        reader.write_news([news_row()])
+    assert not isinstance(caught.value, StorageUnavailable | SchemaMismatch)
