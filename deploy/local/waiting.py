@@ -14,6 +14,10 @@ from deploy.local.exceptions import StackError
 from deploy.local.processes import POLL_SECONDS
 
 
+class GivenUp(StackError):
+    """The wait was ended because something else failed or the user interrupted: never the reason itself."""
+
+
 class Patience:
     """How long to wait for a server, and whether it is still wanted.
 
@@ -32,12 +36,12 @@ class Patience:
         self._given_up.set()
 
     def check(self) -> None:
-        """Go on only while somebody waits; raises `StackError` otherwise."""
+        """Go on only while somebody waits; raises `GivenUp` otherwise."""
         if self._given_up.is_set():
-            raise StackError("Interrupted while the local stack started: `earlybell up` starts it again")
+            raise GivenUp("Interrupted while the local stack started: `earlybell up` starts it again")
 
     def until(self, ready: Callable[[], bool], *, while_: Callable[[], bool]) -> bool:
-        """Wait for `ready`; False when `while_` no longer holds or time is up. Raises `StackError` when given up."""
+        """Wait for `ready`; False when `while_` no longer holds or time is up. Raises `GivenUp` when nobody waits."""
         deadline = time.monotonic() + self.seconds
         while while_() and time.monotonic() < deadline:
             if ready():
