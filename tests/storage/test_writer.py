@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy import Engine, func, make_url, select, text
 from storage import writer as writer_module
 from storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
 from storage.tables import news, signals
-from storage.writer import Row, Writer, Written
+from storage.writer import Writer, Written
 from tests.storage.conftest import engine_of, news_row, signal_row
 
 #: Which of the two arrives depends on how far the server's last word got.
@@ -216,23 +216,22 @@ def test_a_column_that_is_none_is_the_callers_error(writer: Writer) -> None:
 
 def test_writers_that_race_with_the_same_rows_store_each_once(migrated: str, database: Engine) -> None:
     """In opposite orders, which deadlocks where rows are inserted as they come."""
-    rows = [signal_row(number) for number in range(600)]
+    batches = [[signal_row(number) for number in range(start, start + 1_000)] for start in (0, 1_000, 2_000)]
     together = threading.Barrier(4)
 
     def write(order: int) -> int:
-        mine: Sequence[Row] = rows if order % 2 else rows[::-1]
         new = 0
         with Writer(migrated) as writer:
-            for start in range(0, len(mine), 200):
+            for batch in batches:
                 together.wait()
-                written = writer.write_signals(mine[start : start + 200])
+                written = writer.write_signals(batch if order % 2 else batch[::-1])
                 assert written.refused == ()
                 new += written.new
         return new
 
     with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(write, range(4))) == 600
-    assert count(database, signals) == 600
+        assert sum(pool.map(write, range(4))) == 3_000
+    assert count(database, signals) == 3_000
 
 
 def test_threads_may_share_a_writer(database: Engine, writer: Writer) -> None:
