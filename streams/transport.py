@@ -233,6 +233,15 @@ class Producer(driver.Producer):
             When one was not acknowledged; any of the others may or may not be on the topic.
         """
         producer = self._ensure_producer()
+        try:
+            await self._send_batches(producer, topic, messages)
+        except KafkaError:
+            # An idempotent producer numbers its batches, and aiokafka does not take the number of a batch that failed
+            # back: the broker would refuse every later one as out of order. A new producer begins anew.
+            await self._replace(producer)
+            raise
+
+    async def _send_batches(self, producer: Any, topic: str, messages: Sequence[Outgoing]) -> None:
         partitions = sorted(await producer.partitions_for(topic))
         choose = DefaultPartitioner()
         by_partition: dict[int, list[Outgoing]] = {}
@@ -243,7 +252,21 @@ class Producer(driver.Producer):
             pending += [
                 await producer.send_batch(batch, topic, partition=partition) for batch in _batches(producer, some)
             ]
-        await asyncio.gather(*pending)
+        results = await asyncio.gather(*pending, return_exceptions=True)
+        for failure in (one for one in results if isinstance(one, BaseException)):
+            raise failure
+
+    async def _replace(self, producer: Any) -> None:
+        replacement = self._new_producer()
+        try:
+            await replacement.start()
+        except KafkaError as error:
+            # No broker: the next attempt fails as this one did, and comes here again.
+            log.warning("producer_not_replaced", reason=repr(error))
+            await replacement.stop()
+            return
+        self._producer = replacement
+        await producer.stop()
 
 
 class Outgoing(NamedTuple):

@@ -1,0 +1,231 @@
+"""The pipeline on one page: two Faust apps, one per role, their topics and their agents.
+
+::
+
+    feeds ──▶ news.raw ──▶ score_news ──▶ news.sentiment ──▶ live strategies
+                 │         (role scoring)        │
+                 │              └──▶ news.dead   │
+                 ▼                               ▼
+             store_news                    store_signals      (role storing)
+                 └───────────▶ Postgres ◀────────┘──▶ backtests
+
+An event is a whole `Chunk` of messages (`streams.transport`); agents pass chunks on to windows (`streams.windows`),
+which are worked on outside the event loop: by the pool's processes, by the writer's thread. A chunk is acknowledged
+when every message in it is safe: its signals or its dead letter on the broker, its rows in Postgres.
+
+The roles have consumer groups of their own, so they scale and fail apart. More of either is started on more machines;
+Kafka shares the partitions out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import signal
+import ssl
+import tempfile
+from collections.abc import AsyncIterable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import faust
+import structlog
+import uvloop
+from inference.engine import open_engine
+
+from inference import pool as pools
+from inference.pool import Pool
+from storage import migrations
+from storage.writer import Writer
+from streams.brokers import DEAD_LETTER_BYTES, create_topics
+from streams.scoring import Scoring
+from streams.settings import Settings
+from streams.storing import Storing, storing_news, storing_signals
+from streams.transport import Chunk, ChunkSchema, Outgoing, Transport
+from streams.windows import Windows
+
+log = structlog.get_logger(__name__)
+
+Role = Literal["scoring", "storing"]
+Chunks = AsyncIterable[Chunk]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """One role, ready to start: its Faust app, the windows behind its agents, and what it has done so far."""
+
+    app: faust.App
+    windows: tuple[Windows[Any, Any], ...]
+    counts: Callable[[], dict[str, int]]
+
+    def __post_init__(self) -> None:
+        self.app.transport.drain = self.drain  # before a rebalance or a shutdown gives partitions up
+
+    async def drain(self, timeout_s: float) -> None:
+        """Finish what was handed out, or give up after so many seconds."""
+        await asyncio.gather(*(windows.drain(timeout_s) for windows in self.windows))
+
+
+def scoring_pipeline(settings: Settings, pool: Pool) -> Pipeline:
+    """news.raw → signals on news.sentiment, dead letters on news.dead."""
+    app = _app("scoring", settings)
+
+    async def send_all(topic: str, messages: Sequence[Outgoing]) -> None:
+        await app.producer.send_all(topic, messages)
+
+    scoring = Scoring(settings, pool, send_all)
+
+    @app.agent(app.topic(settings.news_topic, schema=ChunkSchema()), concurrency=1)
+    async def score_news(chunks: Chunks) -> None:
+        async for chunk in chunks:
+            await scoring.take(chunk)
+
+    return Pipeline(app, (scoring.windows,), lambda: {"signals": scoring.signals, "dead_letters": scoring.letters})
+
+
+def storing_pipeline(settings: Settings, news_writer: Writer, signals_writer: Writer) -> Pipeline:
+    """news.raw → table news; news.sentiment → table signals. Neither waits for the other."""
+    app = _app("storing", settings)
+    news, signals = storing_news(settings, news_writer), storing_signals(settings, signals_writer)
+
+    @app.agent(app.topic(settings.news_topic, schema=ChunkSchema()), concurrency=1)
+    async def store_news(chunks: Chunks) -> None:
+        async for chunk in chunks:
+            await news.take(chunk)
+
+    @app.agent(app.topic(settings.sentiment_topic, schema=ChunkSchema()), concurrency=1)
+    async def store_signals(chunks: Chunks) -> None:
+        async for chunk in chunks:
+            await signals.take(chunk)
+
+    def counts() -> dict[str, int]:
+        tables: dict[str, Storing] = {"news": news, "signals": signals}
+        return {
+            f"{table}_{what}": getattr(storing, what)
+            for table, storing in tables.items()
+            for what in ("new", "known", "unreadable")
+        }
+
+    return Pipeline(app, (news.windows, signals.windows), counts)
+
+
+async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
+    """Run one role until `stop` is set; returns 0, or 1 when the app crashed (a supervisor starts it again).
+
+    Raises
+    ------
+    inference.pool.PoolError
+        The checkpoint cannot be loaded, or a device is not there.
+    storage.exceptions.StorageError
+        The database cannot be reached or its schema is not of this version.
+    """
+    async with AsyncExitStack() as leaving:
+        if role == "scoring":
+            engine = functools.partial(
+                open_engine,
+                checkpoint=settings.checkpoint,
+                dial=settings.dial,
+                precision=settings.precision,
+                threads=settings.cpu_threads,
+            )
+            pool = Pool(engine, pools.devices(settings.devices))
+            leaving.push_async_callback(pool.stop)
+            model = await pool.start()
+            log.info("model_ready", model=model.model, revision=model.model_revision, policy=model.policy)
+            pipeline = scoring_pipeline(settings, pool)
+        else:
+            await asyncio.to_thread(migrations.check, settings.database)
+            writers = [leaving.enter_context(Writer(settings.database)) for _ in ("news", "signals")]
+            pipeline = storing_pipeline(settings, *writers)
+        return await run_pipeline(pipeline, stop)
+
+
+async def run_pipeline(pipeline: Pipeline, stop: asyncio.Event) -> int:
+    """Start the app and its windows, wait for `stop` or a crash, and stop in order: drain, commit, leave the group."""
+    app = pipeline.app
+    for windows in pipeline.windows:
+        windows.start()
+    reporting = asyncio.create_task(_report(app.conf.id, pipeline.counts))
+    await app.start()
+    endings = [asyncio.create_task(one) for one in (stop.wait(), app._crashed.wait(), app._stopped.wait())]
+    await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+    crashed = not stop.is_set()
+    if crashed:
+        log.error("role_crashed", app=app.conf.id, reason=repr(app.crash_reason))
+    await app.stop()
+    for windows in pipeline.windows:
+        await windows.stop()
+    for task in (*endings, reporting):
+        task.cancel()
+    log.info("role_stopped", app=app.conf.id, **pipeline.counts())
+    return 1 if crashed else 0
+
+
+def run(role: Role, settings: Settings) -> int:
+    """Run one role in this process until SIGTERM or SIGINT: the body of `earlybell run --role ROLE`."""
+    create_topics(settings)
+
+    async def main() -> int:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        return await serve(role, settings, stop)
+
+    return uvloop.run(main())
+
+
+async def _report(app: str, counts: Callable[[], dict[str, int]], every_s: float = 10.0) -> None:
+    before: dict[str, int] = {}
+    while True:
+        await asyncio.sleep(every_s)
+        if (now := counts()) != before:
+            log.info("progress", app=app, **now)
+            before = now
+
+
+def _app(role: Role, settings: Settings) -> faust.App:
+    """A Faust app that does what the design asks of one: raw chunks, short sessions, idempotent sends."""
+    app = faust.App(
+        f"{settings.group_prefix}-{role}",
+        broker=[f"kafka://{broker.strip()}" for broker in settings.kafka_bootstrap.split(",")],
+        broker_credentials=_credentials(settings),
+        # A chunk in the buffer is a few hundred messages: this is the back-pressure.
+        stream_buffer_maxsize=settings.fetched_chunks,
+        # Rebalances and shutdowns call Consumer.wait_empty, which drains the windows.
+        stream_wait_empty=True,
+        broker_commit_interval=settings.commit_interval_s,
+        broker_session_timeout=settings.session_timeout_s,
+        broker_heartbeat_interval=settings.session_timeout_s / 4,
+        broker_rebalance_timeout=max(30.0, settings.session_timeout_s),
+        broker_max_poll_records=settings.chunk_messages * settings.fetched_chunks,
+        consumer_auto_offset_reset="earliest",
+        producer_acks=-1,
+        producer_max_request_size=2 * DEAD_LETTER_BYTES,
+        producer_max_batch_size=256 * 1024,
+        # Topics are made by streams.brokers, with the broker's clock; nothing is kept in Faust tables.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        store="memory://",
+        datadir=tempfile.gettempdir(),
+        web_enabled=False,
+        autodiscover=False,
+    )
+    app.transport = Transport(app.conf.broker_consumer, app, chunk_messages=settings.chunk_messages)
+    return app
+
+
+def _credentials(settings: Settings) -> Any:
+    """What Faust's clients show the brokers; None on a plain connection."""
+    protocol = settings.kafka_security_protocol
+    if protocol == "PLAINTEXT":
+        return None
+    context = ssl.create_default_context(cafile=settings.kafka_ca_file) if protocol.endswith("SSL") else None
+    if protocol == "SSL":
+        return faust.SSLCredentials(context)
+    return faust.SASLCredentials(
+        username=settings.kafka_username,
+        password=settings.kafka_password.get_secret_value() if settings.kafka_password else None,
+        ssl_context=context,
+        mechanism=settings.kafka_sasl_mechanism,
+    )

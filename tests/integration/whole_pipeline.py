@@ -1,0 +1,70 @@
+"""Both roles in a test's event loop, and what they left on the topics and in the database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg2
+from kafka import KafkaConsumer, TopicPartition
+
+from inference.pool import Pool
+from storage.writer import Writer
+from streams import app
+from streams.brokers import client_options
+from streams.settings import Settings
+
+
+@asynccontextmanager
+async def running(*pipelines: app.Pipeline) -> AsyncIterator[None]:
+    """The pipelines, started; on leaving they stop as on SIGTERM."""
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(app.run_pipeline(pipeline, stop)) for pipeline in pipelines]
+    try:
+        yield
+    finally:
+        stop.set()
+        codes = await asyncio.gather(*tasks)
+    assert codes == [0] * len(pipelines)
+
+
+@asynccontextmanager
+async def both_roles(settings: Settings, pool: Pool) -> AsyncIterator[tuple[app.Pipeline, app.Pipeline]]:
+    """Scoring and storing."""
+    with Writer(settings.database) as news, Writer(settings.database) as signals:
+        scoring, storing = app.scoring_pipeline(settings, pool), app.storing_pipeline(settings, news, signals)
+        async with running(scoring, storing):
+            yield scoring, storing
+
+
+def messages(settings: Settings, topic: str) -> list[Any]:
+    """Every message that the topic has now."""
+    consumer = KafkaConsumer(**client_options(settings), enable_auto_commit=False, auto_offset_reset="earliest")
+    try:
+        partitions = [TopicPartition(topic, n) for n in range(settings.partitions)]
+        consumer.assign(partitions)
+        ends, found = consumer.end_offsets(partitions), []
+        while any(consumer.position(one) < ends[one] for one in partitions):
+            for some in consumer.poll(timeout_ms=200).values():
+                found += some
+        return found
+    finally:
+        consumer.close()
+
+
+def query(settings: Settings, sql: str, *arguments: Any) -> Sequence[tuple[Any, ...]]:
+    """The rows of a query."""
+    connection = psycopg2.connect(settings.database)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql, arguments)
+            return cursor.fetchall()
+    finally:
+        connection.close()
+
+
+def count(settings: Settings, table: str) -> int:
+    """Rows of a table."""
+    return int(query(settings, f"SELECT count(*) FROM {table}")[0][0])

@@ -1,0 +1,35 @@
+"""Settings with topics and consumer groups of one test's own, on the real broker."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from streams.brokers import create_topics
+from streams.settings import Settings
+
+
+def own_topics(kafka_bootstrap: str, **more: Any) -> Settings:
+    """Make topics that nothing else uses; intervals are short, so that tests do not wait."""
+    prefix = f"t{uuid.uuid4().hex[:10]}"
+    settings = Settings(
+        kafka_bootstrap=kafka_bootstrap,
+        news_topic=f"{prefix}.news",
+        sentiment_topic=f"{prefix}.sentiment",
+        dead_topic=f"{prefix}.dead",
+        group_prefix=prefix,
+        **{"commit_interval_s": 0.2, "session_timeout_s": 6.0, **more},
+    )
+    create_topics(settings)
+    return settings
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The settings as EARLYBELL_* variables, for a process of its own."""
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    values["database_url"] = settings.database
+    return {
+        f"EARLYBELL_{name.upper()}": str(value)
+        for name, value in values.items()
+        if value is not None and "password" not in name
+    }

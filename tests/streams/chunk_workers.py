@@ -1,0 +1,95 @@
+"""Faust apps on the chunk transport, run inside a test's event loop against the real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from streams import app as pipeline_app
+from streams.brokers import client_options, open_producer
+from streams.settings import Settings
+from streams.transport import Chunk, ChunkSchema
+
+Take = Callable[[Chunk], Awaitable[None]]
+
+
+class ChunkWorker:
+    """An app with one agent, which notes every chunk and hands it to `take`."""
+
+    def __init__(self, settings: Settings, take: Take) -> None:
+        self.chunks: list[Chunk] = []
+        self.app = pipeline_app._app("scoring", settings)
+        self.stop = asyncio.Event()
+
+        @self.app.agent(self.app.topic(settings.news_topic, schema=ChunkSchema()), concurrency=1)
+        async def take_chunks(chunks: Any) -> None:
+            async for chunk in chunks:
+                self.chunks.append(chunk)
+                await take(chunk)
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        """(partition, offset) of every message that arrived, in order of arrival."""
+        return [(chunk.partition, record.offset) for chunk in self.chunks for record in chunk.records]
+
+    @property
+    def values(self) -> list[bytes]:
+        return [record.value for chunk in self.chunks for record in chunk.records]
+
+
+@asynccontextmanager
+async def working(settings: Settings, take: Take) -> AsyncIterator[ChunkWorker]:
+    """A running worker; on leaving it stops as on SIGTERM."""
+    worker = ChunkWorker(settings, take)
+    pipeline = pipeline_app.Pipeline(worker.app, (), dict)
+    running = asyncio.create_task(pipeline_app.run_pipeline(pipeline, worker.stop))
+    try:
+        yield worker
+    finally:
+        worker.stop.set()
+        await running
+
+
+async def acknowledge(chunk: Chunk) -> None:
+    chunk.acknowledge()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait for what a broker or another task brings about; fails the test when it never comes."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 (the condition is often about Kafka, which sets no event)
+            await asyncio.sleep(0.02)
+
+
+def publish(settings: Settings, values: Iterable[bytes], *, partition: int | None = None) -> None:
+    producer: KafkaProducer = open_producer(settings)
+    for number, value in enumerate(values):
+        producer.send(settings.news_topic, key=str(number).encode(), value=value, partition=partition)
+    producer.flush()
+    producer.close()
+
+
+def committed(settings: Settings, role: str = "scoring", topic: str | None = None) -> dict[int, int]:
+    """The group's committed offset of each partition; 0 where it has none."""
+    consumer = KafkaConsumer(
+        **client_options(settings), group_id=f"{settings.group_prefix}-{role}", enable_auto_commit=False
+    )
+    try:
+        name = topic or settings.news_topic
+        return {n: consumer.committed(TopicPartition(name, n)) or 0 for n in range(settings.partitions)}
+    finally:
+        consumer.close()
+
+
+def ends(settings: Settings, topic: str | None = None) -> dict[int, int]:
+    """The end offset of each partition."""
+    consumer = KafkaConsumer(**client_options(settings), enable_auto_commit=False)
+    try:
+        partitions = [TopicPartition(topic or settings.news_topic, n) for n in range(settings.partitions)]
+        return {partition.partition: end for partition, end in consumer.end_offsets(partitions).items()}
+    finally:
+        consumer.close()

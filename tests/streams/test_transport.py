@@ -1,0 +1,195 @@
+"""The transport on the real broker: each of its traps has a test here."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import Counter
+
+import faust
+import pytest
+from aiokafka import AIOKafkaProducer
+from faust.transport.drivers import aiokafka as driver
+
+from streams.settings import Settings
+from streams.transport import Chunk, Consumer, ConsumerThread, Producer, Transport
+from tests.streams.chunk_workers import ChunkWorker, acknowledge, committed, ends, publish, until, working
+
+
+def test_the_internals_it_overrides_are_those_it_was_written_for() -> None:
+    """Read streams/transport.py against the new Faust before changing this."""
+    assert faust.__version__ == "0.15.3"
+    overridden = {
+        driver.Consumer: (Consumer, {
+            "_new_consumer_thread", "getmany", "_drain_messages", "stop_flow", "on_partitions_revoked",
+            "on_partitions_assigned", "perform_seek", "wait_empty", "ack", "force_commit", "verify_event_path",
+        }),
+        driver.AIOKafkaConsumerThread: (ConsumerThread, {"_commit"}),
+        driver.Producer: (Producer, {"_settings_extra"}),
+    }  # fmt: skip
+    for base, (ours, names) in overridden.items():
+        for name in names:
+            theirs = inspect.signature(getattr(base, name)).parameters
+            assert list(theirs) == list(inspect.signature(getattr(ours, name)).parameters), name
+    used = {"_getmany", "_commit", "_get_active_partitions", "seek_to_committed", "seek_wait", "earliest_offsets",
+            "wait_first", "assignment", "callback"}  # fmt: skip
+    source = inspect.getsource(driver.Consumer) + "".join(map(inspect.getsource, driver.Consumer.__mro__[1:-1]))
+    assert {name for name in used if name not in source} == set()
+    # wait_empty is where rebalances and shutdowns drain; perform_seek is where an assignment's positions are settled.
+    assert "wait_empty" in inspect.getsource(faust.App)
+    assert Transport.Consumer is Consumer
+
+
+async def test_every_message_once_in_chunks_and_commits_the_ends(settings: Settings) -> None:
+    publish(settings, (str(n).encode() for n in range(5_000)))
+    small = settings.model_copy(update={"chunk_messages": 100})
+    async with working(small, acknowledge) as worker:
+        await until(lambda: len(worker.values) >= 5_000)
+        await until(lambda: committed(settings) == ends(settings))
+    assert Counter(worker.values) == Counter(str(n).encode() for n in range(5_000))
+    assert max(map(len, worker.chunks)) <= 100
+    for partition in range(settings.partitions):
+        mine = [offset for p, offset in worker.offsets if p == partition]
+        assert mine == sorted(mine)
+
+
+async def test_holes_in_the_offsets_are_crossed(settings: Settings) -> None:
+    """A transaction's markers take offsets that no consumer ever sees."""
+    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, transactional_id=settings.group_prefix)
+    await producer.start()
+    for number in range(30):
+        async with producer.transaction():
+            await producer.send(settings.news_topic, str(number).encode(), partition=0)
+    await producer.stop()
+    async with working(settings, acknowledge) as worker:
+        await until(lambda: len(worker.values) >= 30)
+        # The last marker is behind the last message: nothing is left to read, whatever the end offset says.
+        await until(lambda: committed(settings)[0] == worker.offsets[-1][1] + 1)
+    assert [int(value) for value in worker.values] == list(range(30))
+    assert worker.offsets[-1][1] > 30
+
+
+async def test_an_unsafe_chunk_holds_the_commit_back(settings: Settings) -> None:
+    publish(settings, (str(n).encode() for n in range(100)), partition=0)
+    small = settings.model_copy(update={"chunk_messages": 10, "fetched_chunks": 20})
+    held: list[Chunk] = []
+
+    async def all_but_the_fourth(chunk: Chunk) -> None:
+        if chunk.records[0].offset == 30:
+            held.append(chunk)
+        else:
+            chunk.acknowledge()
+
+    async with working(small, all_but_the_fourth) as worker:
+        await until(lambda: len(worker.values) >= 100)
+        await until(lambda: committed(settings)[0] == 30)
+        await asyncio.sleep(3 * settings.commit_interval_s)
+        assert committed(settings)[0] == 30
+        held[0].acknowledge()
+        await until(lambda: committed(settings)[0] == 100)
+
+
+async def test_what_was_not_safe_when_a_worker_went_is_read_again(settings: Settings) -> None:
+    publish(settings, (str(n).encode() for n in range(100)), partition=1)
+    small = settings.model_copy(update={"chunk_messages": 10, "fetched_chunks": 20})
+
+    async def only_the_first_half(chunk: Chunk) -> None:
+        if chunk.records[0].offset < 50:
+            chunk.acknowledge()
+
+    async with working(small, only_the_first_half) as worker:
+        await until(lambda: len(worker.values) >= 100)
+    assert committed(settings)[1] == 50
+    async with working(small, acknowledge) as second:
+        await until(lambda: len(second.values) >= 50)
+        await until(lambda: committed(settings)[1] == 100)
+    assert [int(value) for value in second.values] == list(range(50, 100))
+
+
+async def test_an_agent_that_raises_acknowledges_nothing(settings: Settings) -> None:
+    """Faust acknowledges the event that an agent raised on. The book does not."""
+    publish(settings, (str(n).encode() for n in range(30)), partition=0)
+    small = settings.model_copy(update={"chunk_messages": 10})
+
+    async def raise_on_the_second(chunk: Chunk) -> None:
+        if chunk.records[0].offset == 10:
+            raise RuntimeError("an agent's bug")
+        chunk.acknowledge()
+
+    async with working(small, raise_on_the_second) as worker:
+        await until(lambda: len(worker.values) >= 20)
+        await asyncio.sleep(3 * settings.commit_interval_s)
+        assert committed(settings)[0] == 10
+    async with working(small, acknowledge) as second:
+        await until(lambda: committed(settings)[0] == 30)
+    assert [int(value) for value in second.values] == list(range(10, 30))
+
+
+async def test_a_full_buffer_pauses_its_partitions_and_nothing_is_lost(settings: Settings) -> None:
+    publish(settings, (str(n).encode() for n in range(4_000)))
+    small = settings.model_copy(update={"chunk_messages": 10, "fetched_chunks": 2})
+    gate = asyncio.Event()
+
+    async def wait_at_the_gate(chunk: Chunk) -> None:
+        await gate.wait()
+        chunk.acknowledge()
+
+    async with working(small, wait_at_the_gate) as worker:
+        await until(lambda: bool(worker.chunks))
+        consumer: Consumer = worker.app.consumer
+        await asyncio.sleep(1.0)
+        # One with the agent, two in its buffer, and one that waits to be put there.
+        assert consumer.book.unsafe <= 4
+        gate.set()
+        await until(lambda: len(worker.values) >= 4_000)
+        await until(lambda: committed(settings) == ends(settings))
+    assert len(set(worker.offsets)) == len(worker.offsets) == 4_000
+
+
+async def test_rebalances_in_mid_stream_lose_nothing(settings: Settings) -> None:
+    """A second worker joins and leaves, twice, while messages keep coming and some chunks are slow."""
+    total, sent = 6_000, 0
+    small = settings.model_copy(update={"chunk_messages": 20})
+
+    async def now_and_then_slow(chunk: Chunk) -> None:
+        await asyncio.sleep(0.2 if chunk.records[0].offset % 200 == 0 else 0.001)
+        chunk.acknowledge()
+
+    async def feed() -> None:
+        nonlocal sent
+        while sent < total:
+            await asyncio.to_thread(publish, settings, [str(n).encode() for n in range(sent, sent + 500)])
+            sent += 500
+            await asyncio.sleep(0.2)
+
+    everyone: list[ChunkWorker] = []
+    async with working(small, now_and_then_slow) as first:
+        everyone.append(first)
+        feeding = asyncio.create_task(feed())
+        for _ in range(2):
+            await until(lambda: bool(first.chunks))
+            async with working(small, now_and_then_slow) as second:
+                everyone.append(second)
+                await until(lambda second=second: bool(second.chunks))  # type: ignore[misc]
+        await feeding
+        await until(lambda: committed(settings) == ends(settings))
+    seen = Counter(value for worker in everyone for value in worker.values)
+    assert set(seen) == {str(n).encode() for n in range(total)}
+
+
+async def test_a_stopped_worker_has_committed_what_was_safe(settings: Settings) -> None:
+    patient = settings.model_copy(update={"commit_interval_s": 600.0})
+    publish(settings, (str(n).encode() for n in range(500)))
+    async with working(patient, acknowledge) as worker:
+        await until(lambda: len(worker.values) >= 500)
+        assert sum(committed(settings).values()) == 0
+    assert committed(settings) == ends(settings)
+
+
+@pytest.mark.parametrize("size", [0, 1, 255])
+async def test_values_arrive_unchanged_and_a_tombstone_is_none(settings: Settings, size: int) -> None:
+    value = bytes(range(256))[:size]
+    publish(settings, [value, None], partition=0)  # type: ignore[list-item]
+    async with working(settings, acknowledge) as worker:
+        await until(lambda: len(worker.values) >= 2)
+    assert worker.values == [value, None]
