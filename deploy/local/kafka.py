@@ -28,7 +28,8 @@ ATTEMPTS = 3
 # The jars by Maven log through slf4j-simple; a distribution in KAFKA_HOME by log4j2. Both write to our log file.
 _LOGGING = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dlog4j2.level=WARN")
 
-_SETTINGS = {
+#: The broker's properties, but for its addresses and directories.
+SETTINGS = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
@@ -142,7 +143,7 @@ def _configure(directory: Path) -> int:
     controller = processes.free_port(known.get("CONTROLLER"), taken=[port])
     listeners = f"CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"
     settings = {
-        **_SETTINGS,
+        **SETTINGS,
         "listeners": listeners,
         "advertised.listeners": listeners,
         "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
