@@ -32,9 +32,9 @@ from typing import Any, Literal
 import faust
 import structlog
 import uvloop
-from inference.engine import open_engine
 
 from inference import pool as pools
+from inference.engine import open_engine
 from inference.pool import Pool
 from storage import migrations
 from storage.writer import Writer

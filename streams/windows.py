@@ -125,6 +125,8 @@ class Windows(Generic[Item, Result]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._windows.clear()
+        self._waiting.clear()
 
     async def add(self, chunk: Acknowledgeable, items: Sequence[tuple[Item, int]]) -> None:
         """Take in one chunk's messages, each with its weight; waits while a whole window is waiting already.

@@ -1,0 +1,51 @@
+"""Headlines enough to be in the middle of, and settings of a test's own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from storage import migrations
+from streams.records import BadNews, decode_news, encode
+from streams.sample import FEED
+from streams.settings import Settings
+from tests.own_topics import own_topics
+
+REAL = "replay/headlines_2026.jsonl"
+#: Without the real headlines: so many of the sample feed's, over and over under new ids.
+SAMPLE = 4_000
+
+
+@pytest.fixture
+def settings(kafka_bootstrap: str, fresh_database: str) -> Settings:
+    """Empty topics and an empty, migrated database."""
+    migrations.upgrade(fresh_database)
+    return own_topics(kafka_bootstrap, database_url=fresh_database)
+
+
+@pytest.fixture(scope="session")
+def stories() -> list[bytes]:
+    """News items: the 14,226 real headlines where they are at hand, else stories of the sample feed."""
+    data = Path(os.environ.get("EARLYBELL_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data") / REAL
+    if data.exists():
+        return [
+            json.dumps({"id": f"r{number}", "headline": row["title"], "published_at": "2026-01-05T09:30:00Z"}).encode()
+            for number, row in enumerate(map(json.loads, data.read_text(encoding="utf-8").splitlines()))
+        ]
+    good = []
+    for line in FEED.read_bytes().splitlines():
+        try:
+            item = decode_news(line)
+        except BadNews:
+            continue
+        if item.language in {None, "en"}:
+            good.append(item)
+    return [
+        encode(msgspec.structs.replace(item, id=f"s{number}", revision=1))
+        for number, item in zip(range(SAMPLE), itertools.cycle(good), strict=False)
+    ]

@@ -1,0 +1,94 @@
+"""Kill the roles' processes in the middle of a replay: nothing is lost, nothing is counted twice.
+
+The processes are those of ``earlybell run --role ROLE``, with the model that ships.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from streams.records import decode_signal
+from streams.settings import Settings
+from tests.integration.whole_pipeline import count, messages
+from tests.own_topics import as_environment
+from tests.streams.chunk_workers import committed, ends, publish, until
+
+
+class Roles:
+    """The two roles' processes of the moment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = {**os.environ, **as_environment(settings), "EARLYBELL_LOG_LEVEL": "warning"}
+        self.running = {role: self._start(role) for role in ("scoring", "storing")}
+
+    def _start(self, role: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "streams.cli", "run", "--role", role]
+        return subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL)
+
+    def end_and_restart(self, role: str, number: signal.Signals) -> int:
+        """Send the signal, wait for the end, start anew; gives the exit code."""
+        process = self.running[role]
+        process.send_signal(number)
+        code = process.wait(timeout=60)
+        self.running[role] = self._start(role)
+        return code
+
+    def stop(self) -> dict[str, int]:
+        for process in self.running.values():
+            process.terminate()
+        return {role: process.wait(timeout=60) for role, process in self.running.items()}
+
+
+@contextmanager
+def roles(settings: Settings) -> Iterator[Roles]:
+    started = Roles(settings)
+    try:
+        yield started
+    finally:
+        for process in started.running.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_role_that_dies_in_mid_replay_ends_with_the_same_rows(
+    settings: Settings, stories: list[bytes], number: signal.Signals
+) -> None:
+    publish(settings, stories)
+    wanted = len(stories)
+    expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0}[number]
+    with roles(settings) as running:
+        await until(lambda: count(settings, "signals") > wanted * 0.1, 240)
+        assert running.end_and_restart("scoring", number) == expected
+        scored = count(settings, "signals")
+        assert scored < wanted, "the replay was over before the scoring role was hit: the test shows nothing"
+        await until(lambda: count(settings, "signals") > scored + wanted * 0.1, 240)
+        assert running.end_and_restart("storing", number) == expected
+        assert count(settings, "signals") < wanted, "the replay was over before the storing role was hit"
+        await until(lambda: count(settings, "signals") == count(settings, "news") == wanted, 240)
+        await until(lambda: committed(settings) == ends(settings))
+        for topic in (settings.news_topic, settings.sentiment_topic):
+            await until(lambda topic=topic: committed(settings, "storing", topic) == ends(settings, topic))  # type: ignore[misc]
+        assert set(running.stop().values()) == {0}
+    signals = [decode_signal(message.value) for message in messages(settings, settings.sentiment_topic)]
+    assert {one.news_id for one in signals} == {decode_id(story) for story in stories}
+    assert len({one.signal_id for one in signals}) == wanted
+    assert messages(settings, settings.dead_topic) == []
+    # What SIGTERM ends has committed what it had finished: nothing at all is scored twice.
+    if number == signal.SIGTERM:
+        assert len(signals) == wanted
+
+
+def decode_id(story: bytes) -> str:
+    import msgspec
+
+    return str(msgspec.json.decode(story)["id"])
