@@ -32,7 +32,7 @@ def reaching(settings: Settings) -> Iterator[None]:
         yield
     except KafkaError as error:
         raise BrokerError(
-            f"Kafka at {settings.kafka_bootstrap}: {error}; is a broker there? `earlybell up` starts one, "
+            f"{settings.kafka_bootstrap}: {error}; is Kafka there? `earlybell up` starts one, "
             "EARLYBELL_KAFKA_BOOTSTRAP names another"
         ) from error
 

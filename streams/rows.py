@@ -13,6 +13,7 @@ import io
 import lzma
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
@@ -60,6 +61,10 @@ _SUFFIXES: Mapping[str, Format] = {
     ".tsv": "tsv",
     ".tab": "tsv",
 }
+
+
+#: What reading a file raises when it is damaged.
+DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 class FileError(ValueError):
@@ -288,7 +293,9 @@ def open_file(path: str) -> OpenFile:
         It is not there, or may not be read.
     """
     if path == "-":
-        return OpenFile(sys.stdin.buffer, sys.stdin.buffer, None)
+        # Our own buffer: a thread that still waits for input must not hold the interpreter's at exit.
+        stdin = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
+        return OpenFile(stdin, stdin, None)
     try:
         stored = Path(path).open("rb")  # noqa: SIM115  (the caller reads on; it lives as long as the command)
     except OSError as error:
@@ -328,7 +335,7 @@ def read(file: OpenFile, form: Format, columns: Columns) -> Iterator[Line]:
             columns.check(rows)
         yield from first
         yield from lines
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except DAMAGED as error:
         raise FileError(f"cannot read the file: {error}") from error
 
 

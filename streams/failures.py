@@ -1,0 +1,43 @@
+"""Which errors of which room are for the user to mend, and the one line that each becomes.
+
+Knows the rooms' errors by name alone: an error can only have been raised by a module that was imported, so nothing
+is imported to find out (`earlybell --help` stays quick).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+#: Exit codes: a failure that the user can mend (bad input, no broker ...), and Ctrl-C as shells count it.
+EXPECTED_FAILURE, INTERRUPTED = 2, 130
+#: module → its errors whose text is one line that says what to do.
+ROOMS: Mapping[str, tuple[str, ...]] = {
+    "streams.brokers": ("BrokerError",),
+    "streams.rows": ("FileError",),
+    "streams.failures": ("Refusal",),
+    "storage.exceptions": ("StorageError",),
+    "deploy.local.exceptions": ("StackError",),
+    "inference.pool_devices": ("PoolError",),
+    "inference.engine": ("EngineError",),
+    "inference.pretrained": ("CheckpointError",),
+    "inference.training.data": ("DataError",),
+}
+
+
+class Refusal(Exception):
+    """What a command itself refuses: its text is one line that says what to do."""
+
+
+def expected() -> tuple[type[Exception], ...]:
+    """The errors, of the modules that have been imported, that are shown as one line."""
+    found: list[type[Exception]] = []
+    for module, names in ROOMS.items():
+        if (imported := sys.modules.get(module)) is not None:
+            found += [getattr(imported, name) for name in names if hasattr(imported, name)]
+    return tuple(found)
+
+
+def one_line(error: Exception) -> str:
+    """The error's text without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
