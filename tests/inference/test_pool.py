@@ -111,6 +111,13 @@ class TestOrder:
             assert result.predictions.probabilities.shape == (0, 3)
 
     @in_a_loop
+    async def test_queueing_and_inference_are_the_time_it_took(self) -> None:
+        async with Pool(obedient(), ["cpu"]) as pool:
+            began = time.monotonic()
+            result = await pool.score(numbers(500))
+            assert 0 < result.queue_s < result.queue_s + result.inference_s <= time.monotonic() - began
+
+    @in_a_loop
     async def test_windows_larger_than_the_pipe_block_nobody(self) -> None:
         texts = [f"{i} {'long ' * 200_000}" for i in range(8)]  # 8 MB
         async with Pool(obedient(), ["cpu"]) as pool:
@@ -353,6 +360,15 @@ class TestHotSwap:
             await swap
 
     @in_a_loop
+    async def test_of_an_idle_pool(self) -> None:
+        async with Pool(obedient("first"), ["cpu"]) as pool:
+            before = pool.pids
+            description = await pool.replace(obedient("second"))
+            assert description == pool.description == (await pool.score(["1"])).description
+            assert description.model_revision == "second"
+            assert workers_of(os.getpid()) == pool.pids != before
+
+    @in_a_loop
     async def test_a_broken_successor_leaves_the_old_one_serving(self) -> None:
         async with Pool(obedient("first"), ["cpu"]) as pool:
             for broken in (without_checkpoint, dies_while_loading):
@@ -418,6 +434,20 @@ class TestStartAndStop:
         assert isinstance(await end(pool, starting, cancel), asyncio.CancelledError)
 
     @in_a_loop
+    async def test_a_signal_while_it_starts_is_the_parents_too(self) -> None:
+        pool = Pool(obedient(), ["cpu"])
+        starting = asyncio.create_task(pool.start())
+        await until(lambda: workers_of(os.getpid()))
+        (worker,) = workers_of(os.getpid())
+        while not starting.done():
+            os.kill(worker, signal.SIGINT)
+            os.kill(worker, signal.SIGTERM)
+            await asyncio.sleep(0.001)
+        await starting
+        assert pool.pids == [worker]
+        await pool.stop()
+
+    @in_a_loop
     async def test_before_the_start_there_is_no_model(self) -> None:
         pool = Pool(obedient(), ["cpu"])
         with pytest.raises(PoolError, match="not been started"):
@@ -453,6 +483,7 @@ else:
 """
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("how", ["SIGKILL", "Ctrl-C", "return", "exit"])
 def test_when_the_parent_is_gone_so_are_its_workers(tmp_path: Path, how: str) -> None:
     """One of the three hangs in native code, one is in mid-window, one is idle."""
@@ -463,17 +494,24 @@ def test_when_the_parent_is_gone_so_are_its_workers(tmp_path: Path, how: str) ->
         text=True,
         start_new_session=True,
     )
-    assert parent.stdout is not None
-    assert parent.stdout.readline() == "ready\n"  # and nothing that a worker printed
-    family = psutil.Process(parent.pid).children(recursive=True)
-    if how == "SIGKILL":
-        parent.kill()
-    elif how == "Ctrl-C":
-        os.killpg(parent.pid, signal.SIGINT)
-    parent.wait(60)
-    # Not by `wait_procs`: in a container there may be nobody to reap orphans.
-    while [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
-        time.sleep(0.02)  # for ever, if one stays: the test's time-out says so
+    family: list[psutil.Process] = []
+    try:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"  # and nothing that a worker printed
+        family += psutil.Process(parent.pid).children(recursive=True)
+        if how == "SIGKILL":
+            parent.kill()
+        elif how == "Ctrl-C":
+            os.killpg(parent.pid, signal.SIGINT)
+        parent.wait(60)
+        # Not by `wait_procs`: in a container there may be nobody to reap orphans.
+        while [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+            time.sleep(0.02)  # for ever, if one stays: the test's time-out says so
+    finally:
+        for one in (psutil.Process(parent.pid), *family) if parent.poll() is None else family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        parent.wait()
 
 
 class TestDevices:
