@@ -41,8 +41,8 @@ def at(minutes: float) -> datetime:
 def signal(story: str, minutes: float, revision: int = 1, score: float = 0.5, **changes: Any) -> dict[str, Any]:
     label = "positive" if score > 0.2 else "negative" if score < -0.2 else "neutral"
     probabilities = {"positive": 0.5 + score / 2, "neutral": 0.0, "negative": 0.5 - score / 2}
-    values: dict[str, Any] = {"symbols": ["NWF"], "label": label, "score": score, "probabilities": probabilities}
-    return signal_row(**{"news_id": story, "revision": revision, "available_at": at(minutes)} | values | changes)
+    values: dict[str, Any] = {"news_id": story, "revision": revision, "available_at": at(minutes), "symbols": ["NWF"]}
+    return signal_row(**values | {"label": label, "score": score, "probabilities": probabilities} | changes)
 
 
 def known(connection: Connection, minutes: float, **options: Any) -> list[tuple[str, int]]:

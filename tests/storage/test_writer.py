@@ -217,7 +217,7 @@ def test_a_column_that_is_none_is_the_callers_error(writer: Writer) -> None:
 def test_writers_that_race_with_the_same_rows_store_each_once(migrated: str, database: Engine) -> None:
     """In opposite orders, which deadlocks where rows are inserted as they come."""
     batches = [[signal_row(number) for number in range(start, start + 1_000)] for start in (0, 1_000, 2_000)]
-    together = threading.Barrier(4)
+    together = threading.Barrier(4, timeout=60)
 
     def write(order: int) -> int:
         new = 0
