@@ -20,7 +20,6 @@ Kafka shares the partitions out.
 from __future__ import annotations
 
 import asyncio
-import functools
 import signal
 import ssl
 import tempfile
@@ -34,11 +33,11 @@ import structlog
 import uvloop
 
 from inference import pool as pools
-from inference.engine import open_engine
 from inference.pool import Pool
 from storage import migrations
 from storage.writer import Writer
 from streams.brokers import DEAD_LETTER_BYTES, create_topics
+from streams.model import scorer
 from streams.scoring import Scoring
 from streams.settings import Settings
 from streams.storing import Storing, storing_news, storing_signals
@@ -122,14 +121,7 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
     """
     async with AsyncExitStack() as leaving:
         if role == "scoring":
-            engine = functools.partial(
-                open_engine,
-                checkpoint=settings.checkpoint,
-                dial=settings.dial,
-                precision=settings.precision,
-                threads=settings.cpu_threads,
-            )
-            pool = Pool(engine, pools.devices(settings.devices))
+            pool = Pool(scorer(settings), pools.devices(settings.devices))
             leaving.push_async_callback(pool.stop)
             model = await pool.start()
             log.info("model_ready", model=model.model, revision=model.model_revision, policy=model.policy)
