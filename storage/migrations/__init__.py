@@ -15,11 +15,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from storage import connection as connections
-from storage.exceptions import SchemaMismatch
+from storage.exceptions import SchemaMismatch, StorageError
 from storage.migrations import reader
 
 #: Not Alembic's default name: the database may be shared with another application that uses Alembic too.
 VERSION_TABLE = "earlybell_schema_version"
+#: The first with date_bin, which the bars are made with.
+OLDEST_POSTGRES = 14
 # Any number will do that no other application takes for a lock of this database: "eb" and the migrations' initial.
 _LOCK = int.from_bytes(b"eb:migr", "big")
 
@@ -39,12 +41,18 @@ def upgrade(url: str) -> str:
     SchemaMismatch
         The database belongs to a newer version of the code.
     StorageError, StorageUnavailable
-        The user may not change the schema; the database cannot be reached. Nothing was changed.
+        The server is too old, or the user may not change the schema; the database cannot be reached.
+        Nothing was changed.
     """
     engine = connections.create(url)
     try:
         with connections.typed_errors(engine), engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            version = int(connection.scalar(text("SHOW server_version_num")) or 0) // 10_000
+            if version < OLDEST_POSTGRES:
+                raise StorageError(
+                    f"{connections.masked(url)} is PostgreSQL {version}; it takes {OLDEST_POSTGRES} or newer"
+                )
             _refuse_newer(connection, url)
             command.upgrade(_config(connection), "head")
             reader.grant(connection)

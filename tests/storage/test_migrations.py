@@ -146,6 +146,13 @@ def test_a_database_of_a_newer_version_is_left_alone(empty: str) -> None:
             function(empty)
 
 
+def test_a_server_that_is_too_old_is_left_alone(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "OLDEST_POSTGRES", 1_000)
+    with pytest.raises(StorageError, match=r"is PostgreSQL \d+; it takes 1000 or newer"):
+        migrations.upgrade(empty)
+    assert objects(empty) == []
+
+
 def test_a_database_that_is_not_there(database_url: str) -> None:
     absent = make_url(database_url).set(database="no_such_database").render_as_string(hide_password=False)
     for function in (migrations.check, migrations.upgrade, migrations.current):
