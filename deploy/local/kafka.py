@@ -5,6 +5,7 @@ Knows where its files lie and how a broker is configured, started and asked for 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -149,8 +150,8 @@ def _configure(directory: Path) -> int:
         "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
         "log.dirs": str(directory / "data"),
     }
-    # In a properties file a backslash begins an escape.
-    lines = [f"{name}={value}".replace("\\", "\\\\") for name, value in settings.items()]
+    # Java reads the file as Latin-1, in which a backslash begins an escape; those of JSON are the same.
+    lines = [f"{name}={json.dumps(value)[1:-1]}" for name, value in settings.items()]
     properties.write_text("\n".join(lines) + "\n")
     return port
 
@@ -161,10 +162,10 @@ def _format(directory: Path, java: Path, libraries: Path, patience: Patience) ->
     if data.exists():
         return
     shutil.rmtree(partial, ignore_errors=True)
-    # The tool reads the directory to format from the properties, so it is given a copy that names the partial one.
+    # The tool reads the directory to format from the properties, of which the last of a name holds.
     properties = directory / "format.properties"
     properties.write_text(
-        (directory / "server.properties").read_text().replace(f"log.dirs={data}\n", f"log.dirs={partial}\n")
+        (directory / "server.properties").read_text() + f"log.dirs={json.dumps(str(partial))[1:-1]}\n"
     )
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     # A cluster id that begins with a dash would be read as an option.

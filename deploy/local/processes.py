@@ -155,6 +155,8 @@ def signal_process(pid: int, mark: str, how: int) -> None:
             os.kill(pid, how)
         except ProcessLookupError:
             return
+        except PermissionError as error:
+            raise StackError(f"Process {pid} ({mark}) is another user's: take it down as that user") from error
 
 
 def ended(pid: int, mark: str, seconds: float) -> bool:

@@ -7,7 +7,6 @@ database's password, so only its owner can read it. This module knows nothing of
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -55,6 +54,8 @@ def clear(of: Path | None = None) -> None:
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Hold `file` as a lock among processes; the system lets go of it when its holder dies, however it dies."""
+    import fcntl  # not on Windows, where settings must still be readable
+
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

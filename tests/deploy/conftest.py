@@ -22,7 +22,7 @@ def nothing_external(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A home in which nothing is left running or lying about, whatever the test did."""
-    where = Path(tempfile.mkdtemp(prefix="earlybell-test-"))
+    where = Path(tempfile.mkdtemp(prefix="earlybell test-"))
     yield where
     stack.down(where)
     shutil.rmtree(where, ignore_errors=True)
