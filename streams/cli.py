@@ -253,6 +253,7 @@ def execute(arguments: Sequence[str]) -> int:
     """Run one command; gives its exit code. Expected failures are one line on the standard error."""
     try:
         code = app(args=list(arguments) or ["--help"], prog_name="earlybell", standalone_mode=False)
+        sys.stdout.flush()
     except typer.Abort:
         return INTERRUPTED
     except typer.TyperException as error:
@@ -265,7 +266,7 @@ def execute(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # Who read us has enough (`earlybell watch | head`): nothing more can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1
     return code if isinstance(code, int) else 0
 
 

@@ -164,8 +164,8 @@ def _replay(settings: Settings, tally: Tally, seconds: float, stop: threading.Ev
         report = replay(
             counted(), producer, settings, topic=settings.news_topic, pacer=pacer, report=Report(), progress=progress
         )
-        if report.unacknowledged:
-            raise Refusal(f"{report.unacknowledged} messages of the sample were refused: {report.reason}")
+        if report.refused:
+            raise Refusal(f"{report.refused} messages of the sample were refused: {report.reason}")
 
 
 def _watch(settings: Settings, tally: Tally, stop: threading.Event) -> None:

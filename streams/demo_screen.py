@@ -99,7 +99,7 @@ class Screen:
 
 def depth_histogram(tally: Tally) -> Table:
     """How many texts left at which depth."""
-    table = Table(title="exit depth", title_justify="left", box=None, padding=(0, 1))
+    table = Table(title="exit depth", title_justify="left", box=None, padding=(0, 1), show_header=False)
     most = max(tally.depths.values(), default=1)
     for depth in range(tally.depth_limit + 1):
         count = tally.depths[depth]

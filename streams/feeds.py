@@ -16,12 +16,15 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from streams.brokers import BrokerError, reaching
-from streams.records import NewsItem, decode_news, encode
+from streams.records import MAX_MESSAGE_BYTES, NewsItem, decode_news, encode
 from streams.rows import BadRow, Columns, FileError, Format, OpenFile, read
 from streams.settings import Settings
 
 #: How long the last messages may take to be acknowledged.
 FLUSH_TIMEOUT_S = 120.0
+#: Key and value of the largest message that the news topic takes: its limit holds for the batch around it as well.
+#: We refuse what is larger ourselves, since a broker's refusal ends an idempotent producer and all that it still holds.
+LARGEST_BYTES = MAX_MESSAGE_BYTES - 128
 #: A pause is taken in pieces of at most this, so that progress is shown and Ctrl-C heard.
 _NAP_S = 0.25
 
@@ -42,8 +45,8 @@ class Report:
 
     sent: int = 0  # handed to the producer
     bad: int = 0  # rows that are no news items, left out
-    unacknowledged: int = 0  # sent, and not taken by a broker
-    reason: str = ""  # of the first that a broker did not take
+    refused: int = 0  # too large, or not taken by a broker
+    reason: str = ""  # of the first that was refused
     seconds: float = 0.0
 
 
@@ -156,7 +159,7 @@ def replay(
     """
 
     def refused(error: BaseException) -> None:
-        report.unacknowledged += 1
+        report.refused += 1
         report.reason = report.reason or str(error)
 
     started = time.monotonic()
@@ -165,6 +168,10 @@ def replay(
             for message in feed:
                 for _ in pacer.wait(message.due):
                     progress(report)
+                if len(message.value or b"") + len(message.key or b"") > LARGEST_BYTES:
+                    size = len(message.value or b"")
+                    refused(ValueError(f"message of {size} bytes; the limit is {MAX_MESSAGE_BYTES}"))
+                    continue
                 try:
                     producer.send(topic, message.value, message.key).add_errback(refused)
                 except KafkaError as error:

@@ -65,8 +65,8 @@ def replay_file(
     with closing(open_producer(settings)) as producer, ProgressShown(file, limit) as shown:
         replay(feed, producer, settings, topic=topic, pacer=pacer, report=report, progress=shown.update)
     print(summary(report, topic), file=sys.stderr)
-    if report.unacknowledged:
-        raise Refusal(f"{report.unacknowledged} messages were not taken by a broker: {report.reason}")
+    if report.refused:
+        raise Refusal(f"{report.refused} messages were refused: {report.reason}")
     if report.bad and not report.sent:
         raise Refusal(f"none of the {report.bad} rows is news: see the reasons above; --map says which column is what")
     return report

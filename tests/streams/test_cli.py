@@ -1,0 +1,235 @@
+"""The commands: every expected failure is one line that says what to do, and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from streams import brokers
+from streams.cli import execute
+from streams.settings import Settings
+from tests.own_topics import as_environment, own_topics
+
+EARLYBELL = [sys.executable, "-m", "streams.cli"]
+NOWHERE = {
+    "EARLYBELL_KAFKA_BOOTSTRAP": "127.0.0.1:1",
+    "EARLYBELL_DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/none",
+}
+ROOT = Path(__file__).parents[2]
+GOOD_CSV = "title,date\nZephyr wins,2026-03-02T09:00Z\n"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("EARLYBELL_") and name != "EARLYBELL_DATA"]:
+        monkeypatch.delenv(name)
+    for name, value in NOWHERE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("EARLYBELL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(brokers, "BOOTSTRAP_TIMEOUT_MS", 200)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.csv").write_text(GOOD_CSV)
+    (tmp_path / "odd.csv").write_text("kicker,when\nx,y\n")
+    (tmp_path / "texts.txt").write_text("Zephyr wins\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        (["replay", "absent.csv"], {}, r"absent\.csv: no such file"),
+        (["replay", "."], {}, r"is a directory"),
+        (["replay", "odd.csv"], {}, r"no column for headline: the file has kicker, when; .*--map headline=COLUMN"),
+        (["replay", "odd.csv", "--map", "headline=lead"], {}, r"no column 'lead' for headline"),
+        (["replay", "good.csv", "--map", "mood=x"], {}, r"field=column"),
+        (["replay", "good.csv", "--timezone", "Mars"], {}, r"America/New_York"),
+        (["replay", "good.csv", "--speed", "quick"], {}, r"max"),
+        (["replay", "texts.txt"], {}, r"--format"),
+        (["replay", "good.csv", "--raw", "--map", "id=x"], {}, r"--raw"),
+        (["replay", "good.csv"], {}, r"127\.0\.0\.1:1: .*`earlybell up`"),
+        (["watch"], {}, r"127\.0\.0\.1:1: .*`earlybell up`"),
+        (["redrive"], {}, r"127\.0\.0\.1:1: .*`earlybell up`"),
+        (["run", "--role", "scoring"], {}, r"127\.0\.0\.1:1: .*`earlybell up`"),
+        (["db", "upgrade"], {}, r"127\.0\.0\.1:1.*refused"),
+        (["db", "current"], {}, r"127\.0\.0\.1:1.*refused"),
+        (["db", "upgrade"], {"EARLYBELL_DATABASE_URL": "mysql://x/y"}, r"postgresql://"),
+        (["score", "absent.txt"], {}, r"absent\.txt: no such file"),
+        (["score", "texts.txt"], {"EARLYBELL_DEVICES": "tpu"}, r"devices .*'tpu'.*cpu"),
+        (["settings"], {"EARLYBELL_PARTITIONS": "many"}, r"EARLYBELL_PARTITIONS='many'"),
+        (["settings"], {"EARLYBELL_DIAL": "2"}, r"EARLYBELL_DIAL='2'.*less than or equal to 1"),
+        (["frobnicate"], {}, r"No such command 'frobnicate'.*--help"),
+        (["replay"], {}, r"Missing argument"),
+        (["replay", "good.csv", "--spede", "1"], {}, r"No such option: --spede"),
+        (["replay", "good.csv", "--limit", "0"], {}, r"--limit"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_expected_failures(
+    arguments: list[str],
+    environment: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code = execute(arguments)
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "")
+    [line] = [line for line in captured.err.splitlines() if not line.startswith("{")]
+    assert re.search(said, line)
+    assert line.startswith("earlybell: ")
+    assert "hunter2" not in captured.err
+
+
+def test_a_file_without_any_news_fails_after_its_reasons(
+    kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in as_environment(own_topics(kafka_bootstrap)).items():
+        monkeypatch.setenv(name, value)
+    Path("naive.csv").write_text("title,date\nA,2026-03-02\nB,2026-03-02\n")
+    assert execute(["replay", "naive.csv"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said[:2]] == ["line 2", "line 3"]
+    assert said[-1].startswith("earlybell: none of the 2 rows is news")
+    assert execute(["replay", "naive.csv", "--timezone", "UTC"]) == 0
+
+
+def test_without_java_up_says_so(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": str(tmp_path), "JAVA_HOME": "", "KAFKA_HOME": ""}
+    for name in NOWHERE:
+        environment.pop(name)
+    done = subprocess.run(
+        [*EARLYBELL, "up"], env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+    )
+    assert done.returncode == 2
+    assert re.search(r"^earlybell: .*Java", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_command_and_loads_no_room() -> None:
+    script = (
+        "import sys, streams.cli as c; code = c.execute(['--help']);"
+        "rooms = ('torch', 'kafka', 'faust', 'sqlalchemy', 'pydantic', 'numpy');"
+        "print('LOADED', [room for room in rooms if room in sys.modules]); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+    )
+    assert "LOADED []" in done.stdout
+    commands = ["up", "down", "status", "db", "replay", "watch", "score", "run", "redrive", "settings", "demo"]
+    for command in commands:
+        assert re.search(rf"^\W*{command}\s", done.stdout, re.MULTILINE), command
+
+
+def test_no_arguments_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute([]) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_settings_are_all_listed_without_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EARLYBELL_KAFKA_PASSWORD", "hunter2")
+    monkeypatch.setenv("EARLYBELL_WINDOW_TEXT", "9")
+    assert execute(["settings"]) == 0
+    captured = capsys.readouterr()
+    for name, field in Settings.model_fields.items():
+        assert f"EARLYBELL_{name.upper()}=" in captured.out
+        assert field.description
+        assert field.description in captured.out
+    assert "hunter2" not in captured.out
+    assert "postgresql://me:***@127.0.0.1:1/none" in captured.out
+    assert "EARLYBELL_WINDOW_TEXT is no setting" in captured.err, "a misspelt variable is named"
+
+
+def test_what_settings_prints_is_an_environment_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EARLYBELL_WINDOW_TEXTS", "9")
+    execute(["settings"])
+    given = [line for line in capsys.readouterr().out.splitlines() if line and not line.startswith("#")]
+    assert "EARLYBELL_WINDOW_TEXTS=9" in given
+    assert len(given) == 3, "what was not given is commented out"
+
+
+def test_a_bad_secret_is_not_quoted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("EARLYBELL_KAFKA_SECURITY_PROTOCOL", "hunter1")
+    assert execute(["settings"]) == 2
+    assert "SASL_SSL" in capsys.readouterr().err
+
+
+def test_db_url_is_the_url_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["db", "url"]) == 0
+    assert capsys.readouterr().out == NOWHERE["EARLYBELL_DATABASE_URL"] + "\n"
+
+
+def test_db_upgrade_and_current(
+    fresh_database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EARLYBELL_DATABASE_URL", fresh_database)
+    assert execute(["db", "current"]) == 0
+    assert "earlybell db upgrade" in capsys.readouterr().out
+    assert execute(["db", "upgrade"]) == 0
+    upgraded = capsys.readouterr().out.split()[-1]
+    assert execute(["db", "current"]) == 0
+    assert capsys.readouterr().out.strip() == upgraded
+
+
+def test_status_of_servers_that_do_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["status", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["running"] is False
+    assert found["kafka_bootstrap"] == "127.0.0.1:1"
+    assert execute(["status"]) == 0
+    assert "hunter2" not in capsys.readouterr().out
+
+
+def test_watch_prints_signals_as_they_come_and_ends_quietly(kafka_bootstrap: str, tmp_path: Path) -> None:
+    settings = own_topics(kafka_bootstrap)
+    environment = {**os.environ, **as_environment(settings)}
+    signals = [signal_json(f"id-{n}", ["AAA"] if n % 2 else ["BBB", "CCC"]) for n in range(4)]
+    (tmp_path / "signals.jsonl").write_text("\n".join([*signals, "not a signal"]) + "\n")
+    command = [*EARLYBELL, "replay", str(tmp_path / "signals.jsonl"), "--raw", "--topic", settings.sentiment_topic]
+    watching = subprocess.Popen(
+        [*EARLYBELL, "watch", "--json", "--from-start", "--symbol", "CCC"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60, cwd=ROOT)
+    assert watching.stdout is not None
+    found = [json.loads(watching.stdout.readline()) for _ in range(2)]
+    assert {one["news_id"] for one in found} == {"id-0", "id-2"}
+    time.sleep(0.5)
+    watching.send_signal(signal.SIGINT)
+    out, err = watching.communicate(timeout=30)
+    assert (watching.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert "not a signal" in err
+
+
+def signal_json(news_id: str, symbols: list[str]) -> str:
+    return json.dumps(
+        {
+            "signal_id": news_id, "news_id": news_id, "revision": 1, "symbols": symbols, "source": None,
+            "label": "positive", "score": 0.5, "probabilities": {"positive": 0.5}, "confidence": 0.5,
+            "published_at": None, "ingested_at": None, "scored_at": "2026-03-02T09:00:00Z", "queue_ms": None,
+            "inference_ms": 1.0, "model": "m", "model_revision": "r", "policy": "dial=0.00", "dial": 0.0,
+            "precision": "float32", "exit_depth": 1, "predicted_depth": None, "depth_limit": 6, "tokens": 3,
+            "tokens_kept": 3, "topic": None, "partition": None, "offset": None,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["settings", "db url"])
+def test_who_stops_reading_ends_us_without_a_word(command: str) -> None:
+    script = f"{sys.executable} -m streams.cli {command} | sleep 0; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "1"
+    assert done.stderr == ""
