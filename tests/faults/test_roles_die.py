@@ -87,6 +87,4 @@ async def test_a_role_that_dies_in_mid_replay_ends_with_the_same_rows(
 
 
 def decode_id(story: bytes) -> str:
-    import msgspec
-
     return str(msgspec.json.decode(story)["id"])
