@@ -19,6 +19,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from inference.elbert import Config
 
@@ -297,10 +298,22 @@ def _fitting(config: Config, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Only the weights that a model of this configuration has a place for; heads may have been changed."""
     from inference.elbert import ElbertForSequenceClassification
 
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         shapes = {name: value.shape for name, value in ElbertForSequenceClassification(config).state_dict().items()}
     fitting = {name: value for name, value in weights.items() if shapes.get(name) == value.shape}
     lacking = [name for name in shapes if name not in fitting and not name.startswith(("exits.", "exit_zero."))]
     if lacking:
         raise CheckpointError(f"the checkpoint lacks {lacking[0]} of shape {tuple(shapes[lacking[0]])}")
     return fitting
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out the initialisation of weights: on the meta device it would import torch's compiler, for seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
