@@ -6,9 +6,8 @@ headlines beside the labelled texts, and at every exit learns what the teachers 
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,13 @@ from torch import Tensor
 
 from inference.elbert import ElbertForSequenceClassification
 from inference.reading import Reader
-from inference.training.data import LABELS, Corpus, hash_file, read_corpus, read_unlabelled
+from inference.training.data import LABELS, hash_file, read_corpus, read_unlabelled
 from inference.training.losses import distillation
-from inference.training.measures import accuracy, macro_f1, softmax
-from inference.training.optimise import Schedule, all_logits, optimise, padded
+from inference.training.measures import softmax
+from inference.training.optimise import Schedule, optimise, padded
+from inference.training.records import figures_of, write_record
 from inference.training.teaching import teacher_logits
+from inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class Distillation:
     start: Path  # directory of the model whose weights the student starts from, with its tokenizer.json
     cache: Path  # where teachers' logits are kept
     changes: dict[str, Any] = field(default_factory=dict)  # fields of the student's `Config`, such as groups=1
+    vocabulary: int = 0  # word pieces to keep, the most frequent in the texts; 0: all
     unlabelled: int = 60_000
     labelled_repeats: int = 3
     temperature: float = 2.0
@@ -53,11 +55,20 @@ def distil(run: Distillation) -> dict[str, Any]:
     torch.manual_seed(run.schedule.seed)
     changes = {"labels": LABELS, "head": "cls_mean", "head_hidden": 128, "shared_head": False, "depth_zero": True}
     model = ElbertForSequenceClassification.from_pretrained(run.start, **(changes | run.changes))
-    reader = Reader.open(run.start / "tokenizer.json", model.config.positions)
     aside = [*corpus.dev, *(one for part in corpus.report.values() for one in part)]
     unlabelled_file = run.data / "unlabelled_headlines.txt.xz"
     unlabelled = read_unlabelled(unlabelled_file, run.unlabelled, run.schedule.seed, aside)
     texts = unlabelled + [one.text for one in corpus.train]
+    run.out.mkdir(parents=True, exist_ok=True)
+    tokenizer_file = run.start / "tokenizer.json"
+    if run.vocabulary:
+        whole = Reader.open(tokenizer_file, model.config.positions)
+        kept = frequent_pieces(whole, unlabelled, run.vocabulary, always=[one.text for one in corpus.train])
+        model = prune_embedding(model, kept)
+        pruned_tokenizer(tokenizer_file, kept).save(str(run.out / "tokenizer.json"))
+    else:
+        shutil.copyfile(tokenizer_file, run.out / "tokenizer.json")
+    reader = Reader.open(run.out / "tokenizer.json", model.config.positions)
     device, precision = run.schedule.device, run.schedule.precision
     soft = np.mean(
         [
@@ -79,47 +90,10 @@ def distil(run: Distillation) -> dict[str, Any]:
         ids, live = padded([rows[index] for index in batch], model.config.pad_id, device)
         return distillation(model(ids, live), targets[batch], truth[batch], weights, run.temperature, run.hard_weight)
 
-    run.out.mkdir(parents=True, exist_ok=True)
     seconds = optimise(
         model, [len(row) for row in rows], loss_of, run.schedule, state_file=run.out / "state.pt", title="distilling"
     )
     model.save_pretrained(run.out)
-    shutil.copyfile(run.start / "tokenizer.json", run.out / "tokenizer.json")
     figures = {"seconds": round(seconds, 1), "texts": len(rows), **figures_of(model, reader, corpus, device, precision)}
     write_record(run.out, run, corpus.hashes | {unlabelled_file.name: hash_file(unlabelled_file)}, figures)
     return figures
-
-
-def figures_of(
-    model: ElbertForSequenceClassification, reader: Reader, corpus: Corpus, device: str, precision: str
-) -> dict[str, Any]:
-    """Accuracy per depth and macro-F1 at full depth on the dev slices and on what is only reported."""
-    parts = {f"dev_{name}": [one for one in corpus.dev if one.source == name] for name in ("tfns", "sentfin")}
-    parts |= {name: list(part) for name, part in corpus.report.items()}
-    figures: dict[str, Any] = {}
-    for name, part in parts.items():
-        if not part:
-            continue
-        logits = all_logits(model, reader.read([one.text for one in part]), device=device, precision=precision)
-        truth = np.array([model.config.labels.index(one.label) for one in part])
-        answers = logits.argmax(-1)
-        figures[name] = {
-            "accuracy": round(accuracy(truth, answers[:, -1]), 4),
-            "macro_f1": round(macro_f1(truth, answers[:, -1], model.config.classes), 4),
-            "accuracy_per_exit": [round(accuracy(truth, answers[:, exit_]), 4) for exit_ in range(answers.shape[1])],
-            "n": len(part),
-        }
-    return figures
-
-
-def write_record(directory: Path, run: Any, hashes: dict[str, str], figures: dict[str, Any]) -> None:
-    """``training.json`` beside a checkpoint: configuration, data hashes, seed, figures, versions."""
-    record = {
-        "run": type(run).__name__,
-        "configuration": asdict(run),
-        "data_sha256": hashes,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "figures": figures,
-    }
-    (directory / "training.json").write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")

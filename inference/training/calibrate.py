@@ -1,0 +1,259 @@
+"""`earlybell calibrate`: what a checkpoint needs to be served. Temperatures, exits, pruning, token table; the dial.
+
+Everything is found on a dev set; nothing here may see what is reported. Order: temperatures, then exits, then pruning,
+then the token table (algorithms, section 6).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inference import checkpoint
+from inference.calibration import Calibration, OperatingPoint
+from inference.confidence_window import ExitRule, exit_depths
+from inference.elbert import ElbertForSequenceClassification
+from inference.reading import Reader
+from inference.token_pruning import kept_tokens, speed_up
+from inference.training.data import Example
+from inference.training.measures import expected_calibration_error, softmax
+from inference.training.optimise import all_logits
+
+#: Entropy thresholds that are tried; finer where a trained model's answers crowd.
+THRESHOLDS = tuple(np.round(np.concatenate([np.linspace(0, 0.1, 21), np.linspace(0.11, 1.0, 90)]), 4).tolist())
+MARGINS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+DIALS = tuple(round(step / 20, 2) for step in range(21))
+#: Beyond this loss against full depth a setting is of no use to anyone: it is dial 1.
+MOST_LOST = 0.03
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What may be lost, and how the search goes."""
+
+    name: str = "elbert-small"
+    languages: tuple[str, ...] = ("en",)
+    max_tokens: int = 512
+    lost: float = 0.005  # accuracy against full depth at the default dial
+    alphas: tuple[float, ...] = (1.0,)  # shares of tokens that may be tried
+    pruning_lost: float = 0.0075  # ACC's own budget, as in its paper
+    smoothing: float = 1.0  # lambda of the token table
+    device: str = "cpu"
+    precision: str = "bfloat16"
+
+
+def calibrate(
+    directory: Path, dev: Sequence[Example], table_texts: Sequence[str], budget: Budget
+) -> tuple[str, dict[str, Any]]:
+    """Calibrate the model in ``directory``, make it a checkpoint there, and return its revision and what was found.
+
+    Parameters
+    ----------
+    directory
+        Holds ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
+    dev
+        Labelled texts that were neither trained on nor will be reported.
+    table_texts
+        Texts (no labels needed) over which the token table is counted.
+    """
+    model = ElbertForSequenceClassification.from_pretrained(directory)
+    reader = Reader.open(directory / checkpoint.TOKENIZER_FILE, budget.max_tokens)
+    calibration, found = calibration_of(model, reader, dev, table_texts, budget)
+    checkpoint.write_calibration(calibration, directory)
+    return checkpoint.seal(directory), found
+
+
+def calibration_of(
+    model: ElbertForSequenceClassification,
+    reader: Reader,
+    dev: Sequence[Example],
+    table_texts: Sequence[str],
+    budget: Budget,
+) -> tuple[Calibration, dict[str, Any]]:
+    """As `calibrate`, in memory."""
+    rows = reader.read([one.text for one in dev])
+    truth = np.array([model.config.labels.index(one.label) for one in dev], np.int64)
+    first, layers = model.config.depths.start, model.config.layers
+    tokens = np.array([len(row) for row in rows])
+
+    def logits_with(alpha: float) -> NDArray[np.float32]:
+        def keep(lengths: Tensor) -> Tensor:
+            return kept_tokens(lengths, alpha, layers)
+
+        return all_logits(
+            model, rows, device=budget.device, precision=budget.precision, keep=keep if alpha < 1.0 else None
+        )
+
+    whole = logits_with(1.0)
+    temperatures = tuple(fit_temperature(whole[:, place], truth) for place in range(whole.shape[1]))
+    scale = np.array(temperatures, np.float32)[:, None]
+    calibrated = {1.0: softmax(whole / scale)}
+    for alpha in budget.alphas:
+        calibrated.setdefault(alpha, softmax(logits_with(alpha) / scale))
+    full_accuracy = float(np.mean(calibrated[1.0][:, -1].argmax(-1) == truth))
+
+    family = best_family(calibrated[1.0], truth, first)
+    curve = [OperatingPoint(0.0, ExitRule(), 1.0, full_accuracy, 0.0, float(layers), 1.0)]
+    settings = [
+        _point(one, alpha, probabilities, truth, tokens, model, full_accuracy)
+        for alpha, probabilities in calibrated.items()
+        for one in (replace(family, threshold=threshold) for threshold in THRESHOLDS)
+        if alpha == 1.0 or _pruning_lost(probabilities, calibrated[1.0], truth) <= budget.pruning_lost
+    ]
+    usable = [one for one in settings if one.accuracy_lost <= MOST_LOST]
+    least = min(one.cost for one in usable)
+    for dial in DIALS[1:]:
+        wanted = 1.0 - dial * (1.0 - least)
+        within = [one for one in usable if one.cost <= wanted + 1e-6]
+        best = max(within, key=lambda one: (one.accuracy, -one.cost))
+        # More speed must not look better than less: what a slower setting can do, this one may have too.
+        curve.append(replace(best, dial=dial))
+    default = max((one.dial for one in curve if one.accuracy_lost <= budget.lost), default=0.0)
+    rule = next(one.rule for one in curve if one.dial == default)
+
+    table = token_table(model, reader, table_texts, temperatures, rule, budget) if table_texts else None
+    calibration = Calibration(
+        budget.name, budget.languages, budget.max_tokens, temperatures, tuple(curve), default, table
+    )
+    probabilities = calibrated[1.0]
+    found = {
+        "n": len(dev),
+        "full_depth_accuracy": round(full_accuracy, 4),
+        "window": {"rule": family.window_rule, "window": family.window, "margin": family.margin},
+        "default_dial": default,
+        "ece_before": [_ece(softmax(whole[:, place]), truth) for place in range(whole.shape[1])],
+        "ece_after": [_ece(probabilities[:, place], truth) for place in range(whole.shape[1])],
+        "temperatures": [round(one, 3) for one in temperatures],
+    }
+    return calibration, found
+
+
+def fit_temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """The temperature of least negative log-likelihood, by golden-section search on its logarithm in [1/8, 8]."""
+    double = logits.astype(np.float64)
+
+    def loss(log_temperature: float) -> float:
+        scaled = double / math.exp(log_temperature)
+        shifted = scaled - scaled.max(1, keepdims=True)
+        return float(np.mean(np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(truth)), truth]))
+
+    ratio = (math.sqrt(5) - 1) / 2
+    low, high = -math.log(8), math.log(8)
+    while high - low > 1e-4:
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if loss(left) < loss(right):
+            high = right
+        else:
+            low = left
+    return math.exp((low + high) / 2)
+
+
+def families(exits: int) -> list[ExitRule]:
+    """The windows that are tried; each is swept over the entropy thresholds."""
+    found = [ExitRule()]
+    for window in range(2, exits):
+        found += [ExitRule(0.0, "agreement", window, margin) for margin in MARGINS]
+        found.append(ExitRule(0.0, "trend", window))
+    return found
+
+
+def best_family(probabilities: NDArray[np.float32], truth: NDArray[np.int64], first: int) -> ExitRule:
+    """The window whose accuracy, over all mean depths that its thresholds reach, is best on average.
+
+    One family is chosen for the whole dial, on its whole curve: choosing anew at each point would pick noise.
+    """
+    layers = first + probabilities.shape[1] - 1
+    grid = np.linspace(max(first, 0.15 * layers), layers, 60)
+
+    def area(family: ExitRule) -> float:
+        depth, right = zip(*(
+            _at(probabilities, truth, replace(family, threshold=threshold), first) for threshold in THRESHOLDS[::3]
+        ), strict=True)  # fmt: skip
+        order = np.argsort(depth)
+        # A mean depth deeper than a family ever runs costs it nothing: it gives its own best there.
+        return float(np.mean(np.interp(grid, np.array(depth)[order], np.array(right)[order])))
+
+    return max(families(probabilities.shape[1]), key=area)
+
+
+def token_table(
+    model: ElbertForSequenceClassification,
+    reader: Reader,
+    texts: Sequence[str],
+    temperatures: Sequence[float],
+    rule: ExitRule,
+    budget: Budget,
+) -> Tensor:
+    """GEEP's table, (V, exits): P(l|t) = (T[t,l] + lambda prior[l]) / (sum_l T[t,l] + lambda).
+
+    T[t, e] counts the texts with token t that left at depth e; each distinct, non-special token of a text counts once.
+    An unseen token has the prior, the histogram of all texts' exits. Source: doi 10.1007/s11704-022-2341-9; the hash
+    table there was never released, so this is ours.
+    """
+    rows = reader.read(texts)
+    logits = all_logits(model, rows, device=budget.device, precision=budget.precision, title="token table")
+    scaled = torch.from_numpy(logits) / torch.tensor(temperatures)[:, None]
+    first = model.config.depths.start
+    depths = exit_depths(scaled.softmax(-1), rule, first).numpy()
+    return count_tokens(rows, depths - first, model.config.vocabulary, logits.shape[1], budget.smoothing)
+
+
+def count_tokens(
+    rows: Sequence[NDArray[np.int32]], exits: NDArray[np.int64], vocabulary: int, count: int, smoothing: float
+) -> Tensor:
+    """The table from read texts (special tokens at both ends) and the place of the exit that each one took."""
+    table = np.zeros((vocabulary, count))
+    for row, exit_ in zip(rows, exits, strict=True):
+        table[np.unique(row[1:-1]), exit_] += 1
+    prior = np.bincount(exits, minlength=count) / len(exits)
+    smoothed = (table + smoothing * prior) / (table.sum(1, keepdims=True) + smoothing)
+    return torch.from_numpy(smoothed).float()
+
+
+def _at(
+    probabilities: NDArray[np.float32], truth: NDArray[np.int64], rule: ExitRule, first: int
+) -> tuple[float, float]:
+    """Mean depth and accuracy under a rule."""
+    depths = exit_depths(torch.from_numpy(probabilities), rule, first).numpy()
+    answers = probabilities[np.arange(len(truth)), depths - first].argmax(-1)
+    return float(depths.mean()), float(np.mean(answers == truth))
+
+
+def _point(
+    rule: ExitRule,
+    alpha: float,
+    probabilities: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    model: ElbertForSequenceClassification,
+    full_accuracy: float,
+) -> OperatingPoint:
+    depth, right = _at(probabilities, truth, rule, model.config.depths.start)
+    layers = model.config.layers
+    speed = speed_up(int(np.median(tokens)), alpha, layers, model.config.hidden) if alpha < 1.0 else 1.0
+    return OperatingPoint(
+        dial=math.nan,
+        rule=rule,
+        alpha=alpha,
+        accuracy=round(right, 5),
+        accuracy_lost=round(full_accuracy - right, 5),
+        mean_depth=round(depth, 4),
+        cost=round(depth / layers / speed, 5),
+    )
+
+
+def _pruning_lost(pruned: NDArray[np.float32], whole: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """What pruning alone loses, at full depth."""
+    return float(np.mean(whole[:, -1].argmax(-1) == truth) - np.mean(pruned[:, -1].argmax(-1) == truth))
+
+
+def _ece(probabilities: NDArray[Any], truth: NDArray[np.int64]) -> float:
+    return round(expected_calibration_error(probabilities.astype(np.float64), truth), 4)

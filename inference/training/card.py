@@ -1,0 +1,94 @@
+"""The model card of a checkpoint: what it is, what it was trained on, how good it is. Written from its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from inference.calibration import Calibration
+from inference.elbert import Config
+
+
+def model_card(
+    config: Config,
+    calibration: Calibration,
+    *,
+    parameters: int,
+    megabytes: float,
+    calibrated: Mapping[str, Any],
+    reported: Mapping[str, Sequence[Mapping[str, Any]]],
+    trained: str,
+) -> str:
+    """Markdown.
+
+    Parameters
+    ----------
+    calibrated
+        What `calibrate` found.
+    reported
+        Name of a set -> `evaluate` at dial 0 and at the default dial.
+    trained
+        A paragraph on how the weights came about.
+    """
+    shared = (
+        "one layer's weights, applied at every depth"
+        if config.groups == 1
+        else f"{config.groups} sets of layer weights over {config.layers} depths"
+    )
+    lines = [
+        f"# {calibration.name}",
+        "",
+        "Sentiment of financial news headlines (and short articles) in English: "
+        f"{', '.join(config.labels)}. An ELBERT: an ALBERT-style encoder with an exit at every depth.",
+        "",
+        f"- {config.layers} depths, {shared}; hidden size {config.hidden}, {config.heads} heads, "
+        f"vocabulary of {config.vocabulary:,} word pieces; {parameters / 1e6:.1f} million parameters, "
+        f"{megabytes:.1f} MB in half precision.",
+        f"- Reads up to {calibration.max_tokens} tokens; of a longer text, the first three quarters of that room from "
+        "its beginning and the rest from its end. URLs are removed.",
+        f"- The dial goes from 0 (full depth) to 1 (fastest); the default is {calibration.default_dial:.2f}.",
+        "",
+        "## Quality",
+        "",
+        "Nothing was chosen on these sets: temperatures, exits, dial and the choice among experiments used slices set "
+        "aside from the training files.",
+        "",
+        "| set | texts | dial | accuracy | macro-F1 | ECE | mean depth |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, rows in reported.items():
+        lines += [
+            f"| {name} | {row['n']:,} | {row['dial']:.2f} | {row['accuracy']:.4f} | {row['macro_f1']:.4f} "
+            f"| {row['ece']:.4f} | {row['mean_depth']:.2f} of {config.layers} |"
+            for row in rows
+        ]
+    window = calibrated["window"]
+    rule = (
+        "entropy alone" if window["rule"] == "off" else f"entropy, or {window['rule']} over {window['window']} depths"
+    )
+    lines += [
+        "",
+        f"Exits leave by {rule}. Expected calibration error on the dev slices after temperature, by exit from depth "
+        f"{config.depths.start}: {', '.join(f'{one:.3f}' for one in calibrated['ece_after'])}.",
+        "",
+        "## Training",
+        "",
+        trained,
+        "",
+        "| data | use | licence |",
+        "|---|---|---|",
+        "| Twitter Financial News Sentiment, train | labels | MIT |",
+        "| SEntFiN 1.0, less a tenth that is only reported | labels, where a headline's entities agree | MIT |",
+        "| FinEntity | labels, where a text's entities agree | ODC-BY |",
+        "| unlabelled news headlines | distillation (no label, no text is kept) | publishers' copyright |",
+        "",
+        "No text of any of these is in this repository. The encoder started from all-MiniLM-L6-v2 (Apache-2.0).",
+        "",
+        "## Limits",
+        "",
+        "It reads the mood of a text, not its truth or its news value, and has no notion of which company a text with "
+        "several is about. Labels come from tweets and headlines of 2017-2022 on US and Indian markets; formal "
+        "company announcements are called neutral more often than readers would. English only.",
+        "",
+    ]
+    return "\n".join(lines)

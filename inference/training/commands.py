@@ -1,0 +1,208 @@
+"""The commands that train and measure models: `train`, `distil`, `calibrate`, `evaluate`. Thin; mounted by the CLI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train, distil, calibrate and evaluate models.")
+
+#: As in `fit.Training`, which is not imported here so that `--help` does not load torch.
+Loss = Literal["learned", "equal", "last", "one-step", "two-step"]
+Data = Annotated[Path | None, typer.Option(help="Directory of the data. Default: EARLYBELL_DATA, else ../shared/data.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Precision = Annotated[str, typer.Option(help="float32 or bfloat16 (mixed: weights stay in float32).")]
+Seed = Annotated[int, typer.Option(help="Same seed, same figures on the same machine.")]
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="Directory to write; an interrupted run there goes on.")],
+    data: Data = None,
+    start: Annotated[str, typer.Option(help="minilm, or the directory of an ALBERT, BERT or ELBERT.")] = "minilm",
+    loss: Annotated[Loss, typer.Option(help="How the exits' errors are weighted; last: a teacher.")] = "learned",
+    groups: Annotated[int, typer.Option(help="Sets of weights that the depths share; 0: as the start has.")] = 1,
+    layers: Annotated[int, typer.Option(help="Depths; 0: as the start has.")] = 0,
+    epochs: Annotated[int, typer.Option(help="Passes over the labelled texts.")] = 3,
+    learning_rate: Annotated[float, typer.Option(help="Of the encoder, at its peak.")] = 6e-5,
+    dropout: Annotated[float, typer.Option(help="In training; the paper uses none.")] = 0.0,
+    alpha: Annotated[float, typer.Option(help="ACC: share of tokens that a layer keeps, ramped from 1.")] = 1.0,
+    batch_texts: Annotated[int, typer.Option(help="Texts of a batch.")] = 32,
+    seed: Seed = 1,
+    device: Device = "cpu",
+    precision: Precision = "bfloat16",
+) -> None:
+    """Fit a model on TFNS, SEntFiN and FinEntity, with an exit at every depth."""
+    from inference.training.fit import Training
+    from inference.training.fit import train as run
+    from inference.training.optimise import Schedule
+
+    with _one_line_errors():
+        schedule = Schedule(
+            epochs=epochs, learning_rate=learning_rate, batch_texts=batch_texts, seed=seed, device=device,
+            precision=precision,
+        )  # fmt: skip
+        changes: dict[str, Any] = {"dropout": dropout}
+        changes |= {name: value for name, value in (("groups", groups), ("layers", layers)) if value}
+        figures = run(
+            Training(data=_data(data), out=out, start=start, changes=changes, loss=loss, alpha=alpha, schedule=schedule)
+        )
+    typer.echo(json.dumps(figures))
+
+
+@app.command()
+def distil(
+    out: Annotated[Path, typer.Argument(help="Directory to write; an interrupted run there goes on.")],
+    teacher: Annotated[list[Path], typer.Option(help="Directory of a teacher; several are averaged.")],
+    start: Annotated[Path | None, typer.Option(help="What it starts from. Default: the first teacher.")] = None,
+    data: Data = None,
+    groups: Annotated[int, typer.Option(help="Sets of weights that the depths share; 0: as the start has.")] = 1,
+    layers: Annotated[int, typer.Option(help="Depths; 0: as the start has.")] = 0,
+    vocabulary: Annotated[int, typer.Option(help="Word pieces to keep, the most frequent; 0: all.")] = 0,
+    unlabelled: Annotated[int, typer.Option(help="Unlabelled headlines to read.")] = 60_000,
+    repeats: Annotated[int, typer.Option(help="Times that each labelled text is read.")] = 3,
+    epochs: Annotated[int, typer.Option(help="Passes over all of it.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Of the encoder, at its peak.")] = 3e-4,
+    temperature: Annotated[float, typer.Option(help="That softens the teacher's answers.")] = 2.0,
+    hard_weight: Annotated[float, typer.Option(help="Weight of the labels beside the teacher.")] = 0.5,
+    batch_texts: Annotated[int, typer.Option(help="Texts of a batch.")] = 128,
+    seed: Seed = 1,
+    device: Device = "cpu",
+    precision: Precision = "bfloat16",
+) -> None:
+    """Teach a shared-layer student what teachers say of unlabelled headlines. Resumable."""
+    from inference.training.distil import Distillation
+    from inference.training.distil import distil as run
+    from inference.training.optimise import Schedule
+
+    changes = {name: value for name, value in (("groups", groups), ("layers", layers)) if value}
+    with _one_line_errors():
+        schedule = Schedule(
+            epochs=epochs, learning_rate=learning_rate, head_learning_rate=1e-3, batch_texts=batch_texts, seed=seed,
+            device=device, precision=precision, average=0.99,
+        )  # fmt: skip
+        figures = run(
+            Distillation(
+                data=_data(data), out=out, teachers=tuple(teacher), start=start or teacher[0],
+                cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled,
+                labelled_repeats=repeats, temperature=temperature, hard_weight=hard_weight, schedule=schedule,
+            )
+        )  # fmt: skip
+    typer.echo(json.dumps(figures))
+
+
+@app.command()
+def calibrate(
+    directory: Annotated[Path, typer.Argument(help="A trained model; becomes a checkpoint in place.")],
+    data: Data = None,
+    name: Annotated[str, typer.Option(help="The model's name, as signals give it.")] = "elbert-small",
+    lost: Annotated[float, typer.Option(help="Accuracy that the default dial may lose, as a share.")] = 0.005,
+    alpha: Annotated[list[float] | None, typer.Option(help="ACC: a share of tokens that may be tried.")] = None,
+    table_texts: Annotated[int, typer.Option(help="Headlines that the token table counts; 0: none.")] = 20_000,
+    device: Device = "cpu",
+    precision: Precision = "bfloat16",
+) -> None:
+    """Find temperatures, exits, pruning, token table and the dial's curve on the dev slices."""
+    from inference.training.calibrate import Budget
+    from inference.training.calibrate import calibrate as run
+    from inference.training.data import read_corpus, read_unlabelled
+
+    with _one_line_errors():
+        directory_of_data = _data(data)
+        corpus = read_corpus(directory_of_data)
+        reported = [one for part in corpus.report.values() for one in part]
+        texts = (
+            read_unlabelled(directory_of_data / "unlabelled_headlines.txt.xz", table_texts, 7, reported)
+            + [one.text for one in corpus.train]
+            if table_texts
+            else []
+        )
+        budget = Budget(
+            name=name, lost=lost, alphas=tuple(alpha or (1.0,)), device=device, precision=precision
+        )  # fmt: skip
+        revision, found = run(directory, corpus.dev, texts, budget)
+    typer.echo(json.dumps({"model_revision": revision, **found}))
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Argument(help="CSV, TSV or JSONL of text and label.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Default: the checkpoint that is shipped.")] = None,
+    dial: Annotated[float | None, typer.Option(help="0: full depth .. 1: fastest. Default: the checkpoint's.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    label_map: Annotated[list[str] | None, typer.Option(help="FILE=MODEL: a label's name there and here.")] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="All settings of the dial.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy against cost into this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    strategy: Annotated[str, typer.Option(help="padded, shrink or presort.")] = "presort",
+    device: Device = "cpu",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: one for each core.")] = 0,
+) -> None:
+    """Measure a checkpoint on labelled texts, through the engine, as it is served."""
+    from inference.checkpoint import SHIPPED, load
+    from inference.training import evaluate as evaluation
+
+    with _one_line_errors():
+        pairs = dict(_pair(one) for one in label_map or [])
+        labels = load(checkpoint or SHIPPED).model.config.labels
+        examples = evaluation.read_labelled(
+            data, labels, text_column=text_column, label_column=label_column, label_map=pairs
+        )
+        how: dict[str, Any] = {
+            "checkpoint": checkpoint, "device": device, "precision": precision, "threads": threads,
+            "strategy": strategy,
+        }  # fmt: skip
+        figures: dict[str, Any] = evaluation.evaluate(examples, dial=dial, **how)
+        if curve or plot:
+            figures["curve"] = evaluation.evaluate_curve(examples, **how)
+        if plot:
+            evaluation.plot(figures["curve"], plot, f"{data.name}, {figures['model_revision']}")
+    if as_json:
+        typer.echo(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        if name != "curve":
+            typer.echo(f"{name}: {value}")
+    for one in figures.get("curve", []):
+        typer.echo(
+            f"dial {one['dial']:.2f}: accuracy {one['accuracy']:.4f}, macro-F1 {one['macro_f1']:.4f}, "
+            f"mean depth {one['mean_depth']:.2f}, {one['texts_per_second']:.0f} texts/s"
+        )
+
+
+def _data(given: Path | None) -> Path:
+    from inference.training.data import DataError, data_directory
+
+    if given is None:
+        return data_directory()
+    if not (given / "sentiment").is_dir():
+        raise DataError(f"no training data at {given}: it has no sentiment/tfns_train.jsonl")
+    return given
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, label = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r}: give FILE=MODEL, such as bullish=positive", param_hint="--label-map")
+    return name, label
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Bad input is one line on stderr and exit code 2, as everywhere in the command line."""
+    from inference.checkpoint import CheckpointError
+    from inference.engine import EngineError
+    from inference.training.data import DataError
+
+    try:
+        yield
+    except (CheckpointError, EngineError, DataError) as error:
+        typer.echo(f"earlybell: {error}", err=True)
+        raise typer.Exit(2) from error

