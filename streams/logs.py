@@ -33,12 +33,20 @@ def configure(level: Level, form: Literal["auto", "json", "console"]) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    renderer: Processor
     if console:
-        last += [mask_secrets, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     else:
-        # The traceback becomes text first, so that what it quotes is masked too.
-        last += [structlog.processors.format_exc_info, mask_secrets, structlog.processors.JSONRenderer(default=str)]
+        renderer = structlog.processors.JSONRenderer(default=str)
+    last: list[Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        # A traceback becomes text first, so that what it quotes is masked too.
+        structlog.processors.format_exc_info,
+        mask_secrets,
+        renderer,
+    ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=last, foreign_pre_chain=known))
     root = logging.getLogger()

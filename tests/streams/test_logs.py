@@ -1,0 +1,67 @@
+"""Logs: one form for our lines and our clients', and no secret in any of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streams.logs import masked
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import logging, structlog, warnings
+from streams import logs
+logs.configure("{level}", "{form}")
+log = structlog.get_logger("streams.test")
+log.info("connected", url="postgresql://me:hunter2@db:5432/x", kafka_password="hunter2", texts=3)
+log.debug("of no interest")
+logging.getLogger("aiokafka").info("chatter")
+logging.getLogger("aiokafka").warning("cannot reach %s", "kafka://u:hunter2@host")
+warnings.warn("odd")
+try:
+    raise ValueError("postgresql://me:hunter2@db/x is wrong")
+except ValueError:
+    log.exception("failed")
+"""
+
+
+def written(level: str, form: str) -> str:
+    script = SCRIPT.format(level=level, form=form)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+    )
+    assert done.stdout == "", "the standard output is for results"
+    return done.stderr
+
+
+def test_json_lines() -> None:
+    events = [json.loads(line) for line in written("info", "auto").splitlines()]
+    assert [event["event"].split("\n")[0][:14] for event in events][:2] == ["connected", "cannot reach k"]
+    connected = events[0]
+    assert (connected["url"], connected["kafka_password"]) == ("postgresql://me:***@db:5432/x", "***")
+    assert (connected["texts"], connected["level"], connected["logger"]) == (3, "info", "streams.test")
+    assert connected["timestamp"].endswith("Z")
+    assert events[1]["logger"] == "aiokafka"
+    assert "ValueError" in events[-1]["exception"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_no_secret_in_any_form(form: str, level: str) -> None:
+    said = written(level, form)
+    assert "hunter2" not in said
+    assert said.count("***") >= 4
+    assert ("of no interest" in said) == ("chatter" in said) == (level == "debug")
+
+
+def test_masking_leaves_the_rest() -> None:
+    assert masked("https://example.com/a:b@c") == "https://example.com/a:b@c"
+    assert masked({"tokens": 5, "password": "x", "inner": {"secret": "y", "at": "a://b:c@d"}}) == {
+        "tokens": 5,
+        "password": "***",
+        "inner": {"secret": "***", "at": "a://b:***@d"},
+    }
