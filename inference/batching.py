@@ -3,6 +3,7 @@
 ``padded``: full depth, order of arrival, padded to the longest of the batch. What most people run; the baseline.
 ``shrink``: texts that exit are dropped and the batch shrinks (FastBERT's way).
 ``presort``: texts that will probably leave together travel together (GEEP's order), then as ``shrink``.
+``predict``: GEEP's pure form; the predicted depth decides, nothing is checked.
 
 But for ``padded``, **a text only runs in shapes that its own length chooses** (`bucket`): its arithmetic is then the
 same whatever stands beside it, provided that the device's matrix products treat all rows alike.
@@ -131,7 +132,33 @@ def presort(encoder: Encoder, window: Window) -> Answers:
     return shrink(encoder, window, "predicted")
 
 
-STRATEGIES: dict[str, Strategy] = {"padded": padded, "shrink": shrink, "presort": presort}
+def predict(encoder: Encoder, window: Window) -> Answers:
+    """GEEP's pure form: a text runs to its predicted depth, rounded, and only that depth's exit is asked.
+
+    Nothing is checked on the way, so the prediction decides the answer: the one strategy whose answers are not the
+    exit rule's. Without a token table every text runs to full depth.
+    """
+    config = encoder.model.config
+    answers = Answers.empty(len(window.rows), config.classes)
+    last = config.layers
+    rounded = np.nan_to_num(np.rint(window.predicted), nan=last).astype(np.int64)
+    chosen = rounded.clip(config.depths.start, last)
+    for depth in np.unique(chosen):
+        texts = np.flatnonzero(chosen == depth)
+        part = Window([window.rows[index] for index in texts], window.predicted[texts])
+        for width, places in batches(part, "length", encoder.batch_tokens):
+            ids, live = encoder.padded([part.rows[place] for place in places], width)
+            keep, widths = kept_at_depths(encoder, live.sum(1), width)
+            x = encoder.model.embed(ids)
+            for step in range(1, depth + 1):
+                x, live = encoder.model.deepen(
+                    x, live, step, None if keep is None else keep[:, step - 1], widths[step - 1]
+                )
+            answers.put(texts[places], encoder.probabilities(x, live, int(depth)), int(depth), live.sum(1))
+    return answers
+
+
+STRATEGIES: dict[str, Strategy] = {"padded": padded, "shrink": shrink, "presort": presort, "predict": predict}
 
 
 def batches(window: Window, order: Order, batch_tokens: int) -> Iterator[tuple[int, NDArray[np.int64]]]:

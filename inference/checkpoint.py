@@ -115,6 +115,9 @@ def save(
     if tokenizer_file.resolve() != (directory / TOKENIZER_FILE).resolve():
         shutil.copyfile(tokenizer_file, directory / TOKENIZER_FILE)
     write_calibration(calibration, directory)
+    for name in (WEIGHTS_FILE, TOKEN_TABLE_FILE):
+        if (directory / name).is_file():
+            (directory / name).chmod(0o644)  # safetensors writes for the owner alone, but packages are for all
     if card is not None:
         (directory / CARD_FILE).write_text(card, encoding="utf-8")
     return seal(directory)

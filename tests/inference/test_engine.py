@@ -145,6 +145,19 @@ def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
         open_engine("cpu", checkpoint=tmp_path / "none")
 
 
+def test_pure_prediction_leaves_each_text_at_its_predicted_depth(tiny_checkpoint: Path, texts: list[str]) -> None:
+    pure = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.5, precision="float32", strategy="predict").score(
+        texts
+    )
+    assert pure.exit_depth.tolist() == np.rint(pure.predicted_depth).astype(int).tolist()
+    assert len(set(pure.exit_depth.tolist())) > 1
+    # Where the exit rule happens to leave at the same depth, the answers are the same.
+    checked = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.5, precision="float32").score(texts)
+    same_depth = pure.exit_depth == checked.exit_depth
+    assert same_depth.any()
+    assert np.allclose(pure.probabilities[same_depth], checked.probabilities[same_depth], atol=1e-5)
+
+
 def test_warming_up_changes_nothing(engine: Engine, texts: list[str]) -> None:
     before = engine.score(texts)
     engine.warm_up()
