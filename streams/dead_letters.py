@@ -12,6 +12,7 @@ from typing import Protocol
 import structlog
 from aiokafka.errors import MessageSizeTooLargeError
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import MessageSizeTooLargeError as KafkaMessageSizeTooLargeError
 
 from streams.brokers import client_options, open_producer, reaching
 from streams.settings import Settings
@@ -28,6 +29,8 @@ REASON = ("__connect.errors.exception.message", "__streams.errors.message")
 STAGE = "__connect.errors.stage"
 #: Present, with the number of bytes, where a broker refused the letter with its value: the original lies at the origin.
 VALUE_OMITTED = "earlybell.value.omitted"
+#: The headers that a letter has beyond those of its message.
+OURS = ("__connect.errors.", "__streams.errors.", "earlybell.")
 #: The reason is for people; a message can make it as long as it likes.
 REASON_CHARACTERS = 1_000
 
@@ -40,6 +43,7 @@ class Origin(Protocol):
     offset: int
     key: bytes | None
     value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 def letter(message: Origin, *, stage: str, kind: str, reason: str) -> Outgoing:
@@ -50,7 +54,7 @@ def letter(message: Origin, *, stage: str, kind: str, reason: str) -> Outgoing:
     message
         What could not be processed.
     stage
-        Where: ``decode``, ``language`` or ``inference``.
+        Where: ``decode``, ``language``, ``inference`` or ``signal``.
     kind
         The fault's class, such as ``BadNews``.
     reason
@@ -64,7 +68,7 @@ def letter(message: Origin, *, stage: str, kind: str, reason: str) -> Outgoing:
         (REASON, reason[:REASON_CHARACTERS]),
     ]
     headers = [(name, text.encode("utf-8", "backslashreplace")) for names, text in said for name in names]
-    return Outgoing(message.key, message.value, [*headers, (STAGE, stage.encode())])
+    return Outgoing(message.key, message.value, [*message.headers, *headers, (STAGE, stage.encode())])
 
 
 async def send(
@@ -130,10 +134,10 @@ def redrive(settings: Settings, *, limit: int | None = None) -> int:
                 if not left:
                     break
                 most = 500 if limit is None else min(500, limit - sent)
-                for partition, records in consumer.poll(timeout_ms=500, max_records=most).items():
-                    # A redriven message that fails again has a new letter beyond the end we started with.
-                    sent += sum(_send_back(record, producer) for record in records if record.offset < ends[partition])
-                producer.flush()
+                polled = consumer.poll(timeout_ms=500, max_records=most)
+                # A redriven message that fails again has a new letter beyond the end that we started with.
+                some = [one for partition, found in polled.items() for one in found if one.offset < ends[partition]]
+                sent += _send_back(some, producer)
                 consumer.commit()
         finally:
             consumer.close()
@@ -141,11 +145,24 @@ def redrive(settings: Settings, *, limit: int | None = None) -> int:
     return sent
 
 
-def _send_back(record: Origin, producer: KafkaProducer) -> bool:
-    headers = dict(getattr(record, "headers", None) or ())
-    topic = headers.get(TOPIC[0])
-    if topic is None or VALUE_OMITTED in headers:
-        log.warning("not_redriven", partition=record.partition, offset=record.offset, value_omitted=bool(topic))
-        return False
-    producer.send(topic.decode(), key=record.key, value=record.value)
-    return True
+def _send_back(letters: Sequence[Origin], producer: KafkaProducer) -> int:
+    """Send letters to where they came from, as they came; returns how many went when the broker has them."""
+    pending = []
+    for one in letters:
+        headers = dict(one.headers)
+        topic = headers.get(TOPIC[0])
+        if topic is None or VALUE_OMITTED in headers:
+            log.warning("not_redriven", partition=one.partition, offset=one.offset, reason="no origin, or no value")
+            continue
+        theirs = [(name, text) for name, text in one.headers if not name.startswith(OURS)]
+        pending.append((one, producer.send(topic.decode(), key=one.key, value=one.value, headers=theirs)))
+    producer.flush()
+    sent = 0
+    for one, future in pending:
+        try:
+            future.get(timeout=0)
+            sent += 1
+        except KafkaMessageSizeTooLargeError as error:
+            # It would be refused for ever, and those behind it must not wait.
+            log.error("not_redriven", partition=one.partition, offset=one.offset, reason=str(error))
+    return sent

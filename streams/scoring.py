@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import structlog
 
 from inference.pool import Pool
@@ -94,7 +95,7 @@ class Scoring:
     async def take(self, chunk: Chunk) -> None:
         """Take in a chunk of the news topic; waits while a whole window is waiting already."""
         fetched = time.monotonic()
-        received = [Received(record, _decoded(record.value), fetched) for record in chunk.records]
+        received = [Received(record, _decoded(record), fetched) for record in chunk.records]
         await self.windows.add(chunk, [(one, _tokens(one)) for one in received])
 
     async def _score(self, window: Sequence[Received]) -> Outcome:
@@ -118,23 +119,29 @@ class Scoring:
         scored_at = self._clock()
         started = asked + result.queue_s
         signals = []
-        row = 0
+        rows = iter(range(len(result.predictions)))
         for place, (one, item) in enumerate(scorable):
             if (why := result.faults.get(place)) is not None:
                 letters.append(dead_letters.letter(one.record, stage="inference", kind="InferenceFault", reason=why))
                 continue
-            made = signal(
-                item,
-                result.predictions,
-                row,
-                result.description,
-                scored_at=scored_at,
-                queue_ms=(started - one.fetched) * 1000,
-                inference_ms=result.inference_s * 1000,
-                record=one.record,
-            )
-            signals.append(Outgoing(item.id.encode(), encode(made)))
-            row += 1
+            try:
+                made = signal(
+                    item,
+                    result.predictions,
+                    next(rows),
+                    result.description,
+                    scored_at=scored_at,
+                    queue_ms=(started - one.fetched) * 1000,
+                    inference_ms=result.inference_s * 1000,
+                    record=one.record,
+                )
+                signals.append(Outgoing(item.id.encode(), encode(made)))
+            except Exception as error:
+                # Nothing here waits for anything, so a second try would end the same way: it is the message's fault,
+                # whatever it is, and must not hold up the others.
+                log.exception("not_a_signal", news_id=item.id, revision=item.revision)
+                kind = type(error).__name__
+                letters.append(dead_letters.letter(one.record, stage="signal", kind=kind, reason=str(error)))
         return Outcome(signals, letters)
 
     async def _publish(self, window: Sequence[Received], outcome: Outcome) -> None:
@@ -175,7 +182,14 @@ def signal(
         The Kafka message that the news came in; None for a text that was scored without Kafka.
     timed
         False where ``item.published_at`` was made up, because the text came without one.
+
+    Raises
+    ------
+    ValueError
+        The answer is not a number.
     """
+    if not np.isfinite(predictions.probabilities[row]).all():
+        raise ValueError("the model's answer is not a number")
     # float32 softmax may sum to 1 + 1e-7, and so may its largest part exceed 1.
     probabilities = [min(1.0, max(0.0, p)) for p in predictions.probabilities[row].tolist()]
     by_label = dict(zip(model.labels, probabilities, strict=True))
@@ -213,13 +227,23 @@ def signal(
 
 
 def broker_time(record: Any) -> datetime:
-    """The message's timestamp, which on the topics that we create is the broker's clock (LogAppendTime)."""
-    return datetime.fromtimestamp(record.timestamp / 1000, UTC)
+    """The message's timestamp, which on the topics that we create is the broker's clock (LogAppendTime).
 
-
-def _decoded(value: bytes | None) -> NewsItem | BadNews:
+    Raises
+    ------
+    BadNews
+        It is no time: on a topic that others made, producers may say what they like.
+    """
     try:
-        return decode_news(value)
+        return datetime.fromtimestamp(record.timestamp / 1000, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise BadNews(f"the message's timestamp {record.timestamp} is no time: {error}") from error
+
+
+def _decoded(record: Any) -> NewsItem | BadNews:
+    try:
+        broker_time(record)
+        return decode_news(record.value)
     except BadNews as fault:
         return fault
 

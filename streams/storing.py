@@ -33,7 +33,7 @@ class Storing:
     settings
         Limits of a transaction.
     row
-        The row of a message; raises `BadNews`, ``msgspec.MsgspecError`` or ``UnicodeDecodeError`` where it is none.
+        The row of a message; raises where it is none.
     write
         Writes rows in one transaction; called in a thread, one call at a time.
     """
@@ -59,7 +59,8 @@ class Storing:
         for record in records:
             try:
                 rows.append(self._row(record))
-            except (BadNews, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as fault:
+            except Exception as fault:
+                # Whatever it is, a second try would end the same way, and the others must not wait for it.
                 self.unreadable += 1
                 log.debug(
                     "unreadable",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,9 +32,11 @@ def as_bytes(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode()
 
 
-def publish(settings: Settings, *values: bytes | None, key: bytes | None = b"key") -> None:
+def publish(
+    settings: Settings, *values: bytes | None, key: bytes | None = b"key", headers: Sequence[tuple[str, bytes]] = ()
+) -> None:
     producer: KafkaProducer = open_producer(settings)
-    futures = [producer.send(settings.news_topic, key=key, value=value) for value in values]
+    futures = [producer.send(settings.news_topic, key=key, value=value, headers=list(headers)) for value in values]
     producer.flush()
     for future in futures:
         future.get(timeout=10)
@@ -181,11 +184,13 @@ async def test_a_letter_that_the_broker_finds_too_large_goes_without_its_value(s
 
 async def test_redrive_sends_letters_back_once(settings: Settings, pool: Pool) -> None:
     async with both_roles(settings, pool):
-        publish(settings, b"broken", as_bytes(item("foreign", language="de")))
+        publish(settings, b"broken", as_bytes(item("foreign", language="de")), headers=[("trace", b"42")])
         await until(lambda: len(messages(settings, settings.dead_topic)) == 2)
         assert dead_letters.redrive(settings) == 2
         await until(lambda: committed(settings) == ends(settings))
-    sent = [message.value for message in messages(settings, settings.news_topic)]
+    news = messages(settings, settings.news_topic)
+    assert [list(message.headers) for message in news] == [[("trace", b"42")]] * 4
+    sent = [message.value for message in news]
     assert sorted(sent) == sorted([b"broken", as_bytes(item("foreign", language="de"))] * 2)
     # Still broken: two more letters, which only the next redrive sends back.
     assert len(messages(settings, settings.dead_topic)) == 4

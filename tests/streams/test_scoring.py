@@ -1,0 +1,110 @@
+"""What the scoring role makes of a chunk: a signal or a letter for every message, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from inference.pool import Pool
+from inference.predictions import Predictions
+from streams import dead_letters
+from streams.offsets import Ticket
+from streams.records import BadNews, decode_signal, signal_id
+from streams.scoring import Scoring, broker_time
+from streams.settings import Settings
+from streams.transport import Chunk, Outgoing
+from tests.benchmarks.constant_scorer import ConstantScorer
+
+NOW = datetime(2026, 1, 5, 9, 30, 1, tzinfo=UTC)
+
+
+@dataclass
+class Record:
+    """As aiokafka gives them."""
+
+    offset: int
+    value: bytes | None
+    key: bytes | None = b"key"
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
+    timestamp: int = 1_767_605_400_000
+    topic: str = "news.raw"
+    partition: int = 3
+
+
+class NotANumber(ConstantScorer):
+    """Answers NaN to texts that say so."""
+
+    def score(self, texts: Sequence[str]) -> Predictions:
+        predictions = super().score(texts)
+        predictions.probabilities[["NaN" in text for text in texts]] = np.nan
+        return predictions
+
+
+def news(number: int, headline: str = "Acme beats", **more: object) -> bytes:
+    return json.dumps(
+        {"id": f"n{number}", "headline": headline, "published_at": "2026-01-05T09:30:00Z", **more}
+    ).encode()
+
+
+async def settle(records: list[Record]) -> tuple[dict[str, list[Outgoing]], Ticket]:
+    sent: dict[str, list[Outgoing]] = {}
+
+    async def send_all(topic: str, messages: Sequence[Outgoing]) -> None:
+        sent.setdefault(topic, []).extend(messages)
+
+    ticket = Ticket(records[0].offset, records[-1].offset + 1)
+    async with Pool(NotANumber, ["cpu"]) as pool:
+        scoring = Scoring(Settings(), pool, send_all, clock=lambda: NOW)
+        scoring.windows.start()
+        await scoring.take(Chunk("news.raw", 3, records, ticket))
+        await scoring.windows.drain(30)
+        await scoring.windows.stop()
+    return sent, ticket
+
+
+async def test_every_message_ends_as_a_signal_or_as_a_letter() -> None:
+    records = [
+        Record(10, news(0), headers=[("trace", b"42")]),
+        Record(11, news(1, "This one answers NaN")),
+        Record(12, b"{", headers=[("trace", b"43")]),
+        Record(13, news(2), timestamp=10**17),
+        Record(15, news(3, language="EN-us")),
+        Record(16, news(4, language="de")),
+    ]
+    sent, ticket = await settle(records)
+    assert ticket.safe
+    signals = [decode_signal(message.value or b"") for message in sent["news.sentiment"]]
+    assert [one.news_id for one in signals] == ["n0", "n3"]
+    assert [message.key for message in sent["news.sentiment"]] == [b"n0", b"n3"]
+    first = signals[0]
+    assert first.scored_at == NOW
+    assert first.ingested_at == datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
+    assert (first.topic, first.partition, first.offset) == ("news.raw", 3, 10)
+    assert first.signal_id == signal_id("n0", 1, first.model_revision, first.policy)
+    assert (first.label, first.score, first.predicted_depth) == ("neutral", 0.0, None)
+    assert first.queue_ms is not None
+    assert first.queue_ms >= 0
+    letters = {dict(one.headers)[dead_letters.OFFSET[0]]: dict(one.headers) for one in sent["news.dead"]}
+    stages = {offset: headers[dead_letters.STAGE] for offset, headers in letters.items()}
+    assert stages == {b"11": b"signal", b"12": b"decode", b"13": b"decode", b"16": b"language"}
+    assert letters[b"11"][dead_letters.REASON[0]] == b"the model's answer is not a number"
+    assert letters[b"12"]["trace"] == b"43"
+
+
+@pytest.mark.parametrize("timestamp", [10**17, -(10**17)])
+def test_a_timestamp_that_is_no_time_is_the_messages_fault(timestamp: int) -> None:
+    with pytest.raises(BadNews, match="is no time"):
+        broker_time(Record(0, b"", timestamp=timestamp))
+
+
+async def test_a_reason_of_any_length_and_kind_fits_a_header() -> None:
+    letter = dead_letters.letter(Record(1, None, None), stage="decode", kind="BadNews", reason="\ud800" + "x" * 10**6)
+    reason = dict(letter.headers)[dead_letters.REASON[1]]
+    assert reason.startswith(b"\\ud800xx")
+    assert len(reason) < 2 * dead_letters.REASON_CHARACTERS
+    assert (letter.key, letter.value) == (None, None)
