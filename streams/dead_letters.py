@@ -43,7 +43,11 @@ class Origin(Protocol):
     offset: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """Those of the message itself."""
+        ...
 
 
 def letter(message: Origin, *, stage: str, kind: str, reason: str) -> Outgoing:

@@ -133,7 +133,7 @@ def _dead_letter() -> dict[str, Any]:
         for names, description in _PARTICULARS.items()
         for name in names
     }
-    stage = {"type": "string", "description": "Where it failed: decode, language or inference."}
+    stage = {"type": "string", "description": "Where it failed: decode, language, inference or signal."}
     omitted = {
         "type": "string",
         "description": "Present, with the value's size in bytes, where a broker refused the letter with its value: the"

@@ -154,6 +154,7 @@ class Message:
     offset: int = 41
     key: bytes | None = b"story-1"
     value: bytes | None = b"{"
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def test_the_headers_of_a_dead_letter_are_those_of_the_contract() -> None:
