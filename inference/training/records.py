@@ -53,4 +53,11 @@ def write_record(directory: Path, run: Any, hashes: dict[str, str], figures: dic
         "threads": torch.get_num_threads(),
         "figures": figures,
     }
-    (directory / RECORD_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    (directory / RECORD_FILE).write_text(json.dumps(record, indent=2, default=_named) + "\n", encoding="utf-8")
+
+
+def _named(value: Any) -> str:
+    """A path by its name alone: where it lay on one machine is nobody's business."""
+    if isinstance(value, Path):
+        return value.name
+    raise TypeError(f"a record holds plain values, not {type(value).__name__}")
