@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from inference.training import commands as training
 from streams.failures import EXPECTED_FAILURE, INTERRUPTED, Refusal, expected, one_line
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 db = typer.Typer(help="The Postgres database: its schema and its address.", no_args_is_help=False)
 app.add_typer(db, name="db")
+# train, distil, calibrate, evaluate: their options are declared there; torch is imported when one of them runs.
+app.add_typer(training.app)
 
 
 class Role(StrEnum):

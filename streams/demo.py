@@ -202,11 +202,13 @@ def _verdict(tally: Tally, screen: Screen, role_logs: IO[bytes]) -> int:
         screen.print(_tail(role_logs, LOG_LINES))
         return 1
     milliseconds = {share: tally.percentile(share) for share in (0.5, 0.99)}
+    depths = ", ".join(f"{depth}: {count}" for depth, count in sorted(tally.depths.items()))
     screen.print(
         f"\n{sample.MESSAGES} messages: {sample.SIGNALS} signals, each with its row, and {len(sample.BROKEN)} dead "
         f"letters, each with its reason.\n"
         f"From news on its topic to signal on its own: {milliseconds[0.5]:.0f} ms in the median, "
         f"{milliseconds[0.99]:.0f} ms for all but one in a hundred.\n"
+        f"Texts by the depth at which they left, of {tally.depth_limit}: {depths}.\n"
         f"The model agrees with those who wrote the news on {tally.as_intended / sample.SIGNALS:.0%} of it."
     )
     return 0

@@ -20,7 +20,8 @@ _TURNED = text(
     JOIN signals b ON b.news_id = a.news_id AND b.revision = 2 AND a.revision = 1
     JOIN news n1 ON (n1.news_id, n1.revision) = (a.news_id, 1)
     JOIN news n2 ON (n2.news_id, n2.revision) = (a.news_id, 2)
-    ORDER BY abs(b.score - a.score) DESC, a.news_id LIMIT 1
+    -- One window may have scored both revisions: then there was no moment at which only the first was known.
+    ORDER BY b.available_at > a.available_at DESC, abs(b.score - a.score) DESC, a.news_id LIMIT 1
     """
 )
 #: What each hop of the way took; the names are those of the columns.
@@ -90,8 +91,9 @@ def _correction(connection: Connection) -> Result:
         ("before the correction", turned.second - timedelta(microseconds=1), turned.before),
         ("after it", turned.second, turned.after),
     ):
-        [known] = [row for row in asof.signals_as_of(connection, at) if row.news_id == turned.news_id]
-        shown.append((name, f"{at:%H:%M:%S.%f}", str(known.revision), f"{known.score:+.2f}", headline))
+        known = next((row for row in asof.signals_as_of(connection, at) if row.news_id == turned.news_id), None)
+        said = (str(known.revision), f"{known.score:+.2f}", headline) if known else ("none", "", "not known yet")
+        shown.append((name, f"{at:%H:%M:%S.%f}", *said))
     return Result(
         "One story as of two moments: no backtest sees a correction early  (signals_as_of)",
         ("", "as of", "revision", "score", "headline"),

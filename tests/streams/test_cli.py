@@ -125,7 +125,7 @@ def test_help_names_every_command_and_loads_no_room() -> None:
     )
     assert "LOADED []" in done.stdout
     commands = ["up", "down", "status", "db", "replay", "watch", "score", "run", "redrive", "settings", "demo"]
-    for command in commands:
+    for command in [*commands, "train", "distil", "calibrate", "evaluate"]:
         assert re.search(rf"^\W*{command}\s", done.stdout, re.MULTILINE), command
 
 
