@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import psycopg2
 from deploy.local.stack import Stack
 from inference.engine import open_engine
 from storage import migrations
+from streams.brokers import open_producer
 from streams.records import decode_news, decode_signal
 from streams.sample import FEED
 from streams.settings import Settings
@@ -80,7 +81,7 @@ def measure(servers: Stack) -> dict[str, Any]:
 def fresh_database(url: str) -> str:
     """A database of this run's own."""
     name = f"bench_{os.getpid()}"
-    with psycopg2.connect(url) as connection:
+    with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         connection.cursor().execute(f'CREATE DATABASE "{name}"')
     head, _, _ = url.rpartition("/")
@@ -109,13 +110,13 @@ def replay(settings: Settings, file: Path, *options: str) -> None:
 
 def warm(settings: Settings) -> None:
     """One story through everything."""
+    before = count(settings, "signals")
     feed_quietly(settings, ["Meridian Freight raises its outlook"] * 3, seconds=0.1)
-    wait_for(settings, count(settings, "signals") + 0)
+    wait_for(settings, before + 3)
 
 
 def feed_quietly(settings: Settings, texts: Sequence[str], seconds: float = QUIET_S) -> None:
     """Publish at an even pace."""
-    from streams.brokers import open_producer
 
     producer = open_producer(settings)
     began = time.monotonic()
