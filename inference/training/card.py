@@ -2,11 +2,55 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from inference.calibration import Calibration
+from inference.checkpoint import CARD_FILE, CheckpointError, load
 from inference.elbert import Config
+from inference.training.data import Corpus
+from inference.training.evaluate import evaluate
+
+CALIBRATION_RECORD_FILE = "calibration-record.json"
+_NAMES = {"tfns_validation": "TFNS validation", "sentfin_report": "SEntFiN, a tenth set aside"}
+
+
+def write_card(directory: Path, corpus: Corpus, trained: str) -> str:
+    """Measure a calibrated checkpoint on what is only reported; write the card, put the figures into its record.
+
+    Returns
+    -------
+    card
+        The text that was written.
+
+    Raises
+    ------
+    CheckpointError
+        If it is no checkpoint, or was calibrated without leaving a record.
+    """
+    loaded = load(directory)
+    record = directory / CALIBRATION_RECORD_FILE
+    if not record.is_file():
+        raise CheckpointError(f"{directory} has no {record.name}: run `earlybell calibrate` first")
+    calibrated = json.loads(record.read_text(encoding="utf-8"))
+    reported = {
+        name: [evaluate(part, checkpoint=directory, dial=dial, precision="bfloat16") for dial in (0.0, None)]
+        for name, part in corpus.report.items()
+    }
+    text = model_card(
+        loaded.model.config,
+        loaded.calibration,
+        parameters=sum(value.numel() for value in loaded.model.parameters()),
+        megabytes=(directory / "model.safetensors").stat().st_size / 1e6,
+        calibrated=calibrated,
+        reported={_NAMES[name]: rows for name, rows in reported.items()},
+        trained=trained,
+    )
+    (directory / CARD_FILE).write_text(text, encoding="utf-8")
+    record.write_text(json.dumps({**calibrated, "reported": reported}, indent=2) + "\n", encoding="utf-8")
+    return text
 
 
 def model_card(

@@ -110,6 +110,7 @@ def calibrate(
     """Find temperatures, exits, pruning, token table and the dial's curve on the dev slices."""
     from inference.training.calibrate import Budget
     from inference.training.calibrate import calibrate as run
+    from inference.training.card import CALIBRATION_RECORD_FILE
     from inference.training.data import read_corpus, read_unlabelled
 
     with _one_line_errors():
@@ -126,6 +127,7 @@ def calibrate(
             name=name, lost=lost, alphas=tuple(alpha or (1.0,)), device=device, precision=precision
         )  # fmt: skip
         revision, found = run(directory, corpus.dev, texts, budget)
+        (directory / CALIBRATION_RECORD_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     typer.echo(json.dumps({"model_revision": revision, **found}))
 
 
@@ -175,6 +177,44 @@ def evaluate(
             f"dial {one['dial']:.2f}: accuracy {one['accuracy']:.4f}, macro-F1 {one['macro_f1']:.4f}, "
             f"mean depth {one['mean_depth']:.2f}, {one['texts_per_second']:.0f} texts/s"
         )
+
+
+@app.command()
+def compare(
+    data: Annotated[Path, typer.Argument(help="CSV, TSV or JSONL of text and label.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Default: the checkpoint that is shipped.")] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    label_map: Annotated[list[str] | None, typer.Option(help="FILE=MODEL: a label's name there and here.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Compare exits, depth prediction and pruning with what they are measured against. Prints one JSON object."""
+    from inference.checkpoint import SHIPPED, load
+    from inference.training.comparisons import compare as run
+    from inference.training.evaluate import read_labelled
+
+    with _one_line_errors():
+        loaded = load(checkpoint or SHIPPED)
+        examples = read_labelled(
+            data, loaded.model.config.labels, text_column=text_column, label_column=label_column,
+            label_map=dict(_pair(one) for one in label_map or []),
+        )  # fmt: skip
+        figures = run(loaded, examples, device=device)
+    typer.echo(json.dumps(figures, indent=2))
+
+
+@app.command()
+def card(
+    checkpoint: Annotated[Path, typer.Argument(help="A calibrated checkpoint; its README.md is written.")],
+    trained: Annotated[str, typer.Option(help="A paragraph on how the weights came about.")],
+    data: Data = None,
+) -> None:
+    """Measure a checkpoint on what is only reported, and write its model card."""
+    from inference.training.card import write_card
+    from inference.training.data import read_corpus
+
+    with _one_line_errors():
+        typer.echo(write_card(checkpoint, read_corpus(_data(data)), trained))
 
 
 def _data(given: Path | None) -> Path:

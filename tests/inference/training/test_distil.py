@@ -1,0 +1,127 @@
+"""Distillation end to end on a made-up corpus: labels are kept, the vocabulary shrinks, the student learns."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference.elbert import Config, ElbertForSequenceClassification
+from inference.reading import Reader
+from inference.training import teaching
+from inference.training.data import LABELS, Example
+from inference.training.distil import Distillation, distil
+from inference.training.fit import Training, fit
+from inference.training.optimise import Schedule, all_logits
+from inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
+
+SAYS = {"negative": "fall", "neutral": "steady", "positive": "soars"}
+FILL = ["acme", "profit", "sales", "shares", "loss", "cuts", "a", "b", "c", "d"]
+SCHEDULE = Schedule(epochs=6, learning_rate=5e-3, head_learning_rate=1e-2, batch_texts=8, precision="float32")
+
+
+def sentences(count: int, seed: int) -> list[Example]:
+    generator = random.Random(seed)
+    made = []
+    for _ in range(count):
+        label = generator.choice(LABELS)
+        words = [*generator.choices(FILL, k=generator.randint(2, 7)), SAYS[label]]
+        generator.shuffle(words)
+        made.append(Example(" ".join(words), label, "made"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("data")
+    (directory / "sentiment").mkdir()
+
+    def write(name: str, examples: list[Example]) -> None:
+        rows = [json.dumps({"text": one.text, "label": one.label}) for one in examples]
+        (directory / "sentiment" / name).write_text("\n".join(rows))
+
+    write("tfns_train.jsonl", sentences(150, 1))
+    write("tfns_validation.jsonl", sentences(60, 2))
+    write("sentfin_train.jsonl", sentences(60, 3))
+    entity = [{"content": one.text, "annotations": [{"label": one.label.title()}]} for one in sentences(20, 4)]
+    (directory / "sentiment" / "finentity.jsonl").write_text("\n".join(map(json.dumps, entity)))
+    with lzma.open(directory / "unlabelled_headlines.txt.xz", "wt") as file:
+        file.write("\n".join(dict.fromkeys(one.text for one in sentences(300, 5))))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Path:
+    torch.manual_seed(0)
+    directory = tmp_path_factory.mktemp("start")
+    config = Config(vocabulary=64, embedding=16, hidden=16, heads=2, feed_forward=32, layers=3, groups=3, positions=64)
+    ElbertForSequenceClassification(config).save_pretrained(directory)
+    (directory / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+    run = Training(data=directory, out=directory.with_name("taught"), start=str(directory), schedule=SCHEDULE)
+    fit(run, sentences(200, 9), LABELS)
+    return run.out
+
+
+def test_a_student_learns_from_its_teacher(corpus: Path, teacher: Path, tmp_path: Path) -> None:
+    run = Distillation(
+        data=corpus, out=tmp_path / "student", teachers=(teacher,), start=teacher, cache=tmp_path / "labels",
+        changes={"groups": 1, "head_hidden": 8}, vocabulary=46, unlabelled=150, labelled_repeats=1,
+        schedule=replace(SCHEDULE, average=0.9),
+    )  # fmt: skip
+    figures = distil(run)
+    assert figures["tfns_validation"]["accuracy"] > 0.6
+    assert len(figures["tfns_validation"]["accuracy_per_exit"]) == 4
+    student = ElbertForSequenceClassification.from_pretrained(run.out)
+    assert (student.config.groups, student.config.vocabulary) == (1, 46)
+    record = json.loads((run.out / "training.json").read_text())
+    assert record["figures"] == json.loads(json.dumps(figures))
+    assert record["configuration"]["teachers"] == [teacher.name], "no path of this machine"
+    assert set(record["data_sha256"]) >= {"tfns_train.jsonl", "unlabelled_headlines.txt.xz"}
+    again = distil(replace(run, out=tmp_path / "again"))
+    assert {**again, "seconds": 0} == {**figures, "seconds": 0}
+
+
+def test_a_teachers_labels_are_computed_once(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [one.text for one in sentences(25, 6)]
+    monkeypatch.setattr(teaching, "SHARD_TEXTS", 10)
+    first = teaching.teacher_logits(teacher, texts, tmp_path, precision="float32")
+    assert first.shape == (25, 3)
+    assert len(list(tmp_path.glob("*.npy"))) == 3
+    monkeypatch.setattr(teaching, "all_logits", None)  # computing again would fail
+    assert np.array_equal(teaching.teacher_logits(teacher, texts, tmp_path), first)
+    with pytest.raises(TypeError):
+        teaching.teacher_logits(teacher, ["another text"], tmp_path)
+
+
+def test_a_smaller_vocabulary_reads_what_is_frequent_alike(
+    tokenizer_file: Path, tiny_model: ElbertForSequenceClassification
+) -> None:
+    reader = Reader.open(tokenizer_file, 64)
+    texts = ["acme profit soars", "acme falls"]
+    kept = frequent_pieces(reader, texts, 39)
+    assert kept == sorted(kept)
+    smaller = Reader.of(pruned_tokenizer(tokenizer_file, kept), 64)
+    for before, after in zip(reader.read(texts), smaller.read(texts), strict=True):
+        assert [kept[one] for one in after] == before.tolist()
+    # A piece that was dropped falls back to shorter ones, down to single characters.
+    (ids,) = smaller.read(["record"])
+    assert [smaller.tokenizer.id_to_token(int(one)) for one in ids] != ["[CLS]", "record", "[SEP]"]
+    pruned = prune_embedding(tiny_model, kept).eval()
+    with torch.inference_mode():
+        for before, after in zip(reader.read(texts), smaller.read(texts), strict=True):
+            live = torch.ones(1, len(before), dtype=torch.bool)
+            old = tiny_model(torch.from_numpy(before)[None].long(), live)
+            assert torch.equal(old, pruned(torch.from_numpy(after)[None].long(), live))
+
+
+def test_logits_do_not_hang_on_the_batch(teacher: Path) -> None:
+    model = ElbertForSequenceClassification.from_pretrained(teacher)
+    rows = Reader.open(teacher / "tokenizer.json", 64).read([one.text for one in sentences(40, 7)])
+    few = all_logits(model, rows, precision="float32", batch_tokens=12)
+    assert np.allclose(few, all_logits(model, rows, precision="float32"), atol=1e-5)
