@@ -1,26 +1,35 @@
 """A checkpoint on a device: texts in, predictions out. Can be imported and used alone.
 
-It joins checkpoint, reader and batching strategy, and decides what hangs on the machine (precision, threads). It
-knows nothing of Kafka, SQL or processes.
+It joins checkpoint, reader, kernels and batching strategy, and decides what hangs on the machine (precision,
+strategy, threads). It knows nothing of Kafka, SQL or processes.
 """
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.batching import STRATEGIES, Encoder, Window, bucket
+from inference.batching import Encoder, Window, bucket
 from inference.checkpoint import SHIPPED, Checkpoint, load
+from inference.packed_batches import PackedEncoder
+from inference.padded_batches import PaddedEncoder
+from inference.precision import PRECISIONS, fastest_precision, int8_kernels
 from inference.predictions import ModelDescription, Predictions
+from inference.quantised import QuantisedEncoder
+from inference.refilling import STRATEGIES
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Padded tokens of a batch. On a CPU more than this no longer fits its caches; a GPU wants to be filled.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 65_536
+#: Tokens of a batch of packed texts: so many that what Python does for a batch is a per cent of its time.
+PACKED_BATCH_TOKENS = 4_096
+#: Texts that one thread takes at a time. While they are computed the next ones are tokenised.
+LEAST_CHUNK, LARGEST_CHUNK = 16, 256
 
 
 class EngineError(ValueError):
@@ -37,38 +46,64 @@ class Engine:
         device: str,
         dial: float | None,
         precision: str,
-        strategy: str = "presort",
+        strategy: str = "auto",
         batch_tokens: int = 0,
+        exact: bool = False,
+        threads: int = 0,
     ) -> None:
-        if strategy not in STRATEGIES:
-            raise EngineError(f"no strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
-        self._strategy = STRATEGIES[strategy]
-        calibration, model = checkpoint.calibration, checkpoint.model
+        if strategy != "auto" and strategy not in STRATEGIES:
+            raise EngineError(f"no strategy {strategy!r}: choose auto or one of {', '.join(STRATEGIES)}")
+        calibration, model = checkpoint.calibration, checkpoint.model.eval()
         chosen = calibration.default_dial if dial is None else dial
         try:
             point = calibration.point(chosen)
         except ValueError as error:
             raise EngineError(str(error)) from error
         self._device = _device(device)
-        model.to(self._device)
+        kernels = int8_kernels(model.config) if self._device.type == "cpu" else None
         if precision == "auto":
-            precision = fastest_precision(model, self._device)
+            precision = fastest_precision(model, self._device, kernels)
         if precision not in PRECISIONS:
             raise EngineError(f"no precision {precision!r}: choose auto, {' or '.join(PRECISIONS)}")
-        # The exits stay in float32: they are small, and a confidence is compared with a threshold.
-        model.embedding.to(PRECISIONS[precision])
-        model.layers.to(PRECISIONS[precision])
+        if precision == "int8" and kernels is None:
+            raise EngineError("no int8 here: it needs a CPU device, a C compiler and a cache directory; choose auto")
+        if strategy == "auto":
+            strategy = default_strategy(precision, self._device)
+        if exact and precision != "int8" and strategy != "refill":
+            if strategy in ("padded", "predict"):
+                raise EngineError(f"the strategy {strategy!r} is never exact: choose auto or refill")
+            strategy = "refill"
+        self._strategy = STRATEGIES[strategy]
+        self._threads = None
+        self.encoder: Encoder
+        if kernels is not None and precision == "int8":
+            self.encoder = PackedEncoder(
+                kernels=QuantisedEncoder(model, kernels),
+                rule=point.rule,
+                temperatures=np.array(calibration.temperatures, np.float32),
+                alpha=point.alpha,
+                batch_tokens=batch_tokens or PACKED_BATCH_TOKENS,
+            )
+            count = threads or _cores()
+            if count > 1:
+                self._threads = ThreadPoolExecutor(count, thread_name_prefix="engine")
+                self._count = count
+        else:
+            model.to(self._device)
+            # The exits stay in float32: they are small, and a confidence is compared with a threshold.
+            model.embedding.to(PRECISIONS[precision])
+            model.layers.to(PRECISIONS[precision])
+            self.encoder = PaddedEncoder(
+                model=model,
+                rule=point.rule,
+                temperatures=torch.tensor(calibration.temperatures, device=self._device),
+                alpha=point.alpha,
+                device=self._device,
+                batch_tokens=batch_tokens or (GPU_BATCH_TOKENS if self._device.type == "cuda" else CPU_BATCH_TOKENS),
+            )
         self._reader = checkpoint.reader
         expected = calibration.expected_depths(model.config.depths.start)
         self._expected_depth = None if expected is None else expected.numpy()
-        self._encoder = Encoder(
-            model=model,
-            rule=point.rule,
-            temperatures=torch.tensor(calibration.temperatures, device=self._device),
-            alpha=point.alpha,
-            device=self._device,
-            batch_tokens=batch_tokens or (GPU_BATCH_TOKENS if self._device.type == "cuda" else CPU_BATCH_TOKENS),
-        )
         self._description = ModelDescription(
             model=calibration.name,
             model_revision=checkpoint.revision,
@@ -81,6 +116,7 @@ class Engine:
             precision=precision,
             device=str(self._device),
         )
+        self.strategy = strategy
 
     @property
     def description(self) -> ModelDescription:
@@ -88,21 +124,33 @@ class Engine:
         return self._description
 
     def warm_up(self) -> None:
-        """Run every width of a headline, and the widest, once: kernels are chosen and memory is claimed."""
-        widths = sorted({bucket(tokens) for tokens in range(1, 65)} | {self._description.max_tokens})
-        rows = [np.full(width, self._reader.sep_id, np.int32) for width in widths]
-        self._answer(rows)
+        """Run the widths of headlines, and the widest, once: kernels are chosen and memory is claimed."""
+        widest = self._description.max_tokens
+        widths = {widest} if not self.encoder.pads else {*range(8, 36, 4), 40, 48, 64, bucket(widest)}
+        for width in sorted(min(width, widest) for width in widths):
+            self._answer([np.full(width, self._reader.sep_id, np.int32)])
+
+    def read(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """The token ids of each text, as the model reads it."""
+        return self._reader.read(texts)
 
     def score(self, texts: Sequence[str]) -> Predictions:
         """Score the texts; an empty window gives no rows."""
-        if not texts:
-            return Predictions.concatenate([], len(self._description.labels))
-        return self._answer(self._reader.read(texts))
+        classes = len(self._description.labels)
+        if self._threads is None or len(texts) < 2 * LEAST_CHUNK:
+            return self._answer(self.read(texts)) if texts else Predictions.concatenate([], classes)
+        # Each thread needs a few chunks, so that they end together.
+        size = min(max(-(-len(texts) // (3 * self._count)), LEAST_CHUNK), LARGEST_CHUNK)
+        chunks = []
+        for start in range(0, len(texts), size):
+            rows = self.read(texts[start : start + size])
+            chunks.append(self._threads.submit(self._answer, rows))
+        return Predictions.concatenate([chunk.result() for chunk in chunks], classes)
 
     def _answer(self, rows: list[NDArray[np.int32]]) -> Predictions:
         predicted = self.predict_depths(rows)
         with torch.inference_mode():
-            answers = self._strategy(self._encoder, Window(rows, predicted))
+            answers = self._strategy(self.encoder, Window(rows, predicted))
         return Predictions(
             probabilities=answers.probabilities,
             exit_depth=answers.exit_depth,
@@ -116,8 +164,10 @@ class Engine:
         if self._expected_depth is None:
             return np.full(len(rows), np.nan, np.float32)
         lengths = np.array([len(row) - 2 for row in rows])
-        values = self._expected_depth[np.concatenate([row[1:-1] for row in rows])]
-        sums = np.add.reduceat(np.append(values, 0.0), np.minimum(np.cumsum(lengths) - lengths, len(values)))
+        # In double precision a text's mean does not hang on what was summed before it.
+        values = self._expected_depth[np.concatenate([row[1:-1] for row in rows])].astype(np.float64)
+        starts = np.minimum(np.cumsum(lengths) - lengths, len(values))
+        sums = np.add.reduceat(np.append(values, 0.0), starts)
         # A text without a token of its own gets what an unseen token says.
         prior = float(self._expected_depth[self._reader.pad_id])
         return np.where(lengths > 0, sums / np.maximum(lengths, 1), prior).astype(np.float32)
@@ -130,8 +180,9 @@ def open_engine(
     dial: float | None = None,
     precision: str = "auto",
     threads: int = 0,
-    strategy: str = "presort",
+    strategy: str = "auto",
     batch_tokens: int = 0,
+    exact: bool = False,
 ) -> Engine:
     """Load a checkpoint and put it on a device.
 
@@ -144,13 +195,16 @@ def open_engine(
     dial
         0: full depth .. 1: the fastest calibrated; None: the checkpoint's default.
     precision
-        ``float32``, ``bfloat16``, or ``auto``: whichever measures faster here.
+        ``float32``, ``bfloat16``, ``int8`` (a CPU with a C compiler), or ``auto``: whichever measured fastest on this
+        machine, remembered from then on.
     threads
-        Of a CPU engine; 0: torch's own choice. Holds for the whole process.
+        Of a CPU engine; 0: one a core. Holds for the whole process.
     strategy
-        How a window is put into batches: one of `batching.STRATEGIES`.
+        How a window is put into batches: one of `refilling.STRATEGIES`, or ``auto``.
     batch_tokens
-        Padded tokens of a batch; 0: what suits the device.
+        Tokens of a batch, padding included; 0: what suits the device.
+    exact
+        Promise the same bits for a text whatever stands beside it, at the cost of speed where int8 is not at hand.
 
     Raises
     ------
@@ -168,29 +222,26 @@ def open_engine(
         precision=precision,
         strategy=strategy,
         batch_tokens=batch_tokens,
+        exact=exact,
+        threads=threads,
     )
 
 
-def fastest_precision(model: torch.nn.Module, device: torch.device) -> str:
-    """Which precision runs one layer fastest on this device now; processors differ more than one thinks."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    layer = model.get_submodule("layers.0.0")
-    took: dict[str, float] = {}
-    for name, dtype in PRECISIONS.items():
-        layer.to(dtype)
-        x = torch.zeros(32, 32, layer.get_submodule("qkv").in_features, dtype=dtype)  # type: ignore[call-overload]
-        live = torch.ones(32, 32, dtype=torch.bool)
-        with torch.inference_mode():
-            layer(x, live)
-            laps = []
-            for _ in range(5):
-                began = time.perf_counter()
-                layer(x, live)
-                laps.append(time.perf_counter() - began)
-        took[name] = min(laps)
-        layer.float()
-    return min(took, key=lambda name: took[name])
+def default_strategy(precision: str, device: torch.device) -> str:
+    """What measured fastest (tests/benchmarks/README.md).
+
+    Packed texts gain nothing from an order; a padded batch wants to stay full on a GPU, and on a CPU to do no more
+    work than it must.
+    """
+    if precision == "int8":
+        return "shrink"
+    return "refill" if device.type == "cuda" else "presort"
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _device(name: str) -> torch.device:

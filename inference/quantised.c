@@ -1,0 +1,522 @@
+/* The arithmetic of an ELBERT in int8: embedding, layer and exits over packed texts.
+ *
+ * Texts lie one behind the other without padding: x is (tokens, hidden) float32, lengths the tokens of each text.
+ * Products take 8-bit integers on both sides, with one scale and zero point a token for activations and one scale a
+ * column for weights. Everything else (attention, norms, GELU, residuals, exits) is float32.
+ *
+ * A text's numbers hang on nothing but the text: integer sums are exact in any order, and every float operation
+ * works on one row or one text, in an order that its own length gives. So answers are the same to the last bit
+ * whatever stands beside a text. Nothing here allocates, locks or keeps state: any number of threads may call,
+ * each with its own scratch.
+ *
+ * GCC's vector extensions (which Clang has too) carry it to any processor; only the dot product of 8-bit integers
+ * has an AVX-512 VNNI form of its own.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+#define WIDE 1
+#else
+#define WIDE 0
+#endif
+
+#define LANES 16
+#define PANEL 64    /* columns of a weight panel: four vectors */
+#define VECTORS 4
+#define ROWS 6      /* 6 x 4 accumulators, 4 weights and a broadcast fill the 32 registers */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
+
+/* out = in @ weight.T + bias; weight packed as (panels, inputs / 4, 64 columns, 4). */
+struct linear {
+    const int8_t *weight;
+    const float *scale;   /* (outputs,) of the weights */
+    const float *bias;    /* (outputs,) */
+    const int32_t *sums;  /* (outputs,) of a column's weights: what a zero point of 1 adds */
+    int64_t inputs, outputs;
+};
+
+struct norm {
+    const float *weight, *bias;
+    float epsilon;
+};
+
+struct layer {
+    struct linear qkv, attention_out, feed_forward_in, feed_forward_out;
+    struct norm attention_norm, feed_forward_norm;
+    int64_t heads, head_size; /* padded to a multiple of 16 */
+    float attention_scale;
+    int64_t activation;       /* 0: relu; 1: x times a polynomial of x that stands for the normal distribution */
+    float activation_clamp;
+    float activation_terms[12];
+};
+
+struct embedding {
+    const float *token, *position, *type;
+    struct norm norm;
+    int64_t size;
+    const struct linear *projection; /* NULL where the embedding is as wide as the model */
+};
+
+/* tanh(pooled @ pooler.T + bias) @ classifier.T + bias, in float32; pooler packed as (panels, inputs, 64). */
+struct head {
+    const float *pooler, *pooler_bias, *classifier, *classifier_bias;
+    int64_t inputs, hidden, classes;
+};
+
+struct scratch {
+    float *wide;       /* (tokens, widest of qkv and feed forward) */
+    uint8_t *bytes;    /* (tokens, widest input) */
+    float *scale;      /* (tokens,) */
+    int32_t *zero;     /* (tokens,) */
+    float *keys;       /* (head_size, longest text) */
+    float *scores;     /* (4, longest text) */
+    float *given;      /* (longest text,) ACC's contributions */
+    int32_t *chosen;   /* (longest text,) */
+    int64_t tokens;    /* that a tile may hold; a longer text than this must not come */
+};
+
+INLINE Floats all(float value) { return (Floats){} + value; }
+
+INLINE Floats load(const float *from) { return *(const Floats *)from; }
+
+INLINE void store(float *to, Floats value) { *(Floats *)to = value; }
+
+INLINE Floats pick(Ints mask, Floats yes, Floats no) { return (Floats)(((Ints)yes & mask) | ((Ints)no & ~mask)); }
+
+#if WIDE
+INLINE Floats least(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE Floats most(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+#else
+INLINE Floats least(Floats a, Floats b) { return pick(a < b, a, b); }
+INLINE Floats most(Floats a, Floats b) { return pick(a > b, a, b); }
+#endif
+
+#if WIDE
+INLINE float sum(Floats v) { return _mm512_reduce_add_ps((__m512)v); }
+INLINE float highest(Floats v) { return _mm512_reduce_max_ps((__m512)v); }
+#else
+INLINE float sum(Floats v) {
+    float part[LANES];
+    memcpy(part, &v, sizeof part);
+    for (int step = LANES / 2; step; step /= 2)
+        for (int i = 0; i < step; i++) part[i] += part[i + step];
+    return part[0];
+}
+
+INLINE float highest(Floats v) {
+    float part[LANES];
+    memcpy(part, &v, sizeof part);
+    for (int step = LANES / 2; step; step /= 2)
+        for (int i = 0; i < step; i++) part[i] = part[i] > part[i + step] ? part[i] : part[i + step];
+    return part[0];
+}
+#endif
+
+/* e^v to about 2e-7, by 2^(whole + fraction). */
+INLINE Floats exponential(Floats v) {
+    Floats t = least(most(v * 1.44269504f, all(-126.0f)), all(126.0f));
+    Floats whole = (t + 12582912.0f) - 12582912.0f;
+    Floats f = t - whole;
+    Floats p = all(1.540353039e-4f);
+    p = p * f + 1.333355814e-3f;
+    p = p * f + 9.618129107e-3f;
+    p = p * f + 5.550410866e-2f;
+    p = p * f + 2.402265069e-1f;
+    p = p * f + 6.931471805e-1f;
+    p = p * f + 1.0f;
+    return (Floats)((Ints)p + (__builtin_convertvector(whole, Ints) << 23));
+}
+
+INLINE Ints dot4(Ints sums, int32_t four, const int8_t *weight) {
+#if WIDE
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(four), _mm512_loadu_si512(weight));
+#else
+    const uint8_t *a = (const uint8_t *)&four;
+    for (int lane = 0; lane < LANES; lane++)
+        for (int k = 0; k < 4; k++) sums[lane] += (int32_t)a[k] * weight[4 * lane + k];
+    return sums;
+#endif
+}
+
+/* One token's values as 8-bit integers: value = scale * (byte - zero). */
+INLINE void quantise_row(const float *from, int64_t n, uint8_t *to, float *scale, int32_t *zero) {
+    Floats low = all(0.0f), high = all(0.0f);
+    for (int64_t i = 0; i < n; i += LANES) {
+        low = least(low, load(from + i));
+        high = most(high, load(from + i));
+    }
+    float smallest = -highest(-low), range = highest(high) - smallest;
+    float step = range > 0 ? range / 255.0f : 1.0f, inverse = 1.0f / step;
+    int32_t shift = (int32_t)lrintf(-smallest * inverse);
+    *scale = step;
+    *zero = shift;
+    for (int64_t i = 0; i < n; i += LANES) {
+#if WIDE
+        __m512i whole = _mm512_cvtps_epi32((__m512)(load(from + i) * inverse));
+        whole = _mm512_max_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(shift)), _mm512_setzero_si512());
+        _mm_storeu_si128((__m128i *)(to + i), _mm512_cvtusepi32_epi8(whole));
+#else
+        for (int lane = 0; lane < LANES; lane++) {
+            long whole = lrintf(from[i + lane] * inverse) + shift;
+            to[i + lane] = (uint8_t)(whole < 0 ? 0 : whole > 255 ? 255 : whole);
+        }
+#endif
+    }
+}
+
+INLINE void quantise(const float *from, int64_t stride, int64_t rows, int64_t n, struct scratch *s) {
+    for (int64_t row = 0; row < rows; row++)
+        quantise_row(from + row * stride, n, s->bytes + row * n, s->scale + row, s->zero + row);
+}
+
+INLINE void normalise(float *x, int64_t n, const struct norm *norm) {
+    Floats total = all(0.0f), spread = all(0.0f);
+    for (int64_t i = 0; i < n; i += LANES) total += load(x + i);
+    float mean = sum(total) / (float)n;
+    for (int64_t i = 0; i < n; i += LANES) {
+        Floats off = load(x + i) - mean;
+        spread += off * off;
+    }
+    float inverse = 1.0f / sqrtf(sum(spread) / (float)n + norm->epsilon);
+    for (int64_t i = 0; i < n; i += LANES)
+        store(x + i, (load(x + i) - mean) * inverse * load(norm->weight + i) + load(norm->bias + i));
+}
+
+INLINE Floats activate(Floats v, const struct layer *l) {
+    if (l->activation == 0) return most(v, all(0.0f));
+    Floats z = least(most(v, all(-l->activation_clamp)), all(l->activation_clamp));
+    Floats square = z * z, p = all(l->activation_terms[11]);
+    for (int term = 10; term >= 0; term--) p = p * square + l->activation_terms[term];
+    return v * (z * p + 0.5f);
+}
+
+enum after { STORE, ADD, ACTIVATE };
+
+/* `rows` (at most ROWS, a constant where this is expanded) tokens by one panel of 64 columns. */
+INLINE void block(const int rows, enum after after, const struct linear *w, int64_t panel, const struct scratch *s,
+                  int64_t first, float *out, int64_t stride, const struct layer *l) {
+    const int64_t inputs = w->inputs;
+    const uint8_t *a = s->bytes + first * inputs;
+    const int8_t *weight = w->weight + panel * PANEL * inputs;
+    Ints sums[ROWS][VECTORS];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) sums[r][v] = (Ints){};
+    for (int64_t k = 0; k < inputs; k += 4) {
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            int32_t four;
+            memcpy(&four, a + r * inputs + k, 4);
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) sums[r][v] = dot4(sums[r][v], four, weight + k * PANEL + v * 64);
+        }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; v++) {
+        int64_t column = panel * PANEL + v * LANES;
+        if (column >= w->outputs) break;
+        Ints adds = *(const Ints *)(w->sums + column);
+        Floats scale = load(w->scale + column), bias = load(w->bias + column);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++) {
+            Ints whole = sums[r][v] - adds * s->zero[first + r];
+            Floats value = __builtin_convertvector(whole, Floats) * (scale * s->scale[first + r]) + bias;
+            float *to = out + r * stride + column;
+            if (after == ADD) value += load(to);
+            if (after == ACTIVATE) value = activate(value, l);
+            store(to, value);
+        }
+    }
+}
+
+/* The quantised rows in the scratch times a matrix. A panel stays in the nearest cache for all rows. */
+INLINE void multiply(enum after after, const struct linear *w, int64_t rows, const struct scratch *s, float *out,
+                     int64_t stride, const struct layer *l) {
+    for (int64_t panel = 0; panel * PANEL < w->outputs; panel++) {
+        int64_t row = 0;
+        for (; row + ROWS <= rows; row += ROWS) block(ROWS, after, w, panel, s, row, out + row * stride, stride, l);
+        float *to = out + row * stride;
+        switch (rows - row) {
+        case 5: block(5, after, w, panel, s, row, to, stride, l); break;
+        case 4: block(4, after, w, panel, s, row, to, stride, l); break;
+        case 3: block(3, after, w, panel, s, row, to, stride, l); break;
+        case 2: block(2, after, w, panel, s, row, to, stride, l); break;
+        case 1: block(1, after, w, panel, s, row, to, stride, l); break;
+        }
+    }
+}
+
+static void multiply_store(const struct linear *w, int64_t rows, const struct scratch *s, float *out, int64_t stride) {
+    multiply(STORE, w, rows, s, out, stride, 0);
+}
+
+static void multiply_add(const struct linear *w, int64_t rows, const struct scratch *s, float *out, int64_t stride) {
+    multiply(ADD, w, rows, s, out, stride, 0);
+}
+
+static void multiply_activate(const struct layer *l, int64_t rows, const struct scratch *s, float *out) {
+    multiply(ACTIVATE, &l->feed_forward_in, rows, s, out, l->feed_forward_in.outputs, l);
+}
+
+#define QUERIES 4
+
+/* The scaled products of some queries with `vectors` times 16 keys. */
+INLINE void scores(const int queries, const int vectors, const float *q, int64_t stride, int64_t j, int64_t padded,
+                   const struct layer *l, struct scratch *s) {
+    Floats dots[QUERIES][2];
+#pragma GCC unroll 4
+    for (int i = 0; i < queries; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) dots[i][v] = all(0.0f);
+    for (int64_t c = 0; c < l->head_size; c++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            Floats key = load(s->keys + c * padded + j + v * LANES);
+#pragma GCC unroll 4
+            for (int i = 0; i < queries; i++) dots[i][v] += key * q[i * stride + c];
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < queries; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) store(s->scores + i * padded + j + v * LANES, dots[i][v] * l->attention_scale);
+}
+
+/* QUERIES queries of one head against all keys of their text; the context replaces the queries. */
+INLINE void attend(const int queries, const int parts, float *q, const float *v, int64_t stride, int64_t n,
+                   int64_t padded, const struct layer *l, struct scratch *s, int contributions) {
+    const int64_t size = l->head_size;
+    Floats totals[QUERIES];
+#pragma GCC unroll 4
+    for (int i = 0; i < queries; i++) totals[i] = all(0.0f);
+    int64_t j = 0;
+    for (; j + 2 * LANES <= padded; j += 2 * LANES) scores(queries, 2, q, stride, j, padded, l, s);
+    if (j < padded) scores(queries, 1, q, stride, j, padded, l, s);
+    for (int i = 0; i < queries; i++) {
+        float *row = s->scores + i * padded;
+        for (int64_t k = n; k < padded; k++) row[k] = -1e30f;
+        Floats top = load(row);
+        for (int64_t k = LANES; k < padded; k += LANES) top = most(top, load(row + k));
+        float peak = highest(top);
+        Floats total = all(0.0f);
+        for (int64_t k = 0; k < padded; k += LANES) {
+            Floats e = exponential(load(row + k) - peak);
+            store(row + k, e);
+            total += e;
+        }
+        /* e^-126 of a masked key is 1e-38: gone in the sum, and its value is never read. */
+        float inverse = 1.0f / sum(total);
+        totals[i] = all(inverse);
+        if (contributions)
+            for (int64_t k = 0; k < padded; k += LANES)
+                store(s->given + k, load(s->given + k) + load(row + k) * inverse);
+    }
+    for (int64_t part = 0; part < size; part += parts * LANES) {
+        Floats context[QUERIES][4];
+#pragma GCC unroll 4
+        for (int i = 0; i < queries; i++)
+#pragma GCC unroll 4
+            for (int p = 0; p < parts; p++) context[i][p] = all(0.0f);
+        for (int64_t k = 0; k < n; k++)
+#pragma GCC unroll 4
+            for (int p = 0; p < parts; p++) {
+                Floats value = load(v + k * stride + part + p * LANES);
+#pragma GCC unroll 4
+                for (int i = 0; i < queries; i++) context[i][p] += value * s->scores[i * padded + k];
+            }
+#pragma GCC unroll 4
+        for (int i = 0; i < queries; i++)
+#pragma GCC unroll 4
+            for (int p = 0; p < parts; p++) store(q + i * stride + part + p * LANES, context[i][p] * totals[i]);
+    }
+}
+
+INLINE void attention(const int parts, float *qkv, int64_t n, const struct layer *l, struct scratch *s, int pruning) {
+    const int64_t size = l->head_size, all_heads = l->heads * size, stride = 3 * all_heads;
+    const int64_t padded = (n + LANES - 1) / LANES * LANES;
+    if (pruning) memset(s->given, 0, padded * sizeof(float));
+    for (int64_t head = 0; head < l->heads; head++) {
+        float *q = qkv + head * size, *k = q + all_heads, *v = k + all_heads;
+        for (int64_t c = 0; c < size; c++)
+            for (int64_t j = n; j < padded; j++) s->keys[c * padded + j] = 0.0f;
+        for (int64_t j = 0; j < n; j++)
+            for (int64_t c = 0; c < size; c++) s->keys[c * padded + j] = k[j * stride + c];
+        int64_t i = 0;
+        for (; i + QUERIES <= n; i += QUERIES) attend(QUERIES, parts, q + i * stride, v, stride, n, padded, l, s, pruning);
+        for (; i < n; i++) attend(1, parts, q + i * stride, v, stride, n, padded, l, s, pruning);
+    }
+}
+
+static void attention_1(float *qkv, int64_t n, const struct layer *l, struct scratch *s, int pruning) {
+    attention(1, qkv, n, l, s, pruning);
+}
+
+static void attention_2(float *qkv, int64_t n, const struct layer *l, struct scratch *s, int pruning) {
+    attention(2, qkv, n, l, s, pruning);
+}
+
+static void attention_4(float *qkv, int64_t n, const struct layer *l, struct scratch *s, int pruning) {
+    attention(4, qkv, n, l, s, pruning);
+}
+
+/* The first token and the keep - 1 others that give most, ties to the earlier, in the order of the text. */
+static void strongest(int64_t n, int64_t keep, struct scratch *s) {
+    memset(s->chosen, 0, n * sizeof(int32_t));
+    s->chosen[0] = 1;
+    for (int64_t taken = 1; taken < keep; taken++) {
+        int64_t best = -1;
+        for (int64_t j = 1; j < n; j++)
+            if (!s->chosen[j] && (best < 0 || s->given[j] > s->given[best])) best = j;
+        s->chosen[best] = 1;
+    }
+}
+
+/* Apply a layer once to all texts, in place.
+ *
+ * keep: how many tokens of each text live on past the attention, or NULL for all; lengths is then brought up to date
+ * and the texts move together. */
+void earlybell_layer(const struct layer *l, float *x, int32_t *lengths, int64_t texts, const int32_t *keep,
+                     struct scratch *s) {
+    const int64_t h = l->attention_out.outputs, all_heads = l->heads * l->head_size;
+    const int64_t stride = 3 * all_heads, wide = l->feed_forward_in.outputs;
+    float *from = x, *to = x;
+    for (int64_t text = 0; text < texts;) {
+        int64_t stop = text, tokens = 0;
+        while (stop < texts && (stop == text || tokens + lengths[stop] <= s->tokens)) tokens += lengths[stop++];
+        quantise(from, h, tokens, h, s);
+        multiply_store(&l->qkv, tokens, s, s->wide, stride);
+        int64_t at = 0, rows = 0;
+        for (; text < stop; text++) {
+            int64_t n = lengths[text], left = keep ? keep[text] : n;
+            int pruning = left < n;
+            float *qkv = s->wide + at * stride;
+            if (l->head_size == 2 * LANES) attention_2(qkv, n, l, s, pruning);
+            else if (l->head_size == 4 * LANES) attention_4(qkv, n, l, s, pruning);
+            else attention_1(qkv, n, l, s, pruning);
+            if (pruning) strongest(n, left, s);
+            for (int64_t j = 0; j < n; j++, at++) {
+                if (pruning && !s->chosen[j]) continue;
+                quantise_row(s->wide + at * stride, all_heads, s->bytes + rows * all_heads, s->scale + rows, s->zero + rows);
+                if (to + rows * h != from + at * h) memmove(to + rows * h, from + at * h, h * sizeof(float));
+                rows++;
+            }
+            lengths[text] = (int32_t)left;
+        }
+        multiply_add(&l->attention_out, rows, s, to, h);
+        for (int64_t row = 0; row < rows; row++) {
+            normalise(to + row * h, h, &l->attention_norm);
+            quantise_row(to + row * h, h, s->bytes + row * h, s->scale + row, s->zero + row);
+        }
+        multiply_activate(l, rows, s, s->wide);
+        quantise(s->wide, wide, rows, wide, s);
+        multiply_add(&l->feed_forward_out, rows, s, to, h);
+        for (int64_t row = 0; row < rows; row++) normalise(to + row * h, h, &l->feed_forward_norm);
+        from += tokens * h;
+        to += rows * h;
+    }
+}
+
+/* Token ids, packed as the texts are -> x at depth 0. */
+void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_t *lengths, int64_t texts, float *x,
+                     struct scratch *s) {
+    const int64_t n = e->size, h = e->projection ? e->projection->outputs : n;
+    for (int64_t text = 0; text < texts; text++)
+        for (int64_t place = 0; place < lengths[text]; place++, ids++, x += h) {
+            const float *token = e->token + (int64_t)*ids * n, *position = e->position + place * n;
+            float *row = e->projection ? s->wide : x;
+            for (int64_t i = 0; i < n; i += LANES)
+                store(row + i, load(token + i) + load(e->type + i) + load(position + i));
+            normalise(row, n, &e->norm);
+            if (!e->projection) continue;
+            quantise(row, n, 1, n, s);
+            multiply_store(e->projection, 1, s, x, h);
+        }
+}
+
+/* What the exits read: the first token (cls) and the mean over the text (mean), side by side. */
+void earlybell_pool(const float *x, const int32_t *lengths, int64_t texts, int64_t h, int64_t cls, int64_t mean,
+                    float *pooled) {
+    for (int64_t text = 0; text < texts; text++) {
+        if (cls) {
+            memcpy(pooled, x, h * sizeof(float));
+            pooled += h;
+        }
+        if (mean) {
+            float share = 1.0f / (float)lengths[text];
+            for (int64_t i = 0; i < h; i += LANES) {
+                Floats total = all(0.0f);
+                for (int64_t j = 0; j < lengths[text]; j++) total += load(x + j * h + i);
+                store(pooled + i, total * share);
+            }
+            pooled += h;
+        }
+        x += lengths[text] * h;
+    }
+}
+
+INLINE void head_block(const int rows, const struct head *e, const float *pooled, float *logits) {
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t c = 0; c < e->classes; c++) logits[row * e->classes + c] = e->classifier_bias[c];
+    for (int64_t panel = 0; panel * PANEL < e->hidden; panel++) {
+        const float *weight = e->pooler + panel * PANEL * e->inputs;
+        Floats sums[ROWS][VECTORS];
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) sums[r][v] = all(0.0f);
+        for (int64_t k = 0; k < e->inputs; k++)
+#pragma GCC unroll 6
+            for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+                for (int v = 0; v < VECTORS; v++)
+                    sums[r][v] += load(weight + k * PANEL + v * LANES) * pooled[r * e->inputs + k];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) {
+            int64_t column = panel * PANEL + v * LANES;
+            if (column >= e->hidden) break;
+#pragma GCC unroll 6
+            for (int r = 0; r < rows; r++) {
+                Floats z = sums[r][v] + load(e->pooler_bias + column);
+                Floats bent = 1.0f - 2.0f / (exponential(z * 2.0f) + 1.0f);
+                for (int64_t c = 0; c < e->classes; c++)
+                    logits[r * e->classes + c] += sum(bent * load(e->classifier + c * e->hidden + column));
+            }
+        }
+    }
+}
+
+static void head_rows(const struct head *e, const float *pooled, float *logits) { head_block(ROWS, e, pooled, logits); }
+
+static void head_row(const struct head *e, const float *pooled, float *logits) { head_block(1, e, pooled, logits); }
+
+/* (texts, inputs) -> (texts, classes). */
+void earlybell_head(const struct head *e, const float *pooled, int64_t texts, float *logits) {
+    int64_t text = 0;
+    for (; text + ROWS <= texts; text += ROWS) head_rows(e, pooled + text * e->inputs, logits + text * e->classes);
+    for (; text < texts; text++) head_row(e, pooled + text * e->inputs, logits + text * e->classes);
+}
+
+/* Keep the texts that are marked, in their order; returns how many. lengths is brought up to date. */
+int64_t earlybell_select(float *x, int32_t *lengths, int64_t texts, int64_t h, const uint8_t *stays) {
+    int64_t kept = 0;
+    float *to = x;
+    for (int64_t text = 0; text < texts; text++) {
+        int64_t values = lengths[text] * h;
+        if (stays[text]) {
+            if (to != x) memmove(to, x, values * sizeof(float));
+            to += values;
+            lengths[kept++] = lengths[text];
+        }
+        x += values;
+    }
+    return kept;
+}
+
+/* Whether the fast dot product was compiled in. */
+int64_t earlybell_wide(void) { return WIDE; }
