@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import ssl
-import tempfile
 from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -123,7 +122,14 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
         if role == "scoring":
             pool = Pool(scorer(settings), pools.devices(settings.devices))
             leaving.push_async_callback(pool.stop)
-            model = await pool.start()
+            starting = asyncio.create_task(pool.start())
+            told_to_stop = asyncio.create_task(stop.wait())
+            await asyncio.wait((starting, told_to_stop), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                return 0
+            told_to_stop.cancel()
+            model = await starting
             log.info("model_ready", model=model.model, revision=model.model_revision, policy=model.policy)
             pipeline = scoring_pipeline(settings, pool)
         else:
@@ -176,9 +182,16 @@ async def _report(app: str, counts: Callable[[], dict[str, int]], every_s: float
             before = now
 
 
+class _App(faust.App):
+    """Faust, without the directories that it makes for tables: nothing is kept in any."""
+
+    def _create_directories(self) -> None:
+        """Make none."""
+
+
 def _app(role: Role, settings: Settings) -> faust.App:
     """A Faust app that does what the design asks of one: raw chunks, short sessions, idempotent sends."""
-    app = faust.App(
+    app = _App(
         f"{settings.group_prefix}-{role}",
         broker=[f"kafka://{broker.strip()}" for broker in settings.kafka_bootstrap.split(",")],
         broker_credentials=_credentials(settings),
@@ -199,7 +212,6 @@ def _app(role: Role, settings: Settings) -> faust.App:
         topic_allow_declare=False,
         topic_disable_leader=True,
         store="memory://",
-        datadir=tempfile.gettempdir(),
         web_enabled=False,
         autodiscover=False,
     )

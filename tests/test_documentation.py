@@ -1,0 +1,46 @@
+"""What the README says is there is there, and what is there is in the README."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from streams.cli import app
+from streams.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> set[str]:
+    group = typer.main.get_command(app)
+    found = set()
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        found |= {f"{name} {inner}" for inner in command.commands} if hasattr(command, "commands") else {name}
+    return found
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_every_command_is_in_the_readme(command: str) -> None:
+    rows = [row for row in README.splitlines() if row.startswith("| `earlybell")]
+    words = {word for row in rows for word in re.findall(r"[a-z-]+", row.split("|")[1])}
+    assert set(command.split()) <= words
+
+
+def test_every_command_of_the_readme_is_there() -> None:
+    said = re.findall(r"earlybell ((?:db )?[a-z]+)", re.sub(r"\n\| `earlybell", "\n| earlybell", README))
+    assert {one for one in said if one != "is"} <= commands() | {"db"}
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.strip()[-1] in ".,", name
+
+
+def test_every_file_that_the_readme_links_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
