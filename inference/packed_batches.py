@@ -79,7 +79,9 @@ class PackedBatch:
             of_depth = packed if len(here) == len(rows) else packed.of(here)
             temperature = encoder.temperatures[depth - encoder.config.depths.start]
             found[here] = encoder.kernels.logits(of_depth, int(depth)) / temperature
-        return torch.from_numpy(found).softmax(-1)
+        # Not torch's: it wakes its thread pool for a thousand numbers.
+        shares = np.exp(found - found.max(1, keepdims=True))
+        return torch.from_numpy(shares / shares.sum(1, keepdims=True))
 
     def tokens(self) -> NDArray[np.int32]:
         """(rows,) tokens that are alive."""
