@@ -10,6 +10,7 @@ from typing import Any
 from inference.calibration import Calibration
 from inference.checkpoint import CARD_FILE, CheckpointError, load
 from inference.elbert import Config
+from inference.engine import EngineError, open_engine
 from inference.training.data import Corpus
 from inference.training.evaluate import evaluate
 
@@ -36,7 +37,11 @@ def write_card(directory: Path, corpus: Corpus, trained: str) -> str:
         raise CheckpointError(f"{directory} has no {record.name}: run `earlybell calibrate` first")
     calibrated = json.loads(record.read_text(encoding="utf-8"))
     reported = {
-        name: [evaluate(part, checkpoint=directory, dial=dial, precision="bfloat16") for dial in (0.0, None)]
+        name: [
+            evaluate(part, checkpoint=directory, dial=dial, precision=precision)
+            for precision in _precisions(directory)
+            for dial in (0.0, None)
+        ]
         for name, part in corpus.report.items()
     }
     text = model_card(
@@ -51,6 +56,15 @@ def write_card(directory: Path, corpus: Corpus, trained: str) -> str:
     (directory / CARD_FILE).write_text(text, encoding="utf-8")
     record.write_text(json.dumps({**calibrated, "reported": reported}, indent=2) + "\n", encoding="utf-8")
     return text
+
+
+def _precisions(directory: Path) -> list[str]:
+    """What calibration ran in, and int8 where this machine has kernels for it."""
+    try:
+        open_engine("cpu", checkpoint=directory, precision="int8")
+    except EngineError:
+        return ["bfloat16"]
+    return ["bfloat16", "int8"]
 
 
 def model_card(
@@ -97,13 +111,14 @@ def model_card(
         "Nothing was chosen on these sets: temperatures, exits, dial and the choice among experiments used slices set "
         "aside from the training files.",
         "",
-        "| set | texts | dial | accuracy | macro-F1 | ECE | mean depth |",
-        "|---|---|---|---|---|---|---|",
+        "| set | texts | precision | dial | accuracy | macro-F1 | ECE | mean depth |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in reported.items():
         lines += [
-            f"| {name} | {row['n']:,} | {row['dial']:.2f} | {row['accuracy']:.4f} | {row['macro_f1']:.4f} "
-            f"| {row['ece']:.4f} | {row['mean_depth']:.2f} of {config.layers} |"
+            f"| {name} | {row['n']:,} | {row['precision']} | {row['dial']:.2f} "
+            f"| {row['accuracy']:.4f} | {row['macro_f1']:.4f} | {row['ece']:.4f} "
+            f"| {row['mean_depth']:.2f} of {config.layers} |"
             for row in rows
         ]
     window = calibrated["window"]
@@ -125,8 +140,9 @@ def model_card(
         "| SEntFiN 1.0, less a tenth that is only reported | labels, where a headline's entities agree | MIT |",
         "| FinEntity | labels, where a text's entities agree | ODC-BY |",
         "| unlabelled news headlines | distillation (no label, no text is kept) | publishers' copyright |",
+        "| made-up company announcements (`inference/training/company_news.py`) | labels | this project's own |",
         "",
-        "No text of any of these is in this repository. The encoder started from all-MiniLM-L6-v2 (Apache-2.0).",
+        "No text of the first four is in this repository. The encoder started from all-MiniLM-L6-v2 (Apache-2.0).",
         "",
         "## Limits",
         "",

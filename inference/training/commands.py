@@ -66,6 +66,7 @@ def distil(
     vocabulary: Annotated[int, typer.Option(help="Word pieces to keep, the most frequent; 0: all.")] = 0,
     unlabelled: Annotated[int, typer.Option(help="Unlabelled headlines to read.")] = 60_000,
     repeats: Annotated[int, typer.Option(help="Times that each labelled text is read.")] = 3,
+    announcements: Annotated[int, typer.Option(help="Made-up company announcements to read beside them.")] = 6_000,
     epochs: Annotated[int, typer.Option(help="Passes over all of it.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Of the encoder, at its peak.")] = 3e-4,
     temperature: Annotated[float, typer.Option(help="That softens the teacher's answers.")] = 2.0,
@@ -90,7 +91,8 @@ def distil(
             Distillation(
                 data=_data(data), out=out, teachers=tuple(teacher), start=start or teacher[0],
                 cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled,
-                labelled_repeats=repeats, temperature=temperature, hard_weight=hard_weight, schedule=schedule,
+                labelled_repeats=repeats, announcements=announcements, temperature=temperature,
+                hard_weight=hard_weight, schedule=schedule,
             )
         )  # fmt: skip
     typer.echo(json.dumps(figures))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from inference.elbert import ElbertForSequenceClassification
 from inference.reading import Reader
+from inference.training.company_news import announcements
 from inference.training.data import LABELS, hash_file, read_corpus, read_unlabelled
 from inference.training.losses import distillation
 from inference.training.measures import softmax
@@ -24,6 +25,9 @@ from inference.training.optimise import Schedule, optimise, padded
 from inference.training.records import figures_of, write_record
 from inference.training.teaching import teacher_logits
 from inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
+
+#: How much of the answer to a made-up announcement is left to the other classes.
+MADE_DOUBT = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,7 @@ class Distillation:
     vocabulary: int = 0  # word pieces to keep, the most frequent in the texts; 0: all
     unlabelled: int = 60_000
     labelled_repeats: int = 3
+    announcements: int = 0  # made-up company news (`company_news`), learned from their labels alone
     temperature: float = 2.0
     hard_weight: float = 0.5
     exit_weights: tuple[float, ...] = ()  # one an exit; none: all equal
@@ -78,10 +83,17 @@ def distil(run: Distillation) -> dict[str, Any]:
         axis=0,
     )
     repeated = list(range(len(unlabelled))) + run.labelled_repeats * list(range(len(unlabelled), len(texts)))
+    hard = [-100] * len(unlabelled) + [LABELS.index(one.label) for one in corpus.train]
+    if run.announcements:
+        # The teachers have not seen the like; what they say of it is what the student shall not learn.
+        made = announcements(run.announcements, run.schedule.seed)
+        answers = [LABELS.index(one.label) for one in made]
+        sure = np.eye(len(LABELS), dtype=np.float32)[answers] * (1 - MADE_DOUBT) + MADE_DOUBT / len(LABELS)
+        repeated += range(len(texts), len(texts) + len(made))
+        texts, hard, soft = texts + [one.text for one in made], hard + answers, np.concatenate([soft, sure])
     read = reader.read(texts)
     rows = [read[index] for index in repeated]
     targets = torch.from_numpy(soft[repeated]).to(device)
-    hard = [-100] * len(unlabelled) + [LABELS.index(one.label) for one in corpus.train]
     truth = torch.tensor([hard[index] for index in repeated], device=device)
     exits = len(model.config.depths)
     weights = torch.tensor(run.exit_weights or [1.0] * exits, device=device)

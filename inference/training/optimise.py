@@ -217,6 +217,7 @@ def _save(
         "average": average,
         "extra": [value.detach() for value in extra],
         "random": torch.get_rng_state(),
+        "cuda_random": torch.cuda.get_rng_state_all(),
     }
     unfinished = file.with_suffix(".unfinished")
     torch.save(state, unfinished)
@@ -240,7 +241,8 @@ def _resume(
     with torch.no_grad():
         for parameter, stored in zip(extra, state["extra"], strict=True):
             parameter.copy_(stored)
-    torch.set_rng_state(state["random"])
+    torch.set_rng_state(state["random"].cpu())
+    torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda_random"]])
     return int(state["step"])
 
 

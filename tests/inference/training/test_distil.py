@@ -71,7 +71,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> P
 def test_a_student_learns_from_its_teacher(corpus: Path, teacher: Path, tmp_path: Path) -> None:
     run = Distillation(
         data=corpus, out=tmp_path / "student", teachers=(teacher,), start=teacher, cache=tmp_path / "labels",
-        changes={"groups": 1, "head_hidden": 8}, vocabulary=46, unlabelled=150, labelled_repeats=1,
+        changes={"groups": 1, "head_hidden": 8}, vocabulary=46, unlabelled=150, announcements=12, labelled_repeats=1,
         schedule=replace(SCHEDULE, average=0.9),
     )  # fmt: skip
     figures = distil(run)
