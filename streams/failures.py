@@ -23,6 +23,10 @@ ROOMS: Mapping[str, tuple[str, ...]] = {
     "inference.pretrained": ("CheckpointError",),
     "inference.training.data": ("DataError",),
 }
+#: What to do about errors of rooms that cannot know it, by name.
+ADVICE: Mapping[str, str] = {
+    "StorageUnavailable": "is Postgres there? `earlybell up` starts one, EARLYBELL_DATABASE_URL names another"
+}
 
 
 class Refusal(Exception):
@@ -39,5 +43,7 @@ def expected() -> tuple[type[Exception], ...]:
 
 
 def one_line(error: Exception) -> str:
-    """The error's text without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The error's text without line breaks, and what to do about it."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    advice = ADVICE.get(type(error).__name__)
+    return f"{said}; {advice}" if advice else said

@@ -7,6 +7,7 @@ The servers are those of the local stack, in a temporary home, one pair for the 
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +21,11 @@ from deploy.local import stack
 from deploy.local.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A shell that starts a run in the background lets it ignore Ctrl-C, and so would every process that the tests start
+# in order to interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
