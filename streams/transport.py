@@ -60,6 +60,8 @@ class Chunk:
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's consumer thread, but a broker that cannot take a commit now is asked again, not died of."""
 
+    logger = driver.logger
+
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()
         assignment = self.assignment()
@@ -81,6 +83,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 class Consumer(driver.Consumer):
     """Hands over chunks, and commits by the book."""
 
+    logger = driver.logger
     _thread: ConsumerThread
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -220,6 +223,8 @@ class Consumer(driver.Consumer):
 
 class Producer(driver.Producer):
     """Idempotent, and sends a window's messages as a few batches instead of one by one."""
+
+    logger = driver.logger
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
