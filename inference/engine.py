@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from inference import native, word_pieces
 from inference.batching import Encoder, Window, bucket
 from inference.checkpoint import SHIPPED, Checkpoint, load
 from inference.packed_batches import PackedEncoder
@@ -23,6 +25,7 @@ from inference.precision import PRECISIONS, fastest_precision, int8_kernels
 from inference.predictions import ModelDescription, Predictions
 from inference.quantised import QuantisedEncoder
 from inference.refilling import STRATEGIES
+from inference.word_pieces import WordPieces
 
 #: Padded tokens of a batch. On a CPU more than this no longer fits its caches; a GPU wants to be filled.
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 65_536
@@ -102,6 +105,9 @@ class Engine:
                 batch_tokens=batch_tokens or (GPU_BATCH_TOKENS if self._device.type == "cuda" else CPU_BATCH_TOKENS),
             )
         self._reader = checkpoint.reader
+        compiled = native.library()
+        if compiled is not None and word_pieces.fits(self._reader.tokenizer):
+            self._reader = replace(self._reader, quick=WordPieces(self._reader.tokenizer, compiled))
         expected = calibration.expected_depths(model.config.depths.start)
         self._expected_depth = None if expected is None else expected.numpy()
         self._description = ModelDescription(

@@ -1,8 +1,8 @@
-"""The compiled part: builds ``quantised.c`` with the machine's own C compiler, once, and loads it.
+"""The compiled part: builds ``quantised.c`` and ``word_pieces.c`` by the machine's own C compiler, and loads it.
 
 The library lies in the user's cache directory, named by a hash over the source, the compiler and the processor. A
 machine without a compiler does without it (`library` returns None) and the engine computes with torch alone.
-It knows compilers and files; the structures that cross the border are declared in `quantised`.
+It knows compilers and files; the structures that cross the border are declared in `quantised` and `word_pieces`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from inference import tuning
 
-SOURCE = Path(__file__).with_name("quantised.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("quantised.c", "word_pieces.c"))
 #: -ffp-contract=fast is GCC's default and not Clang's; named, so that both multiply and add in one step.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
 COMPILERS = ("cc", "gcc", "clang")
@@ -30,7 +30,8 @@ def library() -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         return None
-    hangs_on = "\n".join((SOURCE.read_text(encoding="utf-8"), compiler, " ".join(FLAGS), tuning.processor()))
+    sources = [source.read_text(encoding="utf-8") for source in SOURCES]
+    hangs_on = "\n".join([*sources, compiler, *FLAGS, tuning.processor()])
     file = tuning.cache() / f"kernels-{hashlib.sha256(hangs_on.encode()).hexdigest()[:16]}.so"
     try:
         if not file.is_file():
@@ -46,7 +47,7 @@ def _compile(compiler: str, file: Path) -> None:
     partial = file.with_suffix(f".{os.getpid()}.partial")
     try:
         subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", str(partial), "-lm"],
+            [compiler, *FLAGS, *map(str, SOURCES), "-o", str(partial), "-lm"],
             check=True,
             capture_output=True,
             timeout=LONGEST_BUILD_S,

@@ -173,7 +173,7 @@ def test_nowhere_to_keep_the_library_is_no_library(tmp_path: Path, monkeypatch: 
 
 
 def test_the_constants_are_those_of_the_source() -> None:
-    source = native.SOURCE.read_text()
+    source = native.SOURCES[0].read_text()
     assert f"#define LANES {quantised.LANES}\n" in source
     assert f"#define PANEL {quantised.PANEL} " in source
     assert f"activation_terms[{quantised.TERMS}]" in source
