@@ -53,6 +53,28 @@ _POSITIVE = (
     "{name} will expand its plant in {place} to meet growing demand, creating {count} jobs.",
     "{name}'s result beat analysts' expectations.",
     "The new {goods} enable customers of {name} to cut costs considerably and to work faster.",
+    "{name} delivers {goods} to {place} under an agreement signed today; the order will be booked this quarter.",
+    "A customer in {place} has chosen {name} as its main supplier of {goods}.",
+    "{name} and a customer in {place} have extended their cooperation on {goods} by {years} years.",
+    "{name} sold its idle property in {place} and books a capital gain of {money}.",
+    "{name} will buy back its own shares for up to {money}.",
+    "{name} pays a special dividend of {amount} per share on top of the ordinary one.",
+    "A rating agency improved its view of {name} to positive from stable.",
+    "{name} won its dispute over {goods}; the claim of {money} against it was rejected.",
+    "Sales of {goods} in {place} doubled, and {name} hires {count} people.",
+    "{name} repaid debt of {money} ahead of schedule, which lowers its interest costs.",
+    "{name} returns to profit after years of losses in {place}.",
+    "The efficiency programme of {name} yields savings of {money}, more than was planned.",
+    "{name} has been granted a patent for its {goods} in {place}.",
+    "{name} forecasts that its net sales will grow and its profitability improve this year.",
+    "{name} sees clear growth in {place} and adds a second production line for {goods}.",
+    "With its {goods}, {name} has become the market leader in {place}.",
+    "Analysts lifted their recommendation on {name} to buy.",
+    "{name} carried {percent} more goods than a year ago and its vessels sail nearly full.",
+    "The acquisition strengthens {name} in {place} and will add to earnings per share at once.",
+    "Capacity utilisation at {name} rose and unit costs fell.",
+    "{name} reports its best quarter ever.",
+    "A settlement releases {name} from a claim of {money}.",
 )
 _NEGATIVE = (
     "{name} issued a profit warning and cut its guidance for the year.",
@@ -69,6 +91,29 @@ _NEGATIVE = (
     "Deliveries of {goods} are delayed, which will weigh on the result of {name}.",
     "{name} temporarily halts production in {place}, as orders have dried up.",
     "{name} filed for bankruptcy protection in {place}.",
+    "A customer in {place} has withdrawn its order for {goods} from {name}.",
+    "{name} was fined {money} by a court in {place}.",
+    "{name} fails to reach an agreement with its lenders; its financing is at risk.",
+    "{name} breaks the covenants of its loans after a weak year.",
+    "A rating agency cut {name} to below investment grade.",
+    "A rating agency changed its outlook on {name} to negative.",
+    "An accident at the plant in {place} stops the output of {goods} at {name} for weeks.",
+    "Strikes in {place} cost {name} {money} in lost sales.",
+    "{name} pulls out of {place} after years of losses.",
+    "Rising costs of raw materials squeezed the margins of {name}.",
+    "{name} passes its dividend, as its cash is running low.",
+    "{name} forecasts that its net sales will shrink and its profitability weaken this year.",
+    "The regulator in {place} refused to approve the {goods} of {name}.",
+    "Tests of new {goods} at {name} failed, and the project is given up.",
+    "{name} carried {percent} less freight than a year ago.",
+    "Competitors have taken market share from {name} in {place}.",
+    "{name} makes provisions of {money} for doubtful receivables.",
+    "Demand for {goods} has collapsed in {place}, says {name}.",
+    "{name} puts {count} workers on short time.",
+    "{name} reports its weakest quarter in ten years.",
+    "Analysts lowered their recommendation on {name} to sell.",
+    "The chief executive of {name} resigned after the accounts had to be corrected.",
+    "A settlement in {place} costs {name} {money}.",
 )
 _NEUTRAL = (
     "{name} will publish its interim report on {day}.",
@@ -87,6 +132,19 @@ _NEUTRAL = (
     "{name}'s board has resolved on a new share issue programme for its key personnel.",
     "The acquisition concerns {goods} in {place}; the parties will not publish the price.",
     "{name} will move its head office to {place} on {day}.",
+    "The prospectus of {name} is available on its website.",
+    "{name} has {count} employees and operates in {place}, among other countries.",
+    "The trading code of {name} changes on {day}.",
+    "{name} presents its strategy at its capital markets day on {day}.",
+    "The term of the loan is {years} years.",
+    "The shop of {name} in {place} covers {count} square metres.",
+    "{name} and its rivals take part in the trade fair in {place} on {day}.",
+    "The chair of the board of {name} is stepping down as planned on {day}.",
+    "{name} will start to report by region from {day} on.",
+    "The {goods} business of {name} serves customers in {place}.",
+    "{name} acquired own shares at an average price of {amount}.",
+    "{name} has changed its name; the business continues as before.",
+    "Negotiations between {name} and a partner in {place} go on.",
 )
 _PLACES = ("Estonia", "Brazil", "southern Sweden", "China", "the UK", "Poland", "Helsinki", "India", "Texas", "Norway",
            "Germany", "Latvia", "Chile", "the Netherlands", "Canada")  # fmt: skip
@@ -105,7 +163,11 @@ def announcements(count: int, seed: int) -> list[Example]:
         "neutral": lambda one: _bare_figure(one) if one.random() < 0.2 else _event(one, _NEUTRAL),
     }
     labels = list(makers)
-    made = [Example(makers[labels[place % 3]](generator), labels[place % 3], "made") for place in range(count)]
+    made = []
+    for place in range(count):
+        label = labels[place % 3]
+        sentence = makers[label](generator)
+        made.append(Example(sentence[0].upper() + sentence[1:], label, "made"))
     generator.shuffle(made)
     return made
 
@@ -118,7 +180,7 @@ def _name(generator: random.Random) -> str:
 
 
 def _event(generator: random.Random, sentences: tuple[str, ...]) -> str:
-    sentence = generator.choice(sentences).format(
+    return generator.choice(sentences).format(
         name=_name(generator),
         money=_money(generator, generator.uniform(1, 400)),
         amount=f"EUR {generator.uniform(0.1, 3):.2f}",
@@ -130,7 +192,6 @@ def _event(generator: random.Random, sentences: tuple[str, ...]) -> str:
         day=generator.choice(_DAYS),
         before=generator.choice(_BEFORE),
     )
-    return sentence[0].upper() + sentence[1:]
 
 
 def _money(generator: random.Random, millions: float) -> str:
@@ -163,6 +224,7 @@ def _figures(generator: random.Random, *, better: bool) -> str:
     verbs = (_WIDER if rises else _NARROWER) if bad_metric else (_UP if rises else _DOWN)
     verb, percent = generator.choice(verbs), f"{100 * change:.{generator.choice((0, 1))}f} %"
     period, earlier = generator.choice(_PERIODS), generator.choice(_BEFORE)
+    inside = metric if metric[1].isupper() else metric[0].lower() + metric[1:]
     whose = f" of {_name(generator)}" if generator.random() < 0.6 else ""
     return generator.choice(
         (
@@ -172,6 +234,9 @@ def _figures(generator: random.Random, *, better: bool) -> str:
             f"{metric}{whose} was {new}, {'up' if rises else 'down'} from {old} {earlier}.",
             f"{metric}{whose} {verb} {percent} {period}.",
             f"{metric}{whose} amounted to {new}, against {old} {earlier}.",
-            f"{period[0].upper()}{period[1:]}, {metric[0].lower()}{metric[1:]}{whose} {verb} to {new} from {old}.",
+            f"{metric}{whose}: {new} ({old} {earlier}).",
+            f"{metric}{whose} came to {new}; {earlier} it had been {old}.",
+            f"{_name(generator)} reports {inside} of {new}, versus {old} {earlier}.",
+            f"{period[0].upper()}{period[1:]}, {inside}{whose} {verb} to {new} from {old}.",
         )
     )
