@@ -148,7 +148,7 @@ def model_card(
         "",
         "It reads the mood of a text, not its truth or its news value, and has no notion of which company a text with "
         "several is about. Labels come from tweets and headlines of 2017-2022 on US and Indian markets; formal "
-        "company announcements are called neutral more often than readers would. English only.",
+        "company announcements are read less well than headlines. English only.",
         "",
     ]
     return "\n".join(lines)

@@ -59,4 +59,4 @@ def test_tfns_validation_is_as_the_card_says(dial: str) -> None:
     # Another processor sums in another order: a few near-ties of 2,388 may fall otherwise.
     assert found["accuracy"] == pytest.approx(card["accuracy"], abs=0.002)
     assert found["mean_depth"] == pytest.approx(card["mean_depth"], abs=0.05)
-    assert found["accuracy"] >= 0.868
+    assert found["accuracy"] >= 0.88
