@@ -108,10 +108,10 @@ def model_card(
         "",
         "## Quality",
         "",
-        "Temperatures, exits, dial and token table used slices set aside from the training files, and so did the choice "
-        "among experiments. One thing did not: how cautious the dial's default is (two standard errors to spare) was "
-        "settled after earlier students had lost more on these sets than the slices promised, so what the default dial "
-        "loses here is no clean test of that rule.",
+        "Temperatures, exits, dial and token table used slices set aside from the training files, and so did the "
+        "choice among experiments. One thing did not: how cautious the dial's default is (two standard errors to "
+        "spare) was settled after earlier students had lost more on these sets than the slices promised, so what the "
+        "default dial loses here is no clean test of that rule.",
         "",
         "| set | texts | precision | dial | accuracy | macro-F1 | ECE | mean depth |",
         "|---|---|---|---|---|---|---|---|",
