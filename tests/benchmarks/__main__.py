@@ -1,8 +1,8 @@
 """``make bench``: run the benchmarks one after the other, print a table of each, keep the figures.
 
 ``python -m tests.benchmarks transport end_to_end`` runs these two. Each benchmark is a module with a function
-``measure(servers) -> dict``; what it compares, it compares within one run. Results land in ``results/NAME.json``, and
-the ratios of all of them under plain names in ``results/latest.json``.
+``measure(servers) -> dict`` (and ``NEEDS_SERVERS = False`` if it needs none); what it compares, it compares within one
+run. Results land in ``results/NAME.json``, and the ratios of all of them under plain names in ``results/latest.json``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +23,7 @@ from streams import logs
 from tests.benchmarks.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = ("transport", "end_to_end")
+BENCHMARKS = ("engine", "transport", "end_to_end")
 
 
 def main() -> int:
@@ -31,13 +32,23 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help=f"Default: all of {', '.join(BENCHMARKS)}.")
     names = parser.parse_args().names or BENCHMARKS
     logs.silence()
-    with stack.running() as servers:
-        for name in names:
-            print(f"{name} ...", file=sys.stderr)
-            found = importlib.import_module(f"tests.benchmarks.{name}").measure(servers)
-            keep(name, found)
-            show(name, found)
+    modules = {name: importlib.import_module(f"tests.benchmarks.{name}") for name in names}
+    # The servers would take their share of the cores from those that do without them.
+    alone = {name: module for name, module in modules.items() if not getattr(module, "NEEDS_SERVERS", True)}
+    run(alone, None)
+    if len(alone) < len(modules):
+        with stack.running() as servers:
+            run({name: module for name, module in modules.items() if name not in alone}, servers)
     return 0
+
+
+def run(modules: dict[str, ModuleType], servers: stack.Stack | None) -> None:
+    """Measure, keep and show one after the other."""
+    for name, module in modules.items():
+        print(f"{name} ...", file=sys.stderr)
+        found = module.measure(servers)
+        keep(name, found)
+        show(name, found)
 
 
 def keep(name: str, found: dict[str, Any]) -> None:

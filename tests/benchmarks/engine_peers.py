@@ -1,0 +1,245 @@
+"""What the engine is measured against, and the engine's own strategies, all behind one call: texts in, answers out.
+
+BERT-base here has random weights (no download is needed, and speed does not hang on them), so it has no accuracy.
+``python -m tests.benchmarks.engine_peers NAME`` prints the memory and the time to the first answer of one peer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+
+from inference.batching import Window
+from inference.checkpoint import SHIPPED, load
+from inference.confidence_window import ExitRule
+from inference.elbert import ElbertForSequenceClassification
+from inference.engine import open_engine
+from inference.padded_batches import PaddedEncoder
+from inference.predictions import Predictions
+from inference.refilling import shrink
+from inference.training.backbones import backbone_directory
+from tests.benchmarks import engine_clock
+
+BATCH = 32
+#: The unshared model that the student learned from, where training left one.
+TEACHER = Path(os.environ.get("EARLYBELL_TEACHER", "runs/teacher-minilm"))
+TORCH_PRECISION = "bfloat16"
+STRATEGIES = ("padded", "shrink", "presort", "predict", "refill")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Something that classifies texts."""
+
+    name: str
+    score: Callable[[Sequence[str]], Predictions | None]  # None: no answers worth a look
+    share: int  # texts of a round, so that a round of each takes about as long
+
+
+def peers() -> dict[str, Callable[[], Peer]]:
+    """All of them by name, made when called."""
+    found: dict[str, Callable[[], Peer]] = {
+        "bert_base_batch1": lambda: _pipeline("bert_base_batch1", torch.float32, 1, 32),
+        "bert_base_batch32_float32": lambda: _pipeline("bert_base_batch32_float32", torch.float32, BATCH, 2 * BATCH),
+        "bert_base_batch32_bfloat16": lambda: _pipeline("bert_base_batch32_bfloat16", torch.bfloat16, BATCH, 4 * BATCH),
+        "bert_base_int8": _onnx,
+        "fastbert_float32": lambda: _fastbert("fastbert_float32", torch.float32),
+        "fastbert_bfloat16": lambda: _fastbert("fastbert_bfloat16", torch.bfloat16),
+    }
+    if TEACHER.is_dir():
+        found["teacher_unshared"] = _teacher
+    for strategy in STRATEGIES:
+        name = f"earlybell_{TORCH_PRECISION}_{strategy}"
+        found[name] = lambda name=name, strategy=strategy: _earlybell(name, TORCH_PRECISION, strategy, 600)  # type: ignore[misc]
+    for strategy in STRATEGIES:
+        name = f"earlybell_int8_{strategy}"
+        found[name] = lambda name=name, strategy=strategy: _earlybell(name, "int8", strategy, 2_400)  # type: ignore[misc]
+    found["earlybell"] = lambda: _earlybell("earlybell", "auto", "auto", 2_400)
+    return found
+
+
+def by_length(texts: Sequence[str], share: int) -> list[str]:
+    """Whole batches of the texts sorted by length, evenly spaced: what a sorted run over all of them would see."""
+    ordered = sorted(texts, key=len)
+    batches = [ordered[start : start + BATCH] for start in range(0, len(ordered), BATCH)]
+    wanted = max(1, share // BATCH)
+    return [text for place in np.linspace(0, len(batches) - 1, wanted).astype(int) for text in batches[place]]
+
+
+def _bert(dtype: torch.dtype) -> tuple[Any, Any]:
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(num_labels=3)).eval().to(dtype)
+    # The vocabulary of BERT-base, which this backbone of the training extra shares.
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(backbone_directory("minilm") / "tokenizer.json"),
+        pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]", mask_token="[MASK]",
+        model_max_length=512,
+    )  # fmt: skip
+    return model, tokenizer
+
+
+def _pipeline(name: str, dtype: torch.dtype, batch: int, share: int) -> Peer:
+    from transformers import pipeline
+
+    model, tokenizer = _bert(dtype)
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu", dtype=dtype)
+
+    def score(texts: Sequence[str]) -> None:
+        with torch.inference_mode():
+            classify(list(texts), batch_size=batch, truncation=True)
+
+    return Peer(name, score, share)
+
+
+def _onnx() -> Peer:
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model, tokenizer = _bert(torch.float32)
+    model.set_attn_implementation("eager")
+    folder = Path(tempfile.mkdtemp(prefix="earlybell-bench-"))
+    ids = torch.randint(5, 1_000, (2, 16))
+    axes = {0: "texts", 1: "tokens"}
+    torch.onnx.export(
+        _Logits(model), (ids, torch.ones_like(ids)), folder / "float32.onnx", dynamo=False, opset_version=17,
+        input_names=["ids", "mask"], output_names=["logits"], dynamic_axes={"ids": axes, "mask": axes},
+    )  # fmt: skip
+    quantize_dynamic(folder / "float32.onnx", folder / "int8.onnx", weight_type=QuantType.QInt8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = engine_clock.THREADS
+    session = onnxruntime.InferenceSession(folder / "int8.onnx", options, providers=["CPUExecutionProvider"])
+
+    def score(texts: Sequence[str]) -> None:
+        for start in range(0, len(texts), BATCH):
+            read = tokenizer(list(texts[start : start + BATCH]), padding=True, truncation=True, return_tensors="np")
+            session.run(None, {"ids": read["input_ids"], "mask": read["attention_mask"]})
+
+    return Peer("bert_base_int8", score, 8 * BATCH)
+
+
+class _Logits(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, T), (B, T) -> (B, C)."""
+        logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask).logits
+        return logits
+
+
+def _fastbert(name: str, dtype: torch.dtype) -> Peer:
+    """Our backbone as FastBERT runs one: a head after each layer, entropy alone, order of arrival, batches shrink.
+
+    The threshold is the one of our default dial, so that its accuracy is no handicap of ours.
+    """
+    loaded = load(SHIPPED)
+    calibration, model = loaded.calibration, loaded.model.eval()
+    skipped = model.config.depths.start == 0
+    model.config = replace(model.config, depth_zero=False)
+    model.embedding.to(dtype)
+    model.layers.to(dtype)
+    threshold = calibration.point(calibration.default_dial).rule.threshold
+    temperatures = torch.tensor(calibration.temperatures[1 if skipped else 0 :])
+    encoder = PaddedEncoder(model, ExitRule(threshold), temperatures, 1.0, torch.device("cpu"), batch_tokens=0)
+
+    def score(texts: Sequence[str]) -> Predictions:
+        parts = []
+        for start in range(0, len(texts), BATCH):
+            rows = loaded.reader.read(texts[start : start + BATCH])
+            parts.append(_shrinking(encoder, rows))
+        return Predictions.concatenate(parts, model.config.classes)
+
+    return Peer(name, score, 600)
+
+
+def _shrinking(encoder: PaddedEncoder, rows: list[NDArray[np.int32]]) -> Predictions:
+    """One batch, padded to its longest text."""
+    width = max(len(row) for row in rows)
+    whole = replace(encoder, batch_tokens=width * len(rows))
+    with torch.inference_mode():
+        answers = shrink(_OneWidth(whole, width), Window(rows, np.full(len(rows), np.nan, np.float32)))
+    tokens = np.array([len(row) for row in rows], np.int32)
+    return Predictions(answers.probabilities, answers.exit_depth, np.full(len(rows), np.nan, np.float32), tokens,
+                       answers.tokens_kept)  # fmt: skip
+
+
+class _OneWidth:
+    """An encoder that pads all texts of a batch to the longest, as FastBERT does."""
+
+    pads = False  # the batch is not cut by widths
+
+    def __init__(self, encoder: PaddedEncoder, width: int) -> None:
+        self._encoder, self._width = encoder, width
+        self.config, self.rule, self.batch_tokens = encoder.config, encoder.rule, 2**62
+
+    def start(self, rows: Sequence[NDArray[np.int32]], width: int, slots: int = 0, prunes: bool = True) -> Any:
+        """A batch of one width."""
+        return self._encoder.start(rows, self._width, slots, prunes)
+
+
+def _teacher() -> Peer:
+    model = ElbertForSequenceClassification.from_pretrained(TEACHER).eval().to(torch.float32)
+    from inference.reading import Reader
+
+    reader = Reader.open(TEACHER / "tokenizer.json", 512)
+    model.embedding.to(torch.bfloat16)
+    model.layers.to(torch.bfloat16)
+    last = model.config.layers
+
+    def score(texts: Sequence[str]) -> Predictions:
+        rows = reader.read(texts)
+        found = np.zeros((len(rows), model.config.classes), np.float32)
+        order = np.argsort([len(row) for row in rows], kind="stable")
+        with torch.inference_mode():
+            for start in range(0, len(order), BATCH):
+                of_batch = order[start : start + BATCH]
+                lengths = torch.tensor([len(rows[text]) for text in of_batch])
+                live = torch.arange(int(lengths.max())) < lengths[:, None]
+                ids = torch.zeros(live.shape, dtype=torch.int64)
+                ids[live] = torch.from_numpy(np.concatenate([rows[text] for text in of_batch]).astype(np.int64))
+                x = model.embed(ids)
+                for depth in range(1, last + 1):
+                    x, live = model.deepen(x, live, depth)
+                found[of_batch] = model.exit_logits(x, live, last).softmax(-1).numpy()
+        tokens = np.array([len(row) for row in rows], np.int32)
+        depths = np.full(len(rows), last, np.int16)
+        return Predictions(found, depths, np.full(len(rows), np.nan, np.float32), tokens, tokens)
+
+    return Peer("teacher_unshared", score, 300)
+
+
+def _earlybell(name: str, precision: str, strategy: str, share: int) -> Peer:
+    engine = open_engine("cpu", precision=precision, strategy=strategy, threads=engine_clock.THREADS)
+    engine.warm_up()
+    return Peer(name, engine.score, share)
+
+
+def main(name: str) -> None:
+    """Make one peer, let it answer, and say what that took from the start of the process on."""
+    engine_clock.set_threads()
+    peer = peers()[name]()
+    peer.score(["Acme raises its outlook after a record quarter"])
+    first = time.time() - psutil.Process().create_time()
+    peer.score(["Acme raises its outlook after a record quarter"] * 64)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    mib = {name: int(status[field].split()[0]) / 1024 for name, field in (("resident", "VmRSS"), ("peak", "VmHWM"))}
+    print(json.dumps({"first_answer_s": first, **{f"{name}_mib": found for name, found in mib.items()}}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
