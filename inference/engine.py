@@ -32,7 +32,7 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 65_536
 #: Tokens of a batch of packed texts: so many that what Python does for a batch is a per cent of its time.
 PACKED_BATCH_TOKENS = 4_096
 #: Texts that one thread takes at a time. While they are computed the next ones are tokenised.
-LEAST_CHUNK, LARGEST_CHUNK = 16, 256
+LEAST_CHUNK, LARGEST_CHUNK, SHARES = 32, 256, 1.5
 
 
 class EngineError(ValueError):
@@ -145,12 +145,13 @@ class Engine:
         classes = len(self._description.labels)
         if self._threads is None or len(texts) < 2 * LEAST_CHUNK:
             return self._answer(self.read(texts)) if texts else Predictions.concatenate([], classes)
-        # Each thread needs a few chunks, so that they end together.
-        size = min(max(-(-len(texts) // (3 * self._count)), LEAST_CHUNK), LARGEST_CHUNK)
-        chunks = []
-        for start in range(0, len(texts), size):
-            rows = self.read(texts[start : start + size])
-            chunks.append(self._threads.submit(self._answer, rows))
+        chunks, start = [], 0
+        while start < len(texts):
+            # Ever smaller, so that the threads end together.
+            share = int((len(texts) - start) / (SHARES * self._count))
+            stop = start + min(max(share, LEAST_CHUNK), LARGEST_CHUNK)
+            chunks.append(self._threads.submit(self._answer, self.read(texts[start:stop])))
+            start = stop
         return Predictions.concatenate([chunk.result() for chunk in chunks], classes)
 
     def _answer(self, rows: list[NDArray[np.int32]]) -> Predictions:
