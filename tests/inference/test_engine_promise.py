@@ -77,7 +77,7 @@ def test_an_answer_does_not_depend_on_the_neighbours(
     checkpoints: dict[int, Path], texts: list[str], data: st.DataObject, precision: str, strategy: str, dial: float
 ) -> None:
     directory = checkpoints[data.draw(st.sampled_from([1, 2]), "groups")]
-    window = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=60), "window")
+    window = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=100), "window")
     tokens = data.draw(st.sampled_from([16, 100, 1_000, 100_000]), "batch tokens")
     threads = data.draw(st.sampled_from([1, 2]), "threads")
     alone = one_by_one(directory, dial, precision, tuple(texts))
