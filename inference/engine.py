@@ -31,8 +31,10 @@ from inference.word_pieces import WordPieces
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 65_536
 #: Tokens of a batch of packed texts: so many that what Python does for a batch is a per cent of its time.
 PACKED_BATCH_TOKENS = 4_096
-#: Texts that one thread takes at a time. While they are computed the next ones are tokenised.
-LEAST_CHUNK, LARGEST_CHUNK, SHARES = 32, 256, 1.5
+#: Characters that one thread takes at a time. While they are computed the next ones are read.
+LEAST_CHUNK, LARGEST_CHUNK, SHARES = 1_200, 18_000, 1.5
+#: Characters of a text that are counted: about as many as are read of a long one.
+COUNTED = 2_500
 
 
 class EngineError(ValueError):
@@ -77,7 +79,7 @@ class Engine:
                 raise EngineError(f"the strategy {strategy!r} is never exact: choose auto or refill")
             strategy = "refill"
         self._strategy = STRATEGIES[strategy]
-        self._threads = None
+        self._threads, self._count = None, 1
         self.encoder: Encoder
         if kernels is not None and precision == "int8":
             self.encoder = PackedEncoder(
@@ -87,10 +89,9 @@ class Engine:
                 alpha=point.alpha,
                 batch_tokens=batch_tokens or PACKED_BATCH_TOKENS,
             )
-            count = threads or _cores()
-            if count > 1:
-                self._threads = ThreadPoolExecutor(count, thread_name_prefix="engine")
-                self._count = count
+            self._count = threads or _cores()
+            if self._count > 1:
+                self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="engine")
         else:
             model.to(self._device)
             # The exits stay in float32: they are small, and a confidence is compared with a threshold.
@@ -143,16 +144,27 @@ class Engine:
     def score(self, texts: Sequence[str]) -> Predictions:
         """Score the texts; an empty window gives no rows."""
         classes = len(self._description.labels)
-        if self._threads is None or len(texts) < 2 * LEAST_CHUNK:
-            return self._answer(self.read(texts)) if texts else Predictions.concatenate([], classes)
-        chunks, start = [], 0
+        if not texts:
+            return Predictions.concatenate([], classes)
+        chunks = self._chunks(texts) if self._threads is not None else []
+        if self._threads is None or len(chunks) == 1:
+            return self._answer(self.read(texts))
+        running = [self._threads.submit(self._answer, self.read(texts[start:stop])) for start, stop in chunks]
+        return Predictions.concatenate([chunk.result() for chunk in running], classes)
+
+    def _chunks(self, texts: Sequence[str]) -> list[tuple[int, int]]:
+        """Where to cut a window for the threads: ever smaller, so that they end together."""
+        sizes = [min(len(text), COUNTED) + 1 for text in texts]
+        left, start, chunks = sum(sizes), 0, []
         while start < len(texts):
-            # Ever smaller, so that the threads end together.
-            share = int((len(texts) - start) / (SHARES * self._count))
-            stop = start + min(max(share, LEAST_CHUNK), LARGEST_CHUNK)
-            chunks.append(self._threads.submit(self._answer, self.read(texts[start:stop])))
-            start = stop
-        return Predictions.concatenate([chunk.result() for chunk in chunks], classes)
+            wanted = min(max(left / (SHARES * self._count), LEAST_CHUNK), LARGEST_CHUNK)
+            stop, taken = start, 0
+            while stop < len(texts) and taken < wanted:
+                taken += sizes[stop]
+                stop += 1
+            chunks.append((start, stop))
+            left, start = left - taken, stop
+        return chunks
 
     def _answer(self, rows: list[NDArray[np.int32]]) -> Predictions:
         predicted = self.predict_depths(rows)
