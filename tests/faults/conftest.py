@@ -18,14 +18,14 @@ from tests.own_topics import own_topics
 
 REAL = "replay/headlines_2026.jsonl"
 #: So many: enough to be in the middle of. The whole of them is the end-to-end benchmark's.
-STORIES = 4_000
+STORIES = 12_000
 
 
 @pytest.fixture
 def settings(kafka_bootstrap: str, fresh_database: str) -> Settings:
-    """Empty topics and an empty, migrated database."""
+    """Empty topics and an empty, migrated database; small windows and transactions have more middles to be hit in."""
     migrations.upgrade(fresh_database)
-    return own_topics(kafka_bootstrap, database_url=fresh_database)
+    return own_topics(kafka_bootstrap, database_url=fresh_database, window_texts=128, store_rows=200)
 
 
 @pytest.fixture(scope="session")
