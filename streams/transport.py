@@ -70,6 +70,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             for tp, offset in offsets.items()
             if tp in assignment
         }
+        if not mine:  # all were given up meanwhile; aiokafka refuses an empty commit
+            return False
         try:
             await consumer.commit(mine)
         except KafkaError as error:

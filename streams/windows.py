@@ -127,6 +127,7 @@ class Windows(Generic[Item, Result]):
         await asyncio.gather(*tasks, return_exceptions=True)
         self._windows.clear()
         self._waiting.clear()
+        self._weight = 0
 
     async def add(self, chunk: Acknowledgeable, items: Sequence[tuple[Item, int]]) -> None:
         """Take in one chunk's messages, each with its weight; waits while a whole window is waiting already.

@@ -10,6 +10,7 @@ import faust
 import pytest
 from aiokafka import AIOKafkaProducer
 from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
 
 from streams.settings import Settings
 from streams.transport import Chunk, Consumer, ConsumerThread, Producer, Transport
@@ -184,6 +185,14 @@ async def test_a_stopped_worker_has_committed_what_was_safe(settings: Settings) 
         await until(lambda: len(worker.values) >= 500)
         assert sum(committed(settings).values()) == 0
     assert committed(settings) == ends(settings)
+
+
+async def test_a_commit_of_partitions_that_were_given_up_is_none(settings: Settings) -> None:
+    async with working(settings, acknowledge) as worker:
+        consumer: Consumer = worker.app.consumer
+        await until(lambda: bool(consumer.book.partitions))
+        assert not await consumer._commit({TP("another.topic", 0): 5})
+    assert worker.app.crash_reason is None
 
 
 @pytest.mark.parametrize("size", [0, 1, 255])
