@@ -14,6 +14,7 @@ from inference import checkpoint
 from inference.calibration import Calibration, OperatingPoint
 from inference.confidence_window import ExitRule
 from inference.elbert import Config, ElbertForSequenceClassification
+from tests.inference.tiny_models import outspoken, tiny
 
 WORDS = ["acme", "profit", "soars", "cuts", "outlook", "shares", "fall", "rise", "steady", "loss", "record", "sales"]
 
@@ -29,22 +30,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Config:
-    return Config(vocabulary=64, embedding=16, hidden=32, heads=4, feed_forward=64, layers=4, projection=True,
-                  head_hidden=16, positions=128)  # fmt: skip
+    return tiny()
 
 
 @pytest.fixture
 def tiny_model(tiny_config: Config) -> ElbertForSequenceClassification:
-    torch.manual_seed(0)
-    model = ElbertForSequenceClassification(tiny_config)
-    with torch.no_grad():
-        # Answers far from uniform, so that texts leave at different depths.
-        for name, value in model.named_parameters():
-            value.mul_(40.0 if "classifier" in name else 6.0)
-        for module in model.modules():
-            if isinstance(module, torch.nn.LayerNorm):
-                module.weight.fill_(1.0)
-    return model.eval()
+    return outspoken(tiny_config, seed=0)
 
 
 @pytest.fixture(scope="session")

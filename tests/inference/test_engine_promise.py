@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from inference import checkpoint
 from inference.batching import Window
 from inference.calibration import Calibration
-from inference.elbert import Config, ElbertForSequenceClassification
 from inference.engine import Engine, open_engine
 from inference.native import library
 from inference.predictions import Predictions
 from inference.refilling import refill
+from tests.inference.tiny_models import outspoken, tiny
 
 DIALS = (0.0, 0.5, 0.75, 1.0)  # full depth; agreement window; trend window, pruned; entropy, pruned more
 STRATEGIES = ("shrink", "presort", "refill")
@@ -35,18 +35,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) 
     """By groups of weights: one shared layer, and two groups of two inner layers each."""
     found = {}
     for groups, inner in ((1, 1), (2, 2)):
-        torch.manual_seed(groups)
-        config = Config(vocabulary=64, embedding=16, hidden=32, heads=4, feed_forward=64, layers=4, projection=True,
-                        head_hidden=16, positions=128, groups=groups, inner_layers=inner)  # fmt: skip
-        model = ElbertForSequenceClassification(config)
-        with torch.no_grad():
-            for name, value in model.named_parameters():
-                value.mul_(40.0 if "classifier" in name else 6.0)
-            for module in model.modules():
-                if isinstance(module, torch.nn.LayerNorm):
-                    module.weight.fill_(1.0)
+        model = outspoken(tiny(groups=groups, inner_layers=inner), seed=groups)
         found[groups] = tmp_path_factory.mktemp("groups") / str(groups)
-        checkpoint.save(model.eval(), tokenizer_file, _calibration(), found[groups], card="# tiny\n")
+        checkpoint.save(model, tokenizer_file, _calibration(), found[groups], card="# tiny\n")
     return found
 
 

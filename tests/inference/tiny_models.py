@@ -1,0 +1,28 @@
+"""ELBERTs small enough to test every rule in milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from inference.elbert import Config, ElbertForSequenceClassification
+
+
+def tiny(**changes: Any) -> Config:
+    """Four depths of a few numbers each."""
+    return Config(**{"vocabulary": 64, "embedding": 16, "hidden": 32, "heads": 4, "feed_forward": 64, "layers": 4,
+                     "projection": True, "head_hidden": 16, "positions": 128, **changes})  # fmt: skip
+
+
+def outspoken(config: Config, seed: int) -> ElbertForSequenceClassification:
+    """A random model whose answers are far from uniform, so that texts leave at different depths."""
+    torch.manual_seed(seed)
+    model = ElbertForSequenceClassification(config)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.mul_(40.0 if "classifier" in name else 6.0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight.fill_(1.0)
+    return model.eval()
