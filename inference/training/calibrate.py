@@ -43,6 +43,7 @@ class Budget:
     languages: tuple[str, ...] = ("en",)
     max_tokens: int = 512
     lost: float = 0.005  # accuracy against full depth at the default dial
+    windows: bool = True  # whether windows are tried; without them the exit is FastBERT's, by entropy alone
     alphas: tuple[float, ...] = (1.0,)  # shares of tokens that may be tried
     pruning_lost: float = 0.0075  # ACC's own budget, as in its paper
     smoothing: float = 1.0  # lambda of the token table
@@ -100,7 +101,7 @@ def calibration_of(
         calibrated.setdefault(alpha, softmax(logits_with(alpha) / scale))
     full_accuracy = float(np.mean(calibrated[1.0][:, -1].argmax(-1) == truth))
 
-    family = best_family(calibrated[1.0], truth, first)
+    family = best_family(calibrated[1.0], truth, first) if budget.windows else ExitRule()
     curve = [OperatingPoint(0.0, ExitRule(), 1.0, full_accuracy, 0.0, float(layers), 1.0)]
     settings = [
         _point(one, alpha, probabilities, calibrated[1.0][:, -1], truth, tokens, model)

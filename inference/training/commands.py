@@ -71,6 +71,9 @@ def distil(
     learning_rate: Annotated[float, typer.Option(help="Of the encoder, at its peak.")] = 3e-4,
     temperature: Annotated[float, typer.Option(help="That softens the teacher's answers.")] = 2.0,
     hard_weight: Annotated[float, typer.Option(help="Weight of the labels beside the teacher.")] = 0.5,
+    exits_only: Annotated[
+        bool, typer.Option("--exits-only", help="Teach the start's early exits, and nothing else: FastBERT's way.")
+    ] = False,
     batch_texts: Annotated[int, typer.Option(help="Texts of a batch.")] = 128,
     seed: Seed = 1,
     device: Device = "cpu",
@@ -81,7 +84,8 @@ def distil(
     from inference.training.distil import distil as run
     from inference.training.optimise import Schedule
 
-    changes = {name: value for name, value in (("groups", groups), ("layers", layers)) if value}
+    shape = () if exits_only else (("groups", groups), ("layers", layers))
+    changes = {name: value for name, value in shape if value}
     with _one_line_errors():
         schedule = Schedule(
             epochs=epochs, learning_rate=learning_rate, head_learning_rate=1e-3, batch_texts=batch_texts, seed=seed,
@@ -92,7 +96,7 @@ def distil(
                 data=_data(data), out=out, teachers=tuple(teacher), start=start or teacher[0],
                 cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled,
                 labelled_repeats=repeats, announcements=announcements, temperature=temperature,
-                hard_weight=hard_weight, schedule=schedule,
+                hard_weight=hard_weight, exits_only=exits_only, schedule=schedule,
             )
         )  # fmt: skip
     typer.echo(json.dumps(figures))
@@ -106,6 +110,7 @@ def calibrate(
     lost: Annotated[float, typer.Option(help="Accuracy that the default dial may lose, as a share.")] = 0.005,
     alpha: Annotated[list[float] | None, typer.Option(help="ACC: a share of tokens that may be tried.")] = None,
     table_texts: Annotated[int, typer.Option(help="Headlines that the token table counts; 0: none.")] = 20_000,
+    windows: Annotated[bool, typer.Option(help="Try exits by a window, or only FastBERT's, by entropy.")] = True,
     device: Device = "cpu",
     precision: Precision = "bfloat16",
 ) -> None:
@@ -126,7 +131,7 @@ def calibrate(
             else []
         )
         budget = Budget(
-            name=name, lost=lost, alphas=tuple(alpha or (1.0,)), device=device, precision=precision
+            name=name, lost=lost, alphas=tuple(alpha or (1.0,)), windows=windows, device=device, precision=precision
         )  # fmt: skip
         revision, found = run(directory, corpus.dev, texts, budget)
         (directory / CALIBRATION_RECORD_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

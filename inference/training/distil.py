@@ -1,12 +1,14 @@
 """`earlybell distil`: teachers' knowledge into a student whose depths share their weights.
 
 The student starts from a teacher (each group is the mean of the layers that it stands for), reads unlabelled
-headlines beside the labelled texts, and at every exit learns what the teachers say (algorithms, section 7).
+headlines beside the labelled texts, and at every exit learns what the teachers say (algorithms, section 7). Or, as
+in FastBERT (arXiv 2004.02178), a fine-tuned model teaches nothing but its own early exits.
 """
 
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,13 @@ import torch
 from torch import Tensor
 
 from inference.elbert import ElbertForSequenceClassification
+from inference.pretrained import CheckpointError
 from inference.reading import Reader
 from inference.training.company_news import announcements
 from inference.training.data import LABELS, hash_file, read_corpus, read_unlabelled
 from inference.training.losses import distillation
 from inference.training.measures import softmax
-from inference.training.optimise import Schedule, optimise, padded
+from inference.training.optimise import Schedule, early_exits_alone, optimise, padded
 from inference.training.records import figures_of, write_record
 from inference.training.teaching import teacher_logits
 from inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
@@ -47,6 +50,7 @@ class Distillation:
     temperature: float = 2.0
     hard_weight: float = 0.5
     exit_weights: tuple[float, ...] = ()  # one an exit; none: all equal
+    exits_only: bool = False  # encoder and last exit stay as the start has them; so does its shape
     schedule: Schedule = field(default_factory=lambda: Schedule(epochs=1, learning_rate=3e-4, batch_texts=128))
 
 
@@ -58,8 +62,14 @@ def distil(run: Distillation) -> dict[str, Any]:
     """
     corpus = read_corpus(run.data)
     torch.manual_seed(run.schedule.seed)
-    changes = {"labels": LABELS, "head": "cls_mean", "head_hidden": 128, "shared_head": False, "depth_zero": True}
+    changes: dict[str, Any] = {"labels": LABELS, "shared_head": False}
+    # What is frozen runs as it will be served: without dropout.
+    changes |= {"dropout": 0.0} if run.exits_only else {"head": "cls_mean", "head_hidden": 128, "depth_zero": True}
     model = ElbertForSequenceClassification.from_pretrained(run.start, **(changes | run.changes))
+    last = f"exits.{len(model.exits) - 1}."
+    lacking = [name for name in model.new_weights if not name.startswith("exit") or name.startswith(last)]
+    if run.exits_only and lacking:
+        raise CheckpointError(f"{run.start} lacks {lacking[0]}: exits alone can only be taught to a fine-tuned model")
     aside = [*corpus.dev, *(one for part in corpus.report.values() for one in part)]
     unlabelled_file = run.data / "unlabelled_headlines.txt.xz"
     unlabelled = read_unlabelled(unlabelled_file, run.unlabelled, run.schedule.seed, aside)
@@ -102,9 +112,9 @@ def distil(run: Distillation) -> dict[str, Any]:
         ids, live = padded([rows[index] for index in batch], model.config.pad_id, device)
         return distillation(model(ids, live), targets[batch], truth[batch], weights, run.temperature, run.hard_weight)
 
-    seconds = optimise(
-        model, [len(row) for row in rows], loss_of, run.schedule, state_file=run.out / "state.pt", title="distilling"
-    )
+    lengths, state_file = [len(row) for row in rows], run.out / "state.pt"
+    with early_exits_alone(model) if run.exits_only else nullcontext():
+        seconds = optimise(model, lengths, loss_of, run.schedule, state_file=state_file, title="distilling")
     model.save_pretrained(run.out)
     figures = {"seconds": round(seconds, 1), "texts": len(rows), **figures_of(model, reader, corpus, device, precision)}
     write_record(run.out, run, corpus.hashes | {unlabelled_file.name: hash_file(unlabelled_file)}, figures)

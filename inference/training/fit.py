@@ -21,7 +21,7 @@ from inference.token_pruning import kept_tokens
 from inference.training.backbones import backbone_directory
 from inference.training.data import LABELS, Example, read_corpus
 from inference.training.losses import ExitWeights, exits_cross_entropy, one_step
-from inference.training.optimise import Schedule, optimise, padded
+from inference.training.optimise import Schedule, early_exits_alone, optimise, padded
 from inference.training.records import figures_of, write_record
 
 Loss = Literal["learned", "equal", "last", "one-step", "two-step"]
@@ -141,11 +141,6 @@ class _Ramp:
 
 def _second_step(model: ElbertForSequenceClassification, lengths: Sequence[int], loss_of: Any, run: Training) -> float:
     """The exits' heads on a frozen encoder, as before GEEP."""
-    last = f"exits.{len(model.exits) - 1}."
-    for name, value in model.named_parameters():
-        value.requires_grad = name.startswith("exit") and not name.startswith(last)
     schedule = replace(run.schedule, seed=run.schedule.seed + 1)
-    seconds = optimise(model, lengths, loss_of, schedule, state_file=run.out / "state-2.pt", title="exits")
-    for value in model.parameters():
-        value.requires_grad = True
-    return seconds
+    with early_exits_alone(model):
+        return optimise(model, lengths, loss_of, schedule, state_file=run.out / "state-2.pt", title="exits")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +114,19 @@ def optimise(
     state_file.unlink(missing_ok=True)
     model.eval()
     return time.monotonic() - began
+
+
+@contextmanager
+def early_exits_alone(model: ElbertForSequenceClassification) -> Iterator[None]:
+    """Meanwhile nothing but the exits before the last is fitted."""
+    last = f"exits.{len(model.exits) - 1}."
+    for name, value in model.named_parameters():
+        value.requires_grad = name.startswith("exit") and not name.startswith(last)
+    try:
+        yield
+    finally:
+        for value in model.parameters():
+            value.requires_grad = True
 
 
 def padded(rows: Sequence[NDArray[np.int32]], pad_id: int, device: str = "cpu") -> tuple[Tensor, Tensor]:

@@ -90,6 +90,24 @@ def test_a_calibration_keeps_its_promises(
     assert calibration.token_table.shape == (64, 5)
 
 
+def test_without_windows_the_exit_is_by_entropy_alone(
+    tiny_model: ElbertForSequenceClassification,
+    tokenizer_file: Path,
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("inference.training.calibrate.best_family", lambda *_: ExitRule(0.0, "agreement", 4, 0.95))
+    reader = Reader.open(tokenizer_file, 128)
+    dev = labelled_by(tiny_model, reader, texts)
+
+    def rules(windows: bool) -> set[str]:
+        found, _ = calibration_of(tiny_model, reader, dev, [], replace(BUDGET, windows=windows))
+        return {point.rule.window_rule for point in found.curve[1:]}
+
+    assert rules(windows=True) == {"agreement"}
+    assert rules(windows=False) == {"off"}
+
+
 def test_calibrating_makes_a_checkpoint_and_another_dev_set_another_revision(
     tiny_model: ElbertForSequenceClassification,
     tiny_calibration: Calibration,

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from inference.elbert import Config, ElbertForSequenceClassification
+from inference.pretrained import CheckpointError
 from inference.reading import Reader
 from inference.training import teaching
 from inference.training.data import LABELS, Example
@@ -85,6 +86,30 @@ def test_a_student_learns_from_its_teacher(corpus: Path, teacher: Path, tmp_path
     assert set(record["data_sha256"]) >= {"tfns_train.jsonl", "unlabelled_headlines.txt.xz"}
     again = distil(replace(run, out=tmp_path / "again"))
     assert {**again, "seconds": 0} == {**figures, "seconds": 0}
+
+
+def test_exits_alone_learn_what_their_own_model_says_at_its_end(corpus: Path, teacher: Path, tmp_path: Path) -> None:
+    changes = {"labels": LABELS, "depth_zero": False}
+    start = ElbertForSequenceClassification.from_pretrained(teacher, **changes)
+    for exit_ in start.exits[:-1]:
+        exit_.apply(lambda module: module.reset_parameters() if isinstance(module, torch.nn.Linear) else None)
+    start.save_pretrained(tmp_path / "start")
+    (tmp_path / "start" / "tokenizer.json").write_bytes((teacher / "tokenizer.json").read_bytes())
+    run = Distillation(
+        data=corpus, out=tmp_path / "self", teachers=(tmp_path / "start",), start=tmp_path / "start", exits_only=True,
+        cache=tmp_path / "labels", unlabelled=150, labelled_repeats=1, temperature=1.0, hard_weight=0.0,
+        schedule=SCHEDULE,
+    )  # fmt: skip
+    distil(run)
+    taught = ElbertForSequenceClassification.from_pretrained(run.out)
+    before, after = start.state_dict(), taught.state_dict()
+    early = {name for name in before if name.startswith(("exits.0.", "exits.1."))}
+    assert early == {name for name in before if not torch.equal(before[name], after[name])}
+    rows = Reader.open(run.out / "tokenizer.json", 64).read([one.text for one in sentences(100, 8)])
+    said = all_logits(taught, rows, precision="float32").argmax(-1)
+    assert (said[:, :-1] == said[:, -1:]).mean(0).min() > 0.8
+    with pytest.raises(CheckpointError, match="fine-tuned"):
+        distil(replace(run, changes={"head_hidden": 8}, out=tmp_path / "never"))
 
 
 def test_a_teachers_labels_are_computed_once(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
