@@ -25,7 +25,7 @@ from inference import native
 from inference.checkpoint import SHIPPED, describe, load
 from inference.engine import open_engine
 from inference.predictions import Predictions
-from tests.benchmarks import engine_clock, engine_plots, engine_scaling
+from tests.benchmarks import engine_clock, engine_plots, engine_scaling, fastbert
 from tests.benchmarks.engine_peers import Peer, by_length, peers
 from tests.benchmarks.engine_texts import Texts, collect
 
@@ -63,6 +63,7 @@ def measure(servers: object = None) -> dict[str, Any]:
                 {name: made[name] for name in LONG}, texts, scale=16 if kind == "articles" else 1
             )
     found["tables"] = tables
+    found["fastbert"] = fastbert.describe()
     say("precision")
     found["precision"] = {name: agreement(kinds[labelled], name) for name in ("bfloat16", "int8")}
     found["limit"] = limit(kinds[labelled], tables[labelled]["earlybell"]["texts_per_second"])
@@ -237,6 +238,7 @@ def ratios(table: dict[str, dict[str, Any]]) -> dict[str, float]:
         "vs_fastbert": ours / max(speed["fastbert_float32"], speed["fastbert_bfloat16"]),
         "engine_texts_per_second": ours,
     }
+    found["vs_fastbert_at_its_accuracy"] = found["vs_fastbert"] * speed["earlybell_as_accurate"] / ours
     for precision in ("bfloat16", "int8"):
         base = speed[f"earlybell_{precision}_shrink"]
         for strategy in ("presort", "refill", "predict"):

@@ -12,25 +12,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from numpy.typing import NDArray
 
-from inference.batching import Window
-from inference.checkpoint import SHIPPED, load
-from inference.confidence_window import ExitRule
+from inference.checkpoint import SHIPPED
 from inference.elbert import ElbertForSequenceClassification
 from inference.engine import open_engine
-from inference.padded_batches import PaddedEncoder
 from inference.predictions import Predictions
-from inference.refilling import shrink
 from inference.training.backbones import backbone_directory
-from tests.benchmarks import engine_clock
+from tests.benchmarks import engine_clock, fastbert
 
 BATCH = 32
 #: The unshared model that the student learned from, where training left one.
@@ -55,9 +50,11 @@ def peers() -> dict[str, Callable[[], Peer]]:
         "bert_base_batch32_float32": lambda: _pipeline("bert_base_batch32_float32", torch.float32, BATCH, 2 * BATCH),
         "bert_base_batch32_bfloat16": lambda: _pipeline("bert_base_batch32_bfloat16", torch.bfloat16, BATCH, 4 * BATCH),
         "bert_base_int8": _onnx,
-        "fastbert_float32": lambda: _fastbert("fastbert_float32", torch.float32),
-        "fastbert_bfloat16": lambda: _fastbert("fastbert_bfloat16", torch.bfloat16),
+        "fastbert_float32": lambda: _fastbert("fastbert_float32", fastbert.weights(), torch.float32),
+        "fastbert_bfloat16": lambda: _fastbert("fastbert_bfloat16", fastbert.weights(), torch.bfloat16),
     }
+    if fastbert.is_trained():
+        found["fastbert_our_weights"] = lambda: _fastbert("fastbert_our_weights", SHIPPED, torch.bfloat16)
     if TEACHER.is_dir():
         found["teacher_unshared"] = _teacher
     for strategy in STRATEGIES:
@@ -66,6 +63,9 @@ def peers() -> dict[str, Callable[[], Peer]]:
     for strategy in STRATEGIES:
         name = f"earlybell_int8_{strategy}"
         found[name] = lambda name=name, strategy=strategy: _earlybell(name, "int8", strategy, 2_400)  # type: ignore[misc]
+    found["earlybell_as_accurate"] = lambda: _earlybell(
+        "earlybell_as_accurate", "auto", "auto", 2_400, fastbert.dial_as_accurate()
+    )
     found["earlybell"] = lambda: _earlybell("earlybell", "auto", "auto", 2_400)
     return found
 
@@ -142,54 +142,8 @@ class _Logits(torch.nn.Module):
         return logits
 
 
-def _fastbert(name: str, dtype: torch.dtype) -> Peer:
-    """Our backbone as FastBERT runs one: a head after each layer, entropy alone, order of arrival, batches shrink.
-
-    The threshold is the one of our default dial, so that its accuracy is no handicap of ours.
-    """
-    loaded = load(SHIPPED)
-    calibration, model = loaded.calibration, loaded.model.eval()
-    skipped = model.config.depths.start == 0
-    model.config = replace(model.config, depth_zero=False)
-    model.embedding.to(dtype)
-    model.layers.to(dtype)
-    threshold = calibration.point(calibration.default_dial).rule.threshold
-    temperatures = torch.tensor(calibration.temperatures[1 if skipped else 0 :])
-    encoder = PaddedEncoder(model, ExitRule(threshold), temperatures, 1.0, torch.device("cpu"), batch_tokens=0)
-
-    def score(texts: Sequence[str]) -> Predictions:
-        parts = []
-        for start in range(0, len(texts), BATCH):
-            rows = loaded.reader.read(texts[start : start + BATCH])
-            parts.append(_shrinking(encoder, rows))
-        return Predictions.concatenate(parts, model.config.classes)
-
-    return Peer(name, score, 600)
-
-
-def _shrinking(encoder: PaddedEncoder, rows: list[NDArray[np.int32]]) -> Predictions:
-    """One batch, padded to its longest text."""
-    width = max(len(row) for row in rows)
-    whole = replace(encoder, batch_tokens=width * len(rows))
-    with torch.inference_mode():
-        answers = shrink(_OneWidth(whole, width), Window(rows, np.full(len(rows), np.nan, np.float32)))
-    tokens = np.array([len(row) for row in rows], np.int32)
-    return Predictions(answers.probabilities, answers.exit_depth, np.full(len(rows), np.nan, np.float32), tokens,
-                       answers.tokens_kept)  # fmt: skip
-
-
-class _OneWidth:
-    """An encoder that pads all texts of a batch to the longest, as FastBERT does."""
-
-    pads = False  # the batch is not cut by widths
-
-    def __init__(self, encoder: PaddedEncoder, width: int) -> None:
-        self._encoder, self._width = encoder, width
-        self.config, self.rule, self.batch_tokens = encoder.config, encoder.rule, 2**62
-
-    def start(self, rows: Sequence[NDArray[np.int32]], width: int, slots: int = 0, prunes: bool = True) -> Any:
-        """A batch of one width."""
-        return self._encoder.start(rows, self._width, slots, prunes)
+def _fastbert(name: str, checkpoint: Path, dtype: torch.dtype) -> Peer:
+    return Peer(name, fastbert.scorer(checkpoint, dtype, BATCH), 600)
 
 
 def _teacher() -> Peer:
@@ -223,8 +177,8 @@ def _teacher() -> Peer:
     return Peer("teacher_unshared", score, 300)
 
 
-def _earlybell(name: str, precision: str, strategy: str, share: int) -> Peer:
-    engine = open_engine("cpu", precision=precision, strategy=strategy, threads=engine_clock.THREADS)
+def _earlybell(name: str, precision: str, strategy: str, share: int, dial: float | None = None) -> Peer:
+    engine = open_engine("cpu", precision=precision, strategy=strategy, dial=dial, threads=engine_clock.THREADS)
     engine.warm_up()
     return Peer(name, engine.score, share)
 
