@@ -66,6 +66,7 @@ def calibrate(
         Texts (no labels needed) over which the token table is counted.
     """
     model = ElbertForSequenceClassification.from_pretrained(directory)
+    budget = replace(budget, max_tokens=min(budget.max_tokens, model.config.positions))
     reader = Reader.open(directory / checkpoint.TOKENIZER_FILE, budget.max_tokens)
     calibration, found = calibration_of(model, reader, dev, table_texts, budget)
     checkpoint.write_calibration(calibration, directory)
@@ -181,7 +182,7 @@ def best_family(probabilities: NDArray[np.float32], truth: NDArray[np.int64], fi
 
     def loses(family: ExitRule) -> float:
         rules = [replace(family, threshold=threshold) for threshold in THRESHOLDS[::3]]
-        runs = [_run(rule, probabilities, probabilities[:, -1], truth, first) for rule in rules]
+        runs = [judge(rule, probabilities, probabilities[:, -1], truth, first) for rule in rules]
         runs.sort(key=lambda run: run.mean_depth)
         # A mean depth deeper than a family ever runs costs it nothing: it gives its own best there.
         return float(np.mean(np.interp(grid, [run.mean_depth for run in runs], [run.lost for run in runs])))
@@ -224,20 +225,29 @@ def count_tokens(
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class Judgement:
+    """What a rule does on the dev set."""
+
     mean_depth: float
     accuracy: float
     lost: float
 
 
-def _run(
+def judge(
     rule: ExitRule,
     probabilities: NDArray[np.float32],
     full: NDArray[np.float32],
     truth: NDArray[np.int64],
     first: int,
-) -> _Run:
-    """What a rule does on the dev set. ``full`` is (texts, C), what full depth without pruning says.
+) -> Judgement:
+    """What a rule does on the dev set.
+
+    Parameters
+    ----------
+    probabilities
+        (texts, exits, C), after temperature, of depths ``first``...
+    full
+        (texts, C), what full depth without pruning says.
 
     What it loses is the larger of two estimates: counted on the labels, and expected from full depth's own calibrated
     probabilities, with two standard errors to spare. A dev set of two thousand texts counts half a point as ten texts,
@@ -249,7 +259,7 @@ def _run(
     counted = np.mean(whole == truth) - np.mean(answers == truth)
     each = full[every, whole] - full[every, answers]
     expected = each.mean() + 2 * each.std() / np.sqrt(len(each))
-    return _Run(float(depths.mean()), float(np.mean(answers == truth)), float(max(counted, expected)))
+    return Judgement(float(depths.mean()), float(np.mean(answers == truth)), float(max(counted, expected)))
 
 
 def _point(
@@ -261,7 +271,7 @@ def _point(
     tokens: NDArray[np.int64],
     model: ElbertForSequenceClassification,
 ) -> OperatingPoint:
-    run = _run(rule, probabilities, full, truth, model.config.depths.start)
+    run = judge(rule, probabilities, full, truth, model.config.depths.start)
     layers = model.config.layers
     speed = speed_up(int(np.median(tokens)), alpha, layers, model.config.hidden) if alpha < 1.0 else 1.0
     return OperatingPoint(

@@ -3,27 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+if TYPE_CHECKING:
+    from inference.training.data import Example
+
 app = typer.Typer(no_args_is_help=True, help="Train, distil, calibrate and evaluate models.")
 
+Dial = Annotated[float | None, typer.Option(help="0: full depth .. 1: fastest. Default: the checkpoint's.")]
+Texts = Annotated[int, typer.Option(help="Measure on so many of the texts, drawn by a fixed seed; 0: all.")]
 #: As in `fit.Training`, which is not imported here so that `--help` does not load torch.
 Loss = Literal["learned", "equal", "last", "one-step", "two-step"]
 Data = Annotated[Path | None, typer.Option(help="Directory of the data. Default: EARLYBELL_DATA, else ../shared/data.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="float32 or bfloat16 (mixed: weights stay in float32).")]
 Seed = Annotated[int, typer.Option(help="Same seed, same figures on the same machine.")]
+TextColumn = Annotated[str, typer.Option(help="Column of the text.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the label.")]
+LabelMap = Annotated[list[str] | None, typer.Option(help="FILE=MODEL: a label's name there and here.")]
+Measured = Annotated[
+    Path,
+    typer.Argument(
+        help="CSV, TSV or JSONL of text and label, plain or as .xz, .gz or .bz2; or corpus:NAME, a part of the "
+        "project's own texts that was not trained on: tfns_validation, sentfin_report, finentity_unseen."
+    ),
+]
+Labelled = Annotated[
+    Path | None,
+    typer.Option(
+        help="A file of labelled texts (CSV, TSV, JSONL; .xz, .gz, .bz2) instead of the project's own; "
+        "a tenth is set aside by a hash of the text."
+    ),
+]
 
 
 @app.command()
 def train(
     out: Annotated[Path, typer.Argument(help="Directory to write; an interrupted run there goes on.")],
     data: Data = None,
+    labelled: Labelled = None,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    label_map: LabelMap = None,
+    source: Annotated[list[str] | None, typer.Option(help="Of the project's own: tfns, sentfin, finentity.")] = None,
+    texts: Annotated[int, typer.Option(help="Train on so many of the texts, drawn by the seed; 0: all.")] = 0,
     start: Annotated[str, typer.Option(help="minilm, or the directory of an ALBERT, BERT or ELBERT.")] = "minilm",
     loss: Annotated[Loss, typer.Option(help="How the exits' errors are weighted; last: a teacher.")] = "learned",
     groups: Annotated[int, typer.Option(help="Sets of weights that the depths share; 0: as the start has.")] = 1,
@@ -32,26 +60,44 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Of the encoder, at its peak.")] = 6e-5,
     dropout: Annotated[float, typer.Option(help="In training; the paper uses none.")] = 0.0,
     alpha: Annotated[float, typer.Option(help="ACC: share of tokens that a layer keeps, ramped from 1.")] = 1.0,
+    ramp: Annotated[float, typer.Option(help="ACC: share of training in which it gets there.")] = 1 / 3,
+    shared_head: Annotated[bool, typer.Option(help="One head for all depths, as in the paper, or one each.")] = False,
+    depth_zero: Annotated[bool, typer.Option(help="An exit on the embeddings, before any layer.")] = True,
     batch_texts: Annotated[int, typer.Option(help="Texts of a batch.")] = 32,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of a batch, padding counted.")] = 4_096,
     seed: Seed = 1,
     device: Device = "cpu",
     precision: Precision = "bfloat16",
 ) -> None:
-    """Fit a model on TFNS, SEntFiN and FinEntity, with an exit at every depth."""
+    """Fit a model on TFNS, SEntFiN and FinEntity, or on any labelled file, with an exit at every depth."""
+    from inference.training.data import SOURCES
     from inference.training.fit import Training
     from inference.training.fit import train as run
+    from inference.training.labelled import LabelledFile
     from inference.training.optimise import Schedule
 
+    for one in source or ():
+        if one not in SOURCES:
+            raise typer.BadParameter(f"{one!r} is none of {', '.join(SOURCES)}", param_hint="--source")
     with _one_line_errors():
         schedule = Schedule(
-            epochs=epochs, learning_rate=learning_rate, batch_texts=batch_texts, seed=seed, device=device,
-            precision=precision,
+            epochs=epochs, learning_rate=learning_rate, batch_texts=batch_texts, batch_tokens=batch_tokens, seed=seed,
+            device=device, precision=precision,
         )  # fmt: skip
-        changes: dict[str, Any] = {"dropout": dropout}
+        changes: dict[str, Any] = {"dropout": dropout, "shared_head": shared_head, "depth_zero": depth_zero}
         changes |= {name: value for name, value in (("groups", groups), ("layers", layers)) if value}
+        file = None
+        if labelled is not None:
+            file = LabelledFile(
+                path=labelled, text_column=text_column, label_column=label_column, label_map=_pairs(label_map)
+            )
         figures = run(
-            Training(data=_data(data), out=out, start=start, changes=changes, loss=loss, alpha=alpha, schedule=schedule)
-        )
+            Training(
+                data=_data(data) if file is None else Path(), out=out, start=start, changes=changes, loss=loss,
+                alpha=alpha, ramp=ramp, sources=tuple(source or SOURCES), labelled=file, texts=texts,
+                schedule=schedule,
+            )
+        )  # fmt: skip
     typer.echo(json.dumps(figures))
 
 
@@ -106,46 +152,64 @@ def distil(
 def calibrate(
     directory: Annotated[Path, typer.Argument(help="A trained model; becomes a checkpoint in place.")],
     data: Data = None,
+    labelled: Labelled = None,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    label_map: LabelMap = None,
     name: Annotated[str, typer.Option(help="The model's name, as signals give it.")] = "elbert-small",
     lost: Annotated[float, typer.Option(help="Accuracy that the default dial may lose, as a share.")] = 0.005,
     alpha: Annotated[list[float] | None, typer.Option(help="ACC: a share of tokens that may be tried.")] = None,
-    table_texts: Annotated[int, typer.Option(help="Headlines that the token table counts; 0: none.")] = 20_000,
+    table_texts: Annotated[
+        int, typer.Option(help="Headlines that the token table counts, or texts of the labelled file; 0: none.")
+    ] = 20_000,
     windows: Annotated[bool, typer.Option(help="Try exits by a window, or only FastBERT's, by entropy.")] = True,
     device: Device = "cpu",
     precision: Precision = "bfloat16",
 ) -> None:
-    """Find temperatures, exits, pruning, token table and the dial's curve on the dev slices."""
+    """Find temperatures, exits, pruning, token table and the dial's curve on what was set aside from training."""
+    from inference.pretrained import read_pretrained
     from inference.training.calibrate import Budget
     from inference.training.calibrate import calibrate as run
     from inference.training.card import CALIBRATION_RECORD_FILE
     from inference.training.data import read_corpus, read_unlabelled
+    from inference.training.labelled import LabelledFile, drawn, split
 
     with _one_line_errors():
-        directory_of_data = _data(data)
-        corpus = read_corpus(directory_of_data)
-        reported = [one for part in corpus.report.values() for one in part]
-        texts = (
-            read_unlabelled(directory_of_data / "unlabelled_headlines.txt.xz", table_texts, 7, reported)
-            + [one.text for one in corpus.train]
-            if table_texts
-            else []
-        )
+        dev: Sequence[Example]
+        if labelled is not None:
+            file = LabelledFile(
+                path=labelled, text_column=text_column, label_column=label_column, label_map=_pairs(label_map)
+            )
+            counted, dev = split(file.read(read_pretrained(directory)[0].labels))
+            texts = [one.text for one in drawn(counted, table_texts)] if table_texts else []
+        else:
+            directory_of_data = _data(data)
+            corpus = read_corpus(directory_of_data)
+            dev = corpus.dev
+            reported = [one for part in corpus.report.values() for one in part]
+            texts = (
+                read_unlabelled(directory_of_data / "unlabelled_headlines.txt.xz", table_texts, 7, reported)
+                + [one.text for one in corpus.train]
+                if table_texts
+                else []
+            )
         budget = Budget(
             name=name, lost=lost, alphas=tuple(alpha or (1.0,)), windows=windows, device=device, precision=precision
         )  # fmt: skip
-        revision, found = run(directory, corpus.dev, texts, budget)
+        revision, found = run(directory, dev, texts, budget)
         (directory / CALIBRATION_RECORD_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     typer.echo(json.dumps({"model_revision": revision, **found}))
 
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="CSV, TSV or JSONL of text and label.")],
+    data: Measured,
     checkpoint: Annotated[Path | None, typer.Option(help="Default: the checkpoint that is shipped.")] = None,
-    dial: Annotated[float | None, typer.Option(help="0: full depth .. 1: fastest. Default: the checkpoint's.")] = None,
-    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
-    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
-    label_map: Annotated[list[str] | None, typer.Option(help="FILE=MODEL: a label's name there and here.")] = None,
+    dial: Dial = None,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    label_map: LabelMap = None,
+    texts: Texts = 0,
     curve: Annotated[bool, typer.Option("--curve", help="All settings of the dial.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw accuracy against cost into this file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -157,13 +221,11 @@ def evaluate(
     """Measure a checkpoint on labelled texts, through the engine, as it is served."""
     from inference.checkpoint import SHIPPED, load
     from inference.training import evaluate as evaluation
+    from inference.training.plots import draw_dial
 
     with _one_line_errors():
-        pairs = dict(_pair(one) for one in label_map or [])
         labels = load(checkpoint or SHIPPED).model.config.labels
-        examples = evaluation.read_labelled(
-            data, labels, text_column=text_column, label_column=label_column, label_map=pairs
-        )
+        examples, _ = _examples(data, labels, text_column, label_column, label_map, texts)
         how: dict[str, Any] = {
             "checkpoint": checkpoint, "device": device, "precision": precision, "threads": threads,
             "strategy": strategy,
@@ -172,7 +234,7 @@ def evaluate(
         if curve or plot:
             figures["curve"] = evaluation.evaluate_curve(examples, **how)
         if plot:
-            evaluation.plot(figures["curve"], plot, f"{data.name}, {figures['model_revision']}")
+            draw_dial(figures["curve"], plot, f"{data.name}, {figures['model_revision']}")
     if as_json:
         typer.echo(json.dumps(figures))
         return
@@ -188,25 +250,37 @@ def evaluate(
 
 @app.command()
 def compare(
-    data: Annotated[Path, typer.Argument(help="CSV, TSV or JSONL of text and label.")],
+    data: Measured,
     checkpoint: Annotated[Path | None, typer.Option(help="Default: the checkpoint that is shipped.")] = None,
-    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
-    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
-    label_map: Annotated[list[str] | None, typer.Option(help="FILE=MODEL: a label's name there and here.")] = None,
+    dial: Dial = None,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    label_map: LabelMap = None,
+    texts: Texts = 0,
+    prune_texts: Annotated[
+        int, typer.Option(help="Measure pruning, which is slow, on the first so many of them; 0: all, -1: not at all.")
+    ] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw exit curves and pruning's sweep into this file.")] = None,
     device: Device = "cpu",
+    precision: Precision = "bfloat16",
 ) -> None:
-    """Compare exits, depth prediction and pruning with what they are measured against. Prints one JSON object."""
+    """Compare exits, depth prediction and pruning with what they are measured against. Prints one JSON object.
+
+    Pruning is timed by the processor time of this process, so for figures that hold use one thread
+    (OMP_NUM_THREADS=1).
+    """
     from inference.checkpoint import SHIPPED, load
     from inference.training.comparisons import compare as run
-    from inference.training.evaluate import read_labelled
+    from inference.training.plots import draw_comparison
 
     with _one_line_errors():
         loaded = load(checkpoint or SHIPPED)
-        examples = read_labelled(
-            data, loaded.model.config.labels, text_column=text_column, label_column=label_column,
-            label_map=dict(_pair(one) for one in label_map or []),
-        )  # fmt: skip
-        figures = run(loaded, examples, device=device)
+        examples, further = _examples(data, loaded.model.config.labels, text_column, label_column, label_map, texts)
+        figures = run(
+            loaded, examples, further=further, dial=dial, prune_texts=prune_texts, device=device, precision=precision
+        )
+        if plot:
+            draw_comparison(figures, plot, f"{data.name}, {loaded.calibration.name} {loaded.revision}")
     typer.echo(json.dumps(figures, indent=2))
 
 
@@ -232,6 +306,29 @@ def _data(given: Path | None) -> Path:
     if not (given / "sentiment").is_dir():
         raise DataError(f"no training data at {given}: it has no sentiment/tfns_train.jsonl")
     return given
+
+
+def _examples(
+    data: Path,
+    labels: Sequence[str],
+    text_column: str,
+    label_column: str,
+    label_map: list[str] | None,
+    texts: int,
+) -> tuple[list[Example], list[str]]:
+    """The labelled texts that a command measures on, and further ones that have no single label."""
+    from inference.training.data import part_of_corpus
+    from inference.training.labelled import LabelledFile, drawn
+
+    if str(data).startswith("corpus:"):
+        labelled, further = part_of_corpus(_data(None), str(data).removeprefix("corpus:"))
+        return drawn(labelled, texts), further
+    file = LabelledFile(path=data, text_column=text_column, label_column=label_column, label_map=_pairs(label_map))
+    return drawn(file.read(labels), texts), []
+
+
+def _pairs(label_map: list[str] | None) -> dict[str, str]:
+    return dict(_pair(one) for one in label_map or [])
 
 
 def _pair(text: str) -> tuple[str, str]:

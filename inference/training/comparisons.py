@@ -1,8 +1,8 @@
 """How the project's rules compare with those they are measured against, on one labelled set.
 
 Exits: CWB against FastBERT's entropy exit, PABEE and a fixed depth, at equal mean depth. Prediction: GEEP's token
-table against length, chance and a constant. Pruning: accuracy and analytical speed-up over ACC's whole sweep. All from
-the logits of every exit, so that the rules alone differ; wall-clock speed is the benchmarks' matter.
+table against length, chance and a constant. Both from the logits of every exit, so that the rules alone differ; how
+fast an engine is with them is the benchmarks' matter. Pruning: `pruning`'s sweep, and one layer at a time.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from inference.calibration import Calibration
 from inference.checkpoint import Checkpoint
 from inference.confidence_window import ExitRule, exit_depths
-from inference.token_pruning import kept_tokens, solve_alpha, speed_up
+from inference.training import pruning
 from inference.training.data import Example
 from inference.training.measures import accuracy, macro_f1, softmax
 from inference.training.optimise import all_logits
@@ -26,14 +25,41 @@ from inference.training.optimise import all_logits
 Curve = list[tuple[float, float]]  # (mean depth, accuracy), ascending
 
 
-def compare(checkpoint: Checkpoint, examples: Sequence[Example], *, device: str = "cpu") -> dict[str, Any]:
-    """All comparisons on one set, as plain values."""
+#: A text's depth is also predicted as the depth by which this share of its tokens' histograms has left.
+UPPER_QUANTILE = 0.75
+
+
+def compare(
+    checkpoint: Checkpoint,
+    examples: Sequence[Example],
+    *,
+    further: Sequence[str] = (),
+    dial: float | None = None,
+    prune_texts: int = 0,
+    device: str = "cpu",
+    precision: str = "bfloat16",
+) -> dict[str, Any]:
+    """All comparisons on one set, as plain values.
+
+    Parameters
+    ----------
+    examples
+        None of them may have been counted in the checkpoint's token table, or its prediction would know the answer.
+    further
+        Texts without a label: the prediction of their depth is measured too.
+    dial
+        Whose rule the predicted depth is held against; default: the checkpoint's.
+    prune_texts
+        Pruning, which runs the model again and again, is measured on the first so many texts; 0: on all. Not at all
+        where it is negative.
+    """
     model, calibration = checkpoint.model, checkpoint.calibration
     first, layers = model.config.depths.start, model.config.layers
     rows = checkpoint.reader.read([one.text for one in examples])
     truth = np.array([model.config.labels.index(one.label) for one in examples], np.int64)
-    probabilities = _tempered(all_logits(model, rows, device=device), calibration)
-    rule = calibration.point(calibration.default_dial).rule
+    probabilities = _tempered(all_logits(model, rows, device=device, precision=precision), calibration)
+    dial = calibration.default_dial if dial is None else dial
+    rule = calibration.point(dial).rule
     depths = exit_depths(torch.from_numpy(probabilities), rule, first).numpy()
     curves = exit_curves(probabilities, truth, first, [point.rule for point in calibration.curve])
     found: dict[str, Any] = {
@@ -42,15 +68,11 @@ def compare(checkpoint: Checkpoint, examples: Sequence[Example], *, device: str 
                               for place in range(probabilities.shape[1])],
         "macro_f1": round(macro_f1(truth, probabilities[:, -1].argmax(-1), model.config.classes), 4),
         "exits_at_equal_depth": at_equal_depth(curves, layers),
-        "pruning": prune(checkpoint, rows, truth, device=device),
+        "exit_curves": curves,
     }  # fmt: skip
-    expected = calibration.expected_depths(first)
-    if expected is not None:
-        values = expected.numpy()
-        predicted = np.array([values[row[1:-1]].mean() if len(row) > 2 else values[0] for row in rows])
-        lengths = np.array([len(row) for row in rows], np.float64)
-        found["prediction"] = prediction(predicted, depths, lengths)
-        pure = np.rint(predicted).astype(np.int64).clip(first, layers)
+    if calibration.token_table is not None:
+        leaving = _leaving(rows, calibration)
+        pure = (leaving @ np.arange(first, layers + 1)).round().astype(np.int64)
         every = np.arange(len(truth))
         found["pure_prediction"] = {
             "accuracy": round(accuracy(truth, probabilities[every, pure - first].argmax(-1)), 4),
@@ -58,6 +80,35 @@ def compare(checkpoint: Checkpoint, examples: Sequence[Example], *, device: str 
             "checked_accuracy": round(accuracy(truth, probabilities[every, depths - first].argmax(-1)), 4),
             "checked_mean_depth": round(float(depths.mean()), 3),
         }
+        upper = (leaving.cumsum(1) < UPPER_QUANTILE - 1e-9).sum(1).clip(max=layers - first)
+        found["pure_prediction_upper"] = {
+            "quantile": UPPER_QUANTILE,
+            "accuracy": round(accuracy(truth, probabilities[every, upper].argmax(-1)), 4),
+            "mean_depth": round(float(upper.mean()) + first, 3),
+        }
+        if further:
+            more = checkpoint.reader.read(further)
+            logits = _tempered(all_logits(model, more, device=device, precision=precision), calibration)
+            rows_of_all = [*rows, *more]
+            leaving = np.concatenate([leaving, _leaving(more, calibration)])
+            depths = np.concatenate([depths, exit_depths(torch.from_numpy(logits), rule, first).numpy()])
+        else:
+            rows_of_all = rows
+        found["prediction"] = {
+            "n": len(depths),
+            "dial": dial,
+            **prediction(
+                leaving @ np.arange(first, layers + 1.0),
+                depths,
+                np.array([len(row) for row in rows_of_all], np.float64),
+            ),
+        }
+    if prune_texts >= 0:
+        some = slice(prune_texts or None)
+        how: dict[str, Any] = {"device": device, "precision": precision}
+        found["pruning"] = pruning.sweep(model, rows[some], truth[some], **how)
+        found["pruning_by_layer"] = pruning.by_layer(model, rows[some], truth[some], **how)
+        found["pruning_n"] = len(rows[some])
     return found
 
 
@@ -135,40 +186,13 @@ def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> fl
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def prune(
-    checkpoint: Checkpoint,
-    rows: Sequence[NDArray[np.int32]],
-    truth: NDArray[np.int64],
-    *,
-    wanted: Sequence[float] = (1.0, 1.5, 2.0, 3.0, 4.8),
-    device: str = "cpu",
-) -> list[dict[str, float]]:
-    """ACC's sweep at full depth: one checkpoint, alpha changed at inference alone.
-
-    ``wanted`` speed-ups are analytical, at the set's median length; those out of reach at that length are left out.
-    """
-    model, layers = checkpoint.model, checkpoint.model.config.layers
-    median = int(np.median([len(row) for row in rows]))
-    most = speed_up(median, 1e-6, layers, model.config.hidden)
-    found = []
-    for speed in wanted:
-        if speed > most:
-            continue
-        alpha = solve_alpha(speed, median, layers, model.config.hidden) if speed > 1.0 else 1.0
-
-        def keep(lengths: Tensor, alpha: float = alpha) -> Tensor:
-            return kept_tokens(lengths, alpha, layers)
-
-        logits = all_logits(model, rows, device=device, keep=keep if alpha < 1.0 else None)
-        found.append(
-            {
-                "speed_up": speed,
-                "alpha": round(alpha, 4),
-                "tokens": float(median),
-                "accuracy": round(accuracy(truth, logits[:, -1].argmax(-1)), 4),
-            }
-        )
-    return found
+def _leaving(rows: Sequence[NDArray[np.int32]], calibration: Calibration) -> NDArray[np.float64]:
+    """(texts, exits): with which share a text's tokens speak for each exit; their mean over the token table."""
+    if calibration.token_table is None:
+        raise ValueError("this checkpoint has no token table")
+    table = calibration.token_table.double().numpy()
+    # Without a token of its own a text is predicted like padding: by the prior, which unseen tokens have.
+    return np.stack([table[row[1:-1]].mean(0) if len(row) > 2 else table[0] for row in rows])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

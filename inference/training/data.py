@@ -21,6 +21,7 @@ from inference.reading import normalise
 
 REPORT_SEED = "earlybell-report-1"
 DEV_SEED = "earlybell-dev-1"
+SOURCES = ("tfns", "sentfin", "finentity")
 LABELS = ("negative", "neutral", "positive")
 
 
@@ -105,6 +106,31 @@ def read_corpus(directory: Path) -> Corpus:
         report={"tfns_validation": tuple(validation), "sentfin_report": tuple(sentfin_report)},
         hashes={path.name: hash_file(path) for path in files.values()},
     )
+
+
+def part_of_corpus(directory: Path, name: str) -> tuple[list[Example], list[str]]:
+    """A part of the corpus that was not trained on, by its name.
+
+    Parameters
+    ----------
+    name
+        ``tfns_validation``, ``sentfin_report``, or ``finentity_unseen``: FinEntity's dev slice, beside the texts whose
+        entities disagree, which have no label of their own.
+
+    Returns
+    -------
+    examples, further
+        Labelled texts, and texts without a label.
+    """
+    corpus = read_corpus(directory)
+    if name in corpus.report:
+        return list(corpus.report[name]), []
+    if name != "finentity_unseen":
+        raise DataError(f"no part {name!r}: it is one of {', '.join(corpus.report)}, finentity_unseen")
+    dev = [one for one in corpus.dev if one.source == "finentity"]
+    seen = {text_key(one.text) for one in (*corpus.train, *dev)}
+    everything = [row["content"] for row in _rows(directory / "sentiment" / "finentity.jsonl")]
+    return dev, [text for text in everything if text_key(text) not in seen]
 
 
 def read_unlabelled(path: Path, count: int, seed: int, exclude: Iterable[Example] = ()) -> list[str]:

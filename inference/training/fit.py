@@ -7,6 +7,7 @@ and the two steps that it replaces. ACC pruning can be on while training, its sh
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,10 +20,11 @@ from inference.elbert import ElbertForSequenceClassification
 from inference.reading import Reader
 from inference.token_pruning import kept_tokens
 from inference.training.backbones import backbone_directory
-from inference.training.data import LABELS, Example, read_corpus
+from inference.training.data import LABELS, Example, hash_file, read_corpus
+from inference.training.labelled import LabelledFile, drawn, labels_of, split
 from inference.training.losses import ExitWeights, exits_cross_entropy, one_step
 from inference.training.optimise import Schedule, early_exits_alone, optimise, padded
-from inference.training.records import figures_of, write_record
+from inference.training.records import figures_of, figures_on, write_record
 
 Loss = Literal["learned", "equal", "last", "one-step", "two-step"]
 
@@ -37,6 +39,8 @@ class Training:
     tokenizer: Path | None = None  # default: the start's own
     changes: dict[str, Any] = field(default_factory=dict)  # fields of the model's `Config`, such as groups=1
     sources: tuple[str, ...] = ("tfns", "sentfin", "finentity")
+    labelled: LabelledFile | None = None  # instead of the project's own texts; a tenth of it is set aside
+    texts: int = 0  # of the training texts only so many, drawn by the seed; 0: all
     loss: Loss = "learned"
     alpha: float = 1.0  # ACC's share that a layer keeps at the end of its ramp; 1: no pruning
     ramp: float = 1 / 3  # share of training in which alpha goes from 1 to there
@@ -44,24 +48,47 @@ class Training:
 
 
 def train(run: Training) -> dict[str, Any]:
-    """Fit a model on the project's labelled texts, write it with its record to ``run.out`` and return its figures.
+    """Fit a model on the project's labelled texts, or on a file of them, and write it with its record to ``run.out``.
+
+    Returns
+    -------
+    figures
+        Accuracy per depth on what was set aside, and how long it took: ``seconds`` by the clock, and
+        ``processor_seconds``, which other processes do not lengthen.
 
     Raises
     ------
     DataError
-        If the data is missing.
+        If the data is missing, or not what it should be.
     CheckpointError
         If the start cannot be read.
     """
-    corpus = read_corpus(run.data)
-    examples = [one for one in corpus.train if one.source in run.sources]
-    model, reader, seconds = fit(run, examples, LABELS)
-    figures = {
+    device, precision = run.schedule.device, run.schedule.precision
+    labels: tuple[str, ...]
+    if run.labelled is None:
+        corpus = read_corpus(run.data)
+        examples, labels, hashes = [one for one in corpus.train if one.source in run.sources], LABELS, corpus.hashes
+    else:
+        everything = run.labelled.read()
+        examples, dev = split(everything)
+        labels, hashes = labels_of(everything), {run.labelled.path.name: hash_file(run.labelled.path)}
+    examples = drawn(examples, run.texts, run.schedule.seed)
+    began = time.process_time()
+    model, reader, seconds = fit(run, examples, labels)
+    figures: dict[str, Any] = {
         "seconds": round(seconds, 1),
+        "processor_seconds": round(time.process_time() - began, 1),
         "texts": len(examples),
-        **figures_of(model, reader, corpus, run.schedule.device, run.schedule.precision),
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "parameters_of_exits": sum(
+            value.numel() for name, value in model.named_parameters() if name.startswith("exit")
+        ),
     }
-    write_record(run.out, run, corpus.hashes, figures)
+    if run.labelled is None:
+        figures |= figures_of(model, reader, corpus, device, precision)
+    else:
+        figures["dev"] = figures_on(dev, model, reader, device, precision)
+    write_record(run.out, run, hashes, figures)
     return figures
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from inference.elbert import ElbertForSequenceClassification
 from inference.reading import Reader
-from inference.training.data import Corpus
+from inference.training.data import Corpus, Example
 from inference.training.measures import accuracy, macro_f1
 from inference.training.optimise import all_logits
 
@@ -26,20 +27,22 @@ def figures_of(
     """Accuracy per depth and macro-F1 at full depth on the dev slices and on what is only reported."""
     parts = {f"dev_{name}": [one for one in corpus.dev if one.source == name] for name in ("tfns", "sentfin")}
     parts |= {name: list(part) for name, part in corpus.report.items()}
-    figures: dict[str, Any] = {}
-    for name, part in parts.items():
-        if not part:
-            continue
-        logits = all_logits(model, reader.read([one.text for one in part]), device=device, precision=precision)
-        truth = np.array([model.config.labels.index(one.label) for one in part])
-        answers = logits.argmax(-1)
-        figures[name] = {
-            "accuracy": round(accuracy(truth, answers[:, -1]), 4),
-            "macro_f1": round(macro_f1(truth, answers[:, -1], model.config.classes), 4),
-            "accuracy_per_exit": [round(accuracy(truth, answers[:, exit_]), 4) for exit_ in range(answers.shape[1])],
-            "n": len(part),
-        }
-    return figures
+    return {name: figures_on(part, model, reader, device, precision) for name, part in parts.items() if part}
+
+
+def figures_on(
+    part: Sequence[Example], model: ElbertForSequenceClassification, reader: Reader, device: str, precision: str
+) -> dict[str, Any]:
+    """The same on any labelled texts."""
+    logits = all_logits(model, reader.read([one.text for one in part]), device=device, precision=precision)
+    truth = np.array([model.config.labels.index(one.label) for one in part])
+    answers = logits.argmax(-1)
+    return {
+        "accuracy": round(accuracy(truth, answers[:, -1]), 4),
+        "macro_f1": round(macro_f1(truth, answers[:, -1], model.config.classes), 4),
+        "accuracy_per_exit": [round(accuracy(truth, answers[:, exit_]), 4) for exit_ in range(answers.shape[1])],
+        "n": len(part),
+    }
 
 
 def write_record(directory: Path, run: Any, hashes: dict[str, str], figures: dict[str, Any]) -> None:

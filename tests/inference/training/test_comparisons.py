@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from typer.testing import CliRunner
 
 from inference.checkpoint import load
 from inference.confidence_window import ExitRule
+from inference.training.commands import app
 from inference.training.comparisons import at_equal_depth, compare, exit_curves, prediction, rank_correlation
 from inference.training.data import LABELS, Example
+from inference.training.plots import draw_comparison
 
 numbers = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=40)
 
@@ -50,14 +55,54 @@ def test_every_curve_ends_at_full_depth_and_says_the_same_there() -> None:
     assert all(0 <= value <= 1 for curve in equal.values() for value in curve.values())
 
 
-def test_a_checkpoint_is_compared_on_a_labelled_set(tiny_checkpoint: Path, texts: list[str]) -> None:
+def test_a_checkpoint_is_compared_on_a_labelled_set(tiny_checkpoint: Path, texts: list[str], tmp_path: Path) -> None:
     examples = [Example(text, LABELS[place % 3], "made") for place, text in enumerate(texts)]
-    found = compare(load(tiny_checkpoint), examples)
+    found = compare(load(tiny_checkpoint), examples, further=texts[:20], precision="float32")
     assert found["n"] == len(texts)
     assert len(found["accuracy_per_exit"]) == 5
-    assert found["pruning"][0] == {
-        "speed_up": 1.0, "alpha": 1.0, "tokens": found["pruning"][0]["tokens"],
-        "accuracy": found["accuracy_per_exit"][-1],
-    }  # fmt: skip
+    first = found["pruning"][0]
+    assert (first["speed_up"], first["alpha"], first["accuracy"]) == (1.0, 1.0, found["accuracy_per_exit"][-1])
     assert [one["speed_up"] for one in found["pruning"]][:2] == [1.0, 1.5]
+    assert [one["layer"] for one in found["pruning_by_layer"]] == [1, 2, 3, 4]
     assert found["pure_prediction"]["mean_depth"] <= 4
+    assert found["pure_prediction"]["mean_depth"] <= found["pure_prediction_upper"]["mean_depth"] <= 4
+    assert found["prediction"]["n"] == len(texts) + 20
+    assert found["prediction"]["dial"] == 0.5
+    for name in ("drawn.png", "drawn.svg"):
+        draw_comparison(found, tmp_path / name, "made")
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+    drawn = (tmp_path / "drawn.svg").read_text()
+    assert all(f"<!-- {word} -->" in drawn for word in ("CWB", "patience (PABEE)", "K 1.5", "0.75 points lost"))
+
+
+def test_pruning_can_be_left_out_or_cut_and_another_dial_asked(tiny_checkpoint: Path, texts: list[str]) -> None:
+    examples = [Example(text, LABELS[place % 3], "made") for place, text in enumerate(texts)]
+    without = compare(load(tiny_checkpoint), examples, prune_texts=-1, dial=0.0, precision="float32")
+    assert "pruning" not in without
+    assert without["prediction"]["rank_correlation"] == 0.0, "at dial 0 all texts go to the end"
+    assert without["pure_prediction"]["checked_mean_depth"] == 4
+    assert compare(load(tiny_checkpoint), examples, prune_texts=30, precision="float32")["pruning_n"] == 30
+
+
+def test_a_text_that_is_one_token_is_predicted_as_its_token_says(tiny_checkpoint: Path) -> None:
+    checkpoint = load(tiny_checkpoint)
+    table = checkpoint.calibration.token_table
+    assert table is not None
+    token = int(checkpoint.reader.read(["acme"])[0][1])
+    expected = float(table[token].double() @ torch.arange(5.0).double())
+    found = compare(checkpoint, [Example("acme", "positive", "made")] * 3, prune_texts=-1, precision="float32")
+    assert found["pure_prediction"]["mean_depth"] == round(expected)
+
+
+def test_the_command_compares_and_draws(tiny_checkpoint: Path, texts: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "labelled.csv"
+    file.write_text("sentence,mood\n" + "".join(f"{text},{place % 3}\n" for place, text in enumerate(texts)))
+    drawing = tmp_path / "compared.png"
+    arguments = ["compare", str(file), "--checkpoint", str(tiny_checkpoint), "--text-column", "sentence",
+                 "--label-column", "mood", "--texts", "40", "--prune-texts", "20", "--plot", str(drawing)]  # fmt: skip
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["n"], found["pruning_n"]) == (40, 20)
+    assert set(found["exit_curves"]) == {"cwb", "entropy", "pabee", "fixed"}
+    assert drawing.read_bytes().startswith(b"\x89PNG")

@@ -16,6 +16,7 @@ from inference.training.data import (
     data_directory,
     is_set_aside,
     length_sorted_batches,
+    part_of_corpus,
     read_corpus,
     read_unlabelled,
     text_key,
@@ -55,6 +56,16 @@ def test_nothing_reported_or_chosen_on_is_trained_on(corpus_directory: Path) -> 
     assert {one.source for one in corpus.train} == {"tfns", "sentfin", "finentity"}
     assert sum(one.source == "finentity" for one in corpus.train + corpus.dev) == 20, "texts whose entities agree"
     assert set(corpus.hashes) == {"tfns_train.jsonl", "tfns_validation.jsonl", "sentfin_train.jsonl", "finentity.jsonl"}
+
+
+def test_parts_of_the_corpus_are_what_was_not_trained_on(corpus_directory: Path) -> None:
+    corpus = read_corpus(corpus_directory)
+    assert part_of_corpus(corpus_directory, "sentfin_report") == (list(corpus.report["sentfin_report"]), [])
+    dev, further = part_of_corpus(corpus_directory, "finentity_unseen")
+    assert dev == [one for one in corpus.dev if one.source == "finentity"]
+    assert sorted(further) == sorted(f"entity {n}" for n in range(1, 40, 2)), "texts whose entities disagree"
+    with pytest.raises(DataError, match="it is one of tfns_validation, sentfin_report, finentity_unseen"):
+        part_of_corpus(corpus_directory, "tfns")
 
 
 def test_the_split_does_not_move_with_the_files_order(corpus_directory: Path) -> None:

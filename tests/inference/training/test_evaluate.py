@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from inference.training.commands import app
-from inference.training.data import DataError
-from inference.training.evaluate import evaluate, evaluate_curve, read_labelled
+from inference.training.evaluate import evaluate, evaluate_curve
+from inference.training.labelled import LabelledFile
 
 LABELS = ("negative", "neutral", "positive")
 
@@ -22,7 +22,7 @@ def labelled(tmp_path: Path, texts: list[str]) -> Path:
 
 
 def test_the_figures_fit_together(tiny_checkpoint: Path, labelled: Path, texts: list[str]) -> None:
-    examples = read_labelled(labelled, LABELS)
+    examples = LabelledFile(path=labelled).read(LABELS)
     found = evaluate(examples, checkpoint=tiny_checkpoint, dial=1.0, precision="float32", window_texts=50)
     table = found["confusion"]
     assert found["n"] == len(texts) == sum(map(sum, table)) == sum(found["depths"].values())
@@ -35,48 +35,9 @@ def test_the_figures_fit_together(tiny_checkpoint: Path, labelled: Path, texts: 
 
 
 def test_the_curve_has_every_setting(tiny_checkpoint: Path, labelled: Path) -> None:
-    curve = evaluate_curve(read_labelled(labelled, LABELS), checkpoint=tiny_checkpoint, precision="float32")
+    curve = evaluate_curve(LabelledFile(path=labelled).read(LABELS), checkpoint=tiny_checkpoint, precision="float32")
     assert [one["dial"] for one in curve] == [0.0, 0.5, 0.75, 1.0]
     assert curve[0]["mean_depth"] == 4
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.csv", 'title,mood\n"Acme, up",bullish\nAcme down,Negative\nAcme,1\n'),
-        ("a.tsv", "title\tmood\nAcme, up\tbullish\nAcme down\tNEGATIVE\nAcme\tneutral\n"),
-        (
-            "a.jsonl",
-            '{"title":"Acme, up","mood":"bullish"}\n\n{"title":"Acme down","mood":0}\n{"title":"Acme","mood":1}\n',
-        ),
-    ],
-)
-def test_labelled_texts_are_read_from_what_people_have(tmp_path: Path, name: str, content: str) -> None:
-    file = tmp_path / name
-    file.write_text(content)
-    read = read_labelled(file, LABELS, text_column="title", label_column="mood", label_map={"bullish": "positive"})
-    assert [(one.text, one.label) for one in read] == [
-        ("Acme, up", "positive"),
-        ("Acme down", "negative"),
-        ("Acme", "neutral"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ('{"text": "a", "label": "odd"}', "row 1: label 'odd' is none of negative, neutral, positive"),
-        ('{"text": "a", "tone": "odd"}', "no column 'label'; it has text, tone"),
-        ('{"text": "a", "label": null}', "no labelled text"),
-        ("[1]", "line 1: not a JSON object"),
-        ("{", "neither CSV nor JSONL"),
-    ],
-)
-def test_what_cannot_be_read_says_where(tmp_path: Path, content: str, says: str) -> None:
-    file = tmp_path / "bad.jsonl"
-    file.write_text(content)
-    with pytest.raises(DataError, match=says):
-        read_labelled(file, LABELS)
 
 
 def test_the_command_prints_one_json_object_and_draws(tiny_checkpoint: Path, labelled: Path, tmp_path: Path) -> None:
@@ -101,7 +62,11 @@ def test_the_command_prints_one_json_object_and_draws(tiny_checkpoint: Path, lab
         ["evaluate", "DATA", "--dial", "3"],
         ["evaluate", "DATA", "--text-column", "headline"],
         ["evaluate", "DATA", "--device", "tpu"],
+        ["evaluate", "corpus:nothing"],
         ["train", "out", "--data", "nowhere"],
+        ["train", "out", "--labelled", "nowhere.csv"],
+        ["calibrate", "CHECKPOINT", "--labelled", "nowhere.csv"],
+        ["compare", "nowhere.csv"],
         ["calibrate", "nowhere", "--data", "nowhere"],
     ],
 )
@@ -109,7 +74,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
     tiny_checkpoint: Path, labelled: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = [str(labelled) if one == "DATA" else one for one in arguments]
+    stands_for = {"DATA": str(labelled), "CHECKPOINT": str(tiny_checkpoint)}
+    given = [stands_for.get(one, one) for one in arguments]
     if given[0] == "evaluate" and "--checkpoint" not in given:
         given += ["--checkpoint", str(tiny_checkpoint)]
     done = CliRunner().invoke(app, given)

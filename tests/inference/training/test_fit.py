@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import lzma
 import random
 from collections import Counter
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from inference.elbert import Config, ElbertForSequenceClassification
-from inference.training.data import LABELS, DataError, Example, data_directory, read_corpus
+from inference.training.commands import app
+from inference.training.data import DEV_SEED, LABELS, DataError, Example, data_directory, is_set_aside, read_corpus
 from inference.training.fit import Training, fit
 from inference.training.optimise import Schedule, all_logits
 
@@ -113,6 +119,43 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
     assert not (tmp_path / "cut" / "state.pt").exists()
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_any_labelled_file_trains_calibrates_and_is_compared(
+    tmp_path: Path, start: Path, examples: list[Example]
+) -> None:
+    """By the commands alone, with the file's own names for its labels."""
+
+    def run(*arguments: object) -> dict[str, Any]:
+        done = CliRunner().invoke(app, [str(one) for one in arguments])
+        assert done.exit_code == 0, done.output
+        return dict(json.loads(done.stdout[done.stdout.index("{") :]))
+
+    file, out = tmp_path / "reviews.csv.xz", tmp_path / "out"
+    names = {"negative": "-", "neutral": "0", "positive": "+"}
+    with lzma.open(file, "wt") as opened:
+        opened.write("sentence,mood\n" + "".join(f"{one.text},{names[one.label]}\n" for one in examples))
+    columns = ["--labelled", file, "--text-column", "sentence", "--label-column", "mood", "--label-map", "+=up",
+               "--label-map", "0=flat", "--label-map=-=down"]  # fmt: skip
+    figures = run("train", out, *columns, "--start", start, "--groups", 0, "--epochs", 10, "--learning-rate", 5e-3,
+                  "--batch-texts", 8, "--precision", "float32", "--texts", 180, "--no-depth-zero")  # fmt: skip
+    assert figures["texts"] == 180
+    assert figures["dev"]["n"] == sum(is_set_aside(one.text, DEV_SEED) for one in examples)
+    assert figures["dev"]["accuracy"] > 0.7
+    assert len(figures["dev"]["accuracy_per_exit"]) == 3
+    assert figures["parameters_of_exits"] < figures["parameters"]
+    record = json.loads((out / "training.json").read_text())
+    assert record["data_sha256"] == {"reviews.csv.xz": hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert record["configuration"]["labelled"]["label_map"] == {"+": "up", "0": "flat", "-": "down"}
+    assert str(tmp_path) not in json.dumps(record)
+    assert ElbertForSequenceClassification.from_pretrained(out).config.labels == ("down", "flat", "up")
+
+    calibrated = run("calibrate", out, *columns, "--table-texts", 50, "--precision", "float32")
+    assert calibrated["n"] == figures["dev"]["n"]
+    assert calibrated["full_depth_accuracy"] == pytest.approx(figures["dev"]["accuracy"])
+    compared = run("compare", file, "--checkpoint", out, *columns[2:], "--precision", "float32", "--prune-texts", -1)
+    assert compared["n"] == len(examples)
+    assert compared["accuracy_per_exit"][-1] > 0.7
 
 
 @pytest.mark.skipif(
