@@ -242,16 +242,16 @@ def judge(
 ) -> Judgement:
     """What a rule does on the dev set.
 
+    What it loses is the larger of two estimates: counted on the labels, and expected from full depth's own calibrated
+    probabilities, with two standard errors to spare. A dev set of two thousand texts counts half a point as ten texts,
+    so the rule that looks best there has been lucky; the expectation is steadier, and errs on the side of full depth.
+
     Parameters
     ----------
     probabilities
         (texts, exits, C), after temperature, of depths ``first``...
     full
         (texts, C), what full depth without pruning says.
-
-    What it loses is the larger of two estimates: counted on the labels, and expected from full depth's own calibrated
-    probabilities, with two standard errors to spare. A dev set of two thousand texts counts half a point as ten texts,
-    so the rule that looks best there has been lucky; the expectation is steadier, and errs on the side of full depth.
     """
     depths = exit_depths(torch.from_numpy(probabilities), rule, first).numpy()
     every = np.arange(len(truth))
