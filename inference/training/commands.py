@@ -260,6 +260,7 @@ def compare(
     prune_texts: Annotated[
         int, typer.Option(help="Measure pruning, which is slow, on the first so many of them; 0: all, -1: not at all.")
     ] = 0,
+    layer_texts: Annotated[int, typer.Option(help="One layer's pruning at a time: on so many of these; 0: all.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Draw exit curves and pruning's sweep into this file.")] = None,
     device: Device = "cpu",
     precision: Precision = "bfloat16",
@@ -277,8 +278,9 @@ def compare(
         loaded = load(checkpoint or SHIPPED)
         examples, further = _examples(data, loaded.model.config.labels, text_column, label_column, label_map, texts)
         figures = run(
-            loaded, examples, further=further, dial=dial, prune_texts=prune_texts, device=device, precision=precision
-        )
+            loaded, examples, further=further, dial=dial, prune_texts=prune_texts, layer_texts=layer_texts,
+            device=device, precision=precision,
+        )  # fmt: skip
         if plot:
             draw_comparison(figures, plot, f"{data.name}, {loaded.calibration.name} {loaded.revision}")
     typer.echo(json.dumps(figures, indent=2))

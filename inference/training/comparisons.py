@@ -36,6 +36,7 @@ def compare(
     further: Sequence[str] = (),
     dial: float | None = None,
     prune_texts: int = 0,
+    layer_texts: int = 0,
     device: str = "cpu",
     precision: str = "bfloat16",
 ) -> dict[str, Any]:
@@ -52,6 +53,8 @@ def compare(
     prune_texts
         Pruning, which runs the model again and again, is measured on the first so many texts; 0: on all. Not at all
         where it is negative.
+    layer_texts
+        One layer's pruning at a time, which takes longest, is measured on the first so many of these; 0: on all.
     """
     model, calibration = checkpoint.model, checkpoint.calibration
     first, layers = model.config.depths.start, model.config.layers
@@ -107,7 +110,8 @@ def compare(
         some = slice(prune_texts or None)
         how: dict[str, Any] = {"device": device, "precision": precision}
         found["pruning"] = pruning.sweep(model, rows[some], truth[some], **how)
-        found["pruning_by_layer"] = pruning.by_layer(model, rows[some], truth[some], **how)
+        fewer = slice(layer_texts or None)
+        found["pruning_by_layer"] = pruning.by_layer(model, rows[some][fewer], truth[some][fewer], **how)
         found["pruning_n"] = len(rows[some])
     return found
 

@@ -81,7 +81,9 @@ def test_pruning_can_be_left_out_or_cut_and_another_dial_asked(tiny_checkpoint: 
     assert "pruning" not in without
     assert without["prediction"]["rank_correlation"] == 0.0, "at dial 0 all texts go to the end"
     assert without["pure_prediction"]["checked_mean_depth"] == 4
-    assert compare(load(tiny_checkpoint), examples, prune_texts=30, precision="float32")["pruning_n"] == 30
+    few = compare(load(tiny_checkpoint), examples, prune_texts=30, layer_texts=8, precision="float32")
+    assert few["pruning_n"] == 30
+    assert all(round(8 * one["accuracy"]) == pytest.approx(8 * one["accuracy"]) for one in few["pruning_by_layer"])
 
 
 def test_a_text_that_is_one_token_is_predicted_as_its_token_says(tiny_checkpoint: Path) -> None:
