@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from inference.training.optimise import all_logits
 THRESHOLDS = tuple(np.round(np.concatenate([np.linspace(0, 0.1, 21), np.linspace(0.11, 1.0, 90)]), 4).tolist())
 MARGINS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 DIALS = tuple(round(step / 20, 2) for step in range(21))
+#: Losses of accuracy that a window is chosen for.
+ALLOWED = (0.0025, 0.005, 0.0075, 0.01)
 #: Beyond this loss against full depth a setting is of no use to anyone: it is dial 1.
 MOST_LOST = 0.03
 
@@ -122,9 +125,10 @@ def calibration_of(
             if (within := [one for one in usable if one.alpha == alpha and one.cost <= wanted + 1e-6])
         ]
         curve.append(replace(min(fitting, key=lambda one: one.accuracy_lost), dial=dial))
-    too_much = [one.dial for one in curve if one.accuracy_lost > budget.lost]
-    default = max(one.dial for one in curve if one.dial < min(too_much, default=2.0))
-    rule = next(one.rule for one in curve if one.dial == default)
+    chosen = default_point(settings, budget.lost, least) or curve[0]
+    # Its own place on the dial: between two steps, so that none of the budget is given away.
+    curve = sorted([*(one for one in curve if one.dial != chosen.dial), chosen], key=lambda one: one.dial)
+    default, rule = chosen.dial, chosen.rule
 
     table = token_table(model, reader, table_texts, temperatures, rule, budget) if table_texts else None
     calibration = Calibration(
@@ -163,6 +167,22 @@ def fit_temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> fl
     return math.exp((low + high) / 2)
 
 
+def default_point(settings: Sequence[OperatingPoint], lost: float, least: float) -> OperatingPoint | None:
+    """The fastest setting that loses at most ``lost``, as does every slower one of its share of tokens.
+
+    It stands where its cost puts it on a dial whose 1 costs ``least``. None if none is faster than full depth.
+    """
+    fastest = []
+    for alpha in {one.alpha for one in settings}:
+        slower_first = sorted((one for one in settings if one.alpha == alpha), key=lambda one: -one.cost)
+        fastest += list(takewhile(lambda one: one.accuracy_lost <= lost, slower_first))[-1:]
+    chosen = min(fastest, key=lambda one: one.cost, default=None)
+    if chosen is None or chosen.cost >= 1.0:
+        return None
+    dial = math.floor((1.0 - chosen.cost) / (1.0 - least) * 1_000) / 1_000
+    return replace(chosen, dial=dial) if dial else None
+
+
 def families(exits: int) -> list[ExitRule]:
     """The windows that are tried; each is swept over the entropy thresholds."""
     found = [ExitRule()]
@@ -173,21 +193,20 @@ def families(exits: int) -> list[ExitRule]:
 
 
 def best_family(probabilities: NDArray[np.float32], truth: NDArray[np.int64], first: int) -> ExitRule:
-    """The window that loses least on average over the mean depths that its thresholds reach.
+    """The window that runs least deep on average over the losses that a user may allow, `ALLOWED`.
 
-    One family is chosen for the whole dial, on its whole curve: choosing anew at each point would pick noise.
+    One family is chosen for the whole dial, over several budgets: choosing anew at each point would pick noise.
     """
     layers = first + probabilities.shape[1] - 1
-    grid = np.linspace(max(first, 0.15 * layers), layers, 60)
 
-    def loses(family: ExitRule) -> float:
+    def runs(family: ExitRule) -> float:
         rules = [replace(family, threshold=threshold) for threshold in THRESHOLDS[::3]]
-        runs = [judge(rule, probabilities, probabilities[:, -1], truth, first) for rule in rules]
-        runs.sort(key=lambda run: run.mean_depth)
-        # A mean depth deeper than a family ever runs costs it nothing: it gives its own best there.
-        return float(np.mean(np.interp(grid, [run.mean_depth for run in runs], [run.lost for run in runs])))
+        found = [judge(rule, probabilities, probabilities[:, -1], truth, first) for rule in rules]
+        return float(
+            np.mean([min((run.mean_depth for run in found if run.lost <= one), default=layers) for one in ALLOWED])
+        )
 
-    return min(families(probabilities.shape[1]), key=loses)
+    return min(families(probabilities.shape[1]), key=runs)
 
 
 def token_table(

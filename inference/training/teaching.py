@@ -1,4 +1,8 @@
-"""What teachers say of texts: their logits, computed once and kept, so that several students can learn from them."""
+"""What teachers say of texts: their logits, computed once and kept, so that several students can learn from them.
+
+On a CPU that has them, the int8 kernels ask the teachers: three times as fast as bfloat16, and what a softened answer
+loses by it is far below what it is off anyway.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 
 from inference.elbert import ElbertForSequenceClassification
+from inference.precision import int8_kernels
 from inference.pretrained import WEIGHTS_FILE
+from inference.quantised import QuantisedEncoder
 from inference.reading import Reader
 from inference.training.data import hash_file
 from inference.training.optimise import all_logits
 
 #: Texts that are labelled between two saves: what an interruption can lose.
 SHARD_TEXTS = 50_000
+#: Texts that the int8 kernels take at once.
+BATCH_TEXTS = 256
 
 
 def teacher_logits(
@@ -24,7 +33,7 @@ def teacher_logits(
 ) -> NDArray[np.float32]:
     """(texts, C) logits of a teacher's last exit. Shards that are in ``cache`` already are not computed again."""
     revision = hash_file(teacher / WEIGHTS_FILE)[:12]
-    model, reader = None, None
+    model, reader, kernels = None, None, None
     shards: list[NDArray[np.float32]] = []
     for start in range(0, len(texts), SHARD_TEXTS):
         part = texts[start : start + SHARD_TEXTS]
@@ -34,13 +43,29 @@ def teacher_logits(
             if model is None:
                 model = ElbertForSequenceClassification.from_pretrained(teacher)
                 reader = Reader.open(teacher / "tokenizer.json", model.config.positions)
+                kernels = int8_kernels(model.config) if device == "cpu" else None
             assert reader is not None
-            logits = all_logits(
-                model, reader.read(part), device=device, precision=precision, title=f"{teacher.name} labels"
-            )[:, -1]
+            rows = reader.read(part)
+            if kernels is not None:
+                logits = _int8_logits(QuantisedEncoder(model, kernels), rows)
+            else:
+                logits = all_logits(model, rows, device=device, precision=precision, title=f"{teacher.name} labels")[
+                    :, -1
+                ]
             cache.mkdir(parents=True, exist_ok=True)
             unfinished = file.with_suffix(".unfinished.npy")
             np.save(unfinished, logits)
             unfinished.replace(file)
         shards.append(np.load(file))
     return np.concatenate(shards) if shards else np.empty((0, 0), np.float32)
+
+
+def _int8_logits(encoder: QuantisedEncoder, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
+    config = encoder.config
+    found = []
+    for start in track(range(0, len(rows), BATCH_TEXTS), "labels"):
+        batch = encoder.embed(rows[start : start + BATCH_TEXTS])
+        for depth in range(config.layers):
+            encoder.deepen(batch, depth * config.groups // config.layers)
+        found.append(encoder.logits(batch, config.layers))
+    return np.concatenate(found)

@@ -9,11 +9,19 @@ import pytest
 import torch
 
 from inference import checkpoint
-from inference.calibration import Calibration
+from inference.calibration import Calibration, OperatingPoint
 from inference.confidence_window import ExitRule
 from inference.elbert import ElbertForSequenceClassification
 from inference.reading import Reader
-from inference.training.calibrate import Budget, best_family, calibrate, calibration_of, count_tokens, fit_temperature
+from inference.training.calibrate import (
+    Budget,
+    best_family,
+    calibrate,
+    calibration_of,
+    count_tokens,
+    default_point,
+    fit_temperature,
+)
 from inference.training.data import LABELS, Example
 
 BUDGET = Budget(name="tiny", precision="float32", max_tokens=128)
@@ -48,6 +56,20 @@ def test_a_window_is_chosen_only_where_it_helps() -> None:
     assert best_family(sure, truth, first=1).window_rule == "agreement"
 
 
+def test_the_default_gives_nothing_of_its_budget_away() -> None:
+    def setting(cost: float, lost: float, alpha: float = 1.0) -> OperatingPoint:
+        return OperatingPoint(math.nan, ExitRule(cost), alpha, 0.9, lost, 6 * cost, cost)
+
+    settings = [setting(0.9, 0.0), setting(0.5, 0.004), setting(0.4, 0.006), setting(0.3, 0.005)]
+    found = default_point(settings, 0.005, least=0.2)
+    assert found is not None
+    assert (found.cost, found.dial) == (0.5, 0.625), "0.3 is luck: the slower 0.4 loses more"
+    pruned = default_point([*settings, setting(0.45, 0.001, 0.8)], 0.005, least=0.2)
+    assert pruned is not None
+    assert pruned.alpha == 0.8
+    assert default_point([setting(0.9, 0.01)], 0.005, least=0.2) is None
+
+
 def test_the_token_table_by_hand() -> None:
     rows = [np.array(row, np.int32) for row in ([2, 5, 6, 3], [2, 5, 5, 3], [2, 7, 3], [2, 3])]
     table = count_tokens(rows, np.array([0, 1, 1, 2]), vocabulary=8, count=3, smoothing=1.0)
@@ -78,13 +100,15 @@ def test_a_calibration_keeps_its_promises(
     budget = replace(BUDGET, alphas=(1.0, 0.8))
     calibration, found = calibration_of(tiny_model, reader, dev, texts, budget)
     assert calibration.curve[0].rule == ExitRule()
-    assert [point.dial for point in calibration.curve] == [round(step / 20, 2) for step in range(21)]
+    steps = {round(step / 20, 2) for step in range(21)}
+    assert {point.dial for point in calibration.curve} == steps | {calibration.default_dial}
     assert all(point.accuracy_lost <= 0.03 for point in calibration.curve)
     costs = [point.cost for point in calibration.curve]
     wanted = [1.0 - point.dial * (1.0 - min(costs)) for point in calibration.curve]
     assert all(cost <= most + 1e-6 for cost, most in zip(costs, wanted, strict=True))
     assert calibration.point(calibration.default_dial).accuracy_lost <= 0.005
-    assert all(point.accuracy_lost > 0.005 for point in calibration.curve if point.dial > calibration.default_dial)
+    slower = [point for point in calibration.curve if point.dial <= calibration.default_dial]
+    assert all(point.accuracy_lost <= 0.005 for point in slower)
     assert found["full_depth_accuracy"] == pytest.approx(1 - math.ceil(len(dev) / 4) / len(dev), abs=1e-3)
     assert calibration.token_table is not None
     assert calibration.token_table.shape == (64, 5)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from inference import native
 from inference.elbert import Config, ElbertForSequenceClassification
 from inference.pretrained import CheckpointError
 from inference.reading import Reader
@@ -19,6 +20,7 @@ from inference.training import teaching
 from inference.training.data import LABELS, Example
 from inference.training.distil import Distillation, distil
 from inference.training.fit import Training, fit
+from inference.training.measures import softmax
 from inference.training.optimise import Schedule, all_logits
 from inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
 
@@ -118,10 +120,23 @@ def test_a_teachers_labels_are_computed_once(teacher: Path, tmp_path: Path, monk
     first = teaching.teacher_logits(teacher, texts, tmp_path, precision="float32")
     assert first.shape == (25, 3)
     assert len(list(tmp_path.glob("*.npy"))) == 3
-    monkeypatch.setattr(teaching, "all_logits", None)  # computing again would fail
+    monkeypatch.setattr(teaching, "ElbertForSequenceClassification", None)  # computing again would fail
     assert np.array_equal(teaching.teacher_logits(teacher, texts, tmp_path), first)
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError):
         teaching.teacher_logits(teacher, ["another text"], tmp_path)
+
+
+def test_quantised_teachers_say_what_they_say_in_full(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native.library() is None:
+        pytest.skip("no C compiler here")
+    texts = [one.text for one in sentences(200, 7)]
+    quick = teaching.teacher_logits(teacher, texts, tmp_path / "int8", precision="float32")
+    monkeypatch.setattr(teaching, "int8_kernels", lambda config: None)
+    full = teaching.teacher_logits(teacher, texts, tmp_path / "float32", precision="float32")
+    assert not np.array_equal(quick, full)
+    assert np.abs(softmax(quick / 2) - softmax(full / 2)).max() < 0.05
 
 
 def test_a_smaller_vocabulary_reads_what_is_frequent_alike(
