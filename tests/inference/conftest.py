@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def workers_import_no_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spawned process imports its parent's main module again: here that is pytest, half a second for nothing."""
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
 
 
 @pytest.fixture(scope="session")
