@@ -8,6 +8,7 @@ fast an engine is with them is the benchmarks' matter. Pruning: `pruning`'s swee
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def compare(
     dial = calibration.default_dial if dial is None else dial
     rule = calibration.point(dial).rule
     depths = exit_depths(torch.from_numpy(probabilities), rule, first).numpy()
-    curves = exit_curves(probabilities, truth, first, [point.rule for point in calibration.curve])
+    curves = exit_curves(probabilities, truth, first, calibration.curve[-1].rule)
     found: dict[str, Any] = {
         "n": len(examples),
         "accuracy_per_exit": [round(accuracy(truth, probabilities[:, place].argmax(-1)), 4)
@@ -117,20 +118,21 @@ def compare(
 
 
 def exit_curves(
-    probabilities: NDArray[np.float32], truth: NDArray[np.int64], first: int, rules: Sequence[ExitRule]
+    probabilities: NDArray[np.float32], truth: NDArray[np.int64], first: int, window: ExitRule
 ) -> dict[str, Curve]:
-    """(mean depth, accuracy) of each way to exit, over its whole sweep.
+    """(mean depth, accuracy) of each way to exit, over its whole sweep: CWB's and entropy's is that of the threshold.
 
     Parameters
     ----------
     probabilities
         (texts, exits, C), after temperature, of depths ``first``...
-    rules
-        CWB's settings, as calibrated elsewhere.
+    window
+        CWB's window, as chosen elsewhere; its threshold does not matter.
     """
     layers = first + probabilities.shape[1] - 1
     every = np.arange(len(truth))
     given = torch.from_numpy(probabilities)
+    thresholds = np.linspace(0, 1, 101).tolist()
 
     def at(rule: ExitRule) -> tuple[float, float]:
         depths = exit_depths(given, rule, first).numpy()
@@ -140,8 +142,9 @@ def exit_curves(
     fixed = [(float(first + place), round(accuracy(truth, probabilities[:, place].argmax(-1)), 5))
              for place in range(probabilities.shape[1])]  # fmt: skip
     return {
-        "cwb": sorted(at(rule) for rule in rules),
-        "entropy": sorted(at(ExitRule(float(threshold))) for threshold in np.linspace(0, 1, 101)),
+        # Without its window as well: at full depth nothing can leave early.
+        "cwb": sorted({at(ExitRule()), *(at(replace(window, threshold=threshold)) for threshold in thresholds)}),
+        "entropy": sorted({at(ExitRule(threshold)) for threshold in thresholds}),
         "pabee": sorted(at(ExitRule(0.0, "agreement", patience + 1, 0.0)) for patience in range(1, layers)),
         "fixed": fixed,
     }

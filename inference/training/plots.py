@@ -44,7 +44,7 @@ def draw_comparison(found: Mapping[str, Any], file: Path, title: str) -> None:
     right.axhline(100 * points[0]["accuracy"] - 0.75, color="black", linewidth=0.8, linestyle=":", alpha=0.6,
                   label="0.75 points lost")  # fmt: skip
     right.set(xlabel="speed-up at full depth", ylabel="accuracy, %", title="Token pruning")
-    right.legend(loc="lower left")
+    right.legend(loc="upper right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.suptitle(title)

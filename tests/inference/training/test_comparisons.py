@@ -46,7 +46,7 @@ def test_every_curve_ends_at_full_depth_and_says_the_same_there() -> None:
     logits = generator.normal(size=(300, 6, 3)).cumsum(1).astype(np.float32)
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     truth = probabilities[:, -1].argmax(-1)
-    curves = exit_curves(probabilities, truth, 1, [ExitRule(), ExitRule(0.5, "agreement", 3, 0.2)])
+    curves = exit_curves(probabilities, truth, 1, ExitRule(0.5, "agreement", 3, 0.2))
     assert {name: curve[-1] for name, curve in curves.items() if name != "pabee"} == dict.fromkeys(
         ("cwb", "entropy", "fixed"), (6.0, 1.0)
     )
