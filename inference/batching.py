@@ -10,9 +10,9 @@ In all but ``padded`` and ``predict`` each text leaves by its own rule, and its 
 
 - int8 (`quantised`) computes every text on its own, from integers: the same bits in every strategy, order and batch.
 - float32 and bfloat16 (`padded_batches`) pad a text to a width that its own length chooses (`bucket`). ``refill``
-  keeps the number of rows fixed too, so a matrix product always has one shape: the exact mode. ``shrink`` and
-  ``presort`` change the number of rows, and a library's product may then sum in another order: within 1e-5
-  (float32) and 1e-3 (bfloat16) of each other, not the same bits.
+  (`fixed_slots`) keeps the number of rows fixed too, so a matrix product always has one shape: the exact mode.
+  ``shrink`` and ``presort`` change the number of rows, and a library's product may then sum in another order: within
+  1e-5 (float32) and 1e-3 (bfloat16) of each other, not the same bits.
 
 It knows batches that can be deepened, an exit rule and token ids; nothing of tensors' insides, tokenizers or files.
 """
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from torch import Tensor
 
 from inference.confidence_window import ExitRule
 from inference.elbert import Config
+
+if TYPE_CHECKING:
+    from inference.fixed_slots import Slots
 
 Order = Literal["arrival", "length", "predicted"]
 Ids = NDArray[np.int32]
@@ -83,16 +86,12 @@ class Encoder(Protocol):
         """Whether the texts of a batch take a common width."""
         ...
 
-    def start(self, rows: Sequence[Ids], width: int, slots: int = 0, prunes: bool = True) -> Batch:
-        """A batch at depth 0.
+    def start(self, rows: Sequence[Ids], width: int, prunes: bool = True) -> Batch:
+        """A batch at depth 0; where it ``prunes``, tokens are dropped if the encoder does so."""
+        ...
 
-        Parameters
-        ----------
-        slots
-            The number of rows that it always computes; 0: as many as there are.
-        prunes
-            Whether tokens are dropped where the encoder does so.
-        """
+    def slots(self, width: int) -> Slots | None:
+        """Slots of this width, nobody in them; None where no shape need be kept."""
         ...
 
 

@@ -92,6 +92,16 @@ class ConfidenceWindow:
         self.lead = torch.where(counts, lead, 0.0)
         return leaves | (self.run >= rule.window)
 
+    def decide_for(self, rows: Tensor, probabilities: Tensor, depth: Tensor) -> Tensor:
+        """`decide` for these rows (indices) alone; what is kept of each stays where it is in memory."""
+        part = ConfidenceWindow(self.rule, 0, probabilities.device)
+        part.run, part.label, part.lead = self.run[rows], self.label[rows], self.lead[rows]
+        leaves = part.decide(probabilities, depth)
+        self.run.index_copy_(0, rows, part.run)
+        self.label.index_copy_(0, rows, part.label)
+        self.lead.index_copy_(0, rows, part.lead)
+        return leaves
+
     def select(self, rows: Tensor) -> None:
         """Go on with these rows only, in this order (indices, or a bool mask)."""
         self.run, self.label, self.lead = self.run[rows], self.label[rows], self.lead[rows]

@@ -237,11 +237,19 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, live: Tensor) -> Tensor:
         """(B, T, h), (B, T) -> (B, C) logits."""
+        return self.classify(self.pool(x, live))
+
+    def pool(self, x: Tensor, live: Tensor) -> Tensor:
+        """(B, T, h), (B, T) -> (B, h or 2h), what the head reads: the same for every head of its form."""
         pooled = x[:, 0].to(self.pooler.weight.dtype)  # (B, h): [CLS]
         if self.form == "cls_mean":
             weight = live[..., None].to(x.dtype)
             mean = (x * weight).sum(1, dtype=pooled.dtype) / live.sum(1, keepdim=True).to(pooled.dtype)
             pooled = torch.cat([pooled, mean], dim=-1)  # (B, 2h)
+        return pooled
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """(B, h or 2h), as `pool` gives it -> (B, C) logits."""
         texts = len(pooled)
         if not self.training and texts < _LEAST_ROWS:
             # A product of very few rows takes another kernel, which rounds otherwise: a text's answer must not

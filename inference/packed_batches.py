@@ -37,9 +37,12 @@ class PackedEncoder:
         """The model's shape."""
         return self.kernels.config
 
-    def start(self, rows: Sequence[Ids], width: int, slots: int = 0, prunes: bool = True) -> PackedBatch:
-        """A batch at depth 0; ``width`` and ``slots`` mean nothing where nothing is padded."""
+    def start(self, rows: Sequence[Ids], width: int, prunes: bool = True) -> PackedBatch:
+        """A batch at depth 0; ``width`` means nothing where nothing is padded."""
         return PackedBatch(self, rows, prunes)
+
+    def slots(self, width: int) -> None:
+        """None: a text's answer does not hang on the shape that it is computed in."""
 
 
 class PackedBatch:

@@ -1,9 +1,10 @@
 """Carry texts through the depths until each has left by its own rule; free slots may take the next in the queue.
 
-One loop serves three strategies: ``shrink`` and ``presort`` are a queue without a rest, whose batch only shrinks, and
-``refill`` (ours) keeps its slots full. One shared layer means that texts at different depths can sit in one batch;
-with several groups of weights a tick serves the slots of one group, the one that most of them wait for.
-It knows batches and exit rules; nothing of tensors' insides or devices.
+``shrink`` and ``presort`` are a queue without a rest, whose batch only shrinks (`carry`). ``refill`` (ours) keeps its
+batches full: one shared layer means that texts at different depths can sit in one batch, and with several groups of
+weights a step serves texts that wait for the same group. Where a batch has a shape that is to be kept it runs on fixed
+slots (`carry_in_slots`), else on a batch that takes in texts as others leave (`carry` again).
+It knows batches, slots and exit rules; nothing of tensors' insides or devices.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from inference.batching import Answers, Batch, Encoder, Order, Part, Strategy, Window, batches, padded, predict
 from inference.confidence_window import ConfidenceWindow
+from inference.elbert import Config
+from inference.fixed_slots import Slots
 
 #: More tokens than a window has: all texts of one width make one queue.
 WHOLE = 2**62
@@ -38,17 +41,22 @@ def presort(encoder: Encoder, window: Window) -> Answers:
 
 
 def refill(encoder: Encoder, window: Window, order: Order = "predicted", every: int = 1) -> Answers:
-    """Fixed slots for each width; texts that exit make room for the next in the queue (ours).
+    """Full batches for each width; texts that exit make room for the next in the queue (ours).
 
     Parameters
     ----------
     every
-        Ticks between refills. 1 is the reference; more amortises what an exchange costs, and changes no answer: a
-        text is answered when it leaves, and its slot idles until the next exchange.
+        Steps between refills. 1 is the reference; more amortises what an exchange costs (on a GPU: waiting for the
+        decisions), and changes no answer: a text is answered at the exit that it leaves by, and until the next
+        exchange its place idles.
     """
     answers = Answers.empty(len(window.rows), encoder.config.classes)
     for queue in batches(window, order, WHOLE, encoder.pads):
-        carry(encoder, window, queue, answers, refills=True, every=every)
+        slots = encoder.slots(queue.width)
+        if slots is None:
+            carry(encoder, window, queue, answers, refills=True, every=every)
+        else:
+            carry_in_slots(encoder, slots, window, queue, answers, every=every)
     return answers
 
 
@@ -66,12 +74,12 @@ def carry(
 ) -> None:
     """Take the texts of a part to their exits.
 
-    All of them start at once, or, if it ``refills``, as many as there are slots, and the others as slots come free.
+    All of them start at once, or, if it ``refills``, a batch full, and the others as places come free.
     """
     last, first_exit = encoder.config.layers, encoder.config.depths[0]
-    slots = _slots(encoder, window, part) if refills else 0
-    here, waiting = (part.texts[:slots], part.texts[slots:]) if slots else (part.texts, part.texts[:0])
-    batch = encoder.start([window.rows[text] for text in here], part.width, slots if encoder.pads else 0)
+    places = _places(encoder, window, part) if refills else len(part.texts)
+    here, waiting = part.texts[:places], part.texts[places:]
+    batch = encoder.start([window.rows[text] for text in here], part.width)
     state = ConfidenceWindow(encoder.rule, len(here))
     gone = np.zeros(len(here), np.bool_)
     served = np.arange(len(here))
@@ -90,7 +98,7 @@ def carry(
                 gone[out] = True
         tick += 1
         if gone.any() and (tick % every == 0 or gone.all()):
-            room = int(gone.sum()) if slots else 0
+            room = int(gone.sum())
             new, waiting = waiting[:room], waiting[room:]
             stays = ~gone
             batch.exchange(stays, [window.rows[text] for text in new])
@@ -106,18 +114,60 @@ def carry(
         batch.deepen(served)
 
 
+def carry_in_slots(
+    encoder: Encoder, slots: Slots, window: Window, part: Part, answers: Answers, *, every: int = 1
+) -> None:
+    """Take the texts of a part, all of one width, to their exits through fixed slots."""
+    lengths, ids = slots.prepare([window.rows[text] for text in part.texts])
+    holds = np.full(slots.count, -1)  # which of the part's texts has the slot
+    depth = np.zeros(slots.count, np.int64)  # that it has reached, unless it has left since the last look
+    entered, step = 0, 0
+    while True:
+        group, load = _load(holds >= 0, depth, slots.rows, encoder.config)
+        if len(load) < slots.rows and entered < len(part.texts):
+            new = np.arange(entered, min(entered + slots.rows, len(part.texts)))
+            load = np.flatnonzero(holds < 0)[: len(new)]
+            slots.enter(load, lengths[new], ids[new])
+            holds[load], depth[load], entered = new, 0, entered + len(new)
+        elif len(load):
+            slots.deepen(group, load, depth[load], lengths[holds[load]])
+            depth[load] += 1
+        else:
+            return
+        step += 1
+        # Where nothing but the last depth can answer, it is known without a look who leaves.
+        if (depth[load] == encoder.config.layers).any() or (step % every == 0 and not encoder.rule.never):
+            outcome = slots.outcome()
+            left = np.flatnonzero((holds >= 0) & (outcome[:, 0] > 0))
+            out, at = holds[left], outcome[left, 1].astype(np.int64)
+            alive = slots.alive[lengths[out], at].astype(np.int32)
+            answers.put(part.texts[out], torch.from_numpy(outcome[left, 2:]), at, alive)
+            holds[left] = -1
+
+
+def _load(
+    held: NDArray[np.bool_], depth: NDArray[np.int64], rows: int, config: Config
+) -> tuple[int, NDArray[np.int64]]:
+    """A group of weights, and up to ``rows`` slots that wait for it.
+
+    The deepest group that has a full load, so that slots come free; if there is none the shallowest, whose texts then
+    make the next one's load fuller.
+    """
+    waiting = np.flatnonzero(held)
+    groups = depth[waiting] * config.groups // config.layers
+    counts = np.bincount(groups, minlength=config.groups)
+    full = np.flatnonzero(counts >= rows)
+    group = int(full[-1]) if len(full) else int((counts > 0).argmax())
+    return group, waiting[groups == group][:rows]
+
+
 def _decide(
     state: ConfidenceWindow, rows: NDArray[np.int64], probabilities: Tensor, depth: NDArray[np.int64]
 ) -> Tensor:
     at = torch.from_numpy(depth[rows])
     if len(rows) == len(state.run):
         return state.decide(probabilities, at)
-    index = torch.from_numpy(rows)
-    part = ConfidenceWindow(state.rule, 0)
-    part.run, part.label, part.lead = state.run[index], state.label[index], state.lead[index]
-    leaves = part.decide(probabilities, at)
-    state.run[index], state.label[index], state.lead[index] = part.run, part.label, part.lead
-    return leaves
+    return state.decide_for(torch.from_numpy(rows), probabilities, at)
 
 
 def _exchange(state: ConfidenceWindow, stays: NDArray[np.bool_], new: int) -> None:
@@ -136,6 +186,6 @@ def _of_one_group(encoder: Encoder, batch: Batch, alive: NDArray[np.bool_]) -> N
     return of_most
 
 
-def _slots(encoder: Encoder, window: Window, part: Part) -> int:
+def _places(encoder: Encoder, window: Window, part: Part) -> int:
     width = part.width or float(np.mean([len(window.rows[text]) for text in part.texts]))
     return max(1, int(encoder.batch_tokens // width))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 #: [CLS] and one more: fewer cannot carry a text.
@@ -37,6 +39,12 @@ def kept_tokens(tokens: Tensor, alpha: float, layers: int, least: int = LEAST_TO
     # 1e-9: 0.9 * 10 is 9, whatever binary fractions make of it.
     keep = torch.ceil(tokens[:, None].double() * shares - 1e-9).long().clamp_min(least)
     return torch.minimum(keep, tokens[:, None])
+
+
+def alive_tokens(tokens: NDArray[np.int64], alpha: float, layers: int) -> NDArray[np.int64]:
+    """(B,) n_0 of each text -> (B, layers + 1), how many of them are alive at depths 0..layers."""
+    kept = kept_tokens(torch.from_numpy(tokens), alpha, layers).numpy()
+    return np.concatenate([tokens[:, None], kept], axis=1)
 
 
 def speed_up(tokens: int, alpha: float, layers: int, hidden: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import statistics
 import time
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from inference.batching import Batch, Encoder, Ids, Order, Window, batches, bucket
 from inference.checkpoint import SHIPPED, load
 from inference.engine import Engine, open_engine
+from inference.fixed_slots import Slots
 from inference.pool import Pool
 from inference.refilling import refill, shrink
 from streams.model import _open
@@ -192,9 +194,9 @@ class _Watched:
         self.batch_tokens, self.pads = encoder.batch_tokens, encoder.pads
         self.seen: dict[int, list[tuple[int, int]]] = defaultdict(list)
 
-    def start(self, rows: Sequence[Ids], width: int, slots: int = 0, prunes: bool = True) -> Batch:
-        batch = self._encoder.start(rows, width, slots, prunes)
-        room, deepen = max(slots, len(rows)), batch.deepen
+    def start(self, rows: Sequence[Ids], width: int, prunes: bool = True) -> Batch:
+        batch = self._encoder.start(rows, width, prunes)
+        room, deepen = len(rows), batch.deepen
 
         def watched(served: NDArray[np.int64]) -> None:
             self.seen[int(batch.depth[served].min()) + 1].append((len(served), room))
@@ -202,6 +204,19 @@ class _Watched:
 
         batch.deepen = watched  # type: ignore[method-assign, assignment]
         return batch
+
+    def slots(self, width: int) -> Slots | None:
+        slots = self._encoder.slots(width)
+        if slots is None:
+            return None
+        watched, deepen = copy.copy(slots), slots.deepen  # the encoder keeps the slots, unwatched
+
+        def noted(group: int, served: NDArray[np.int64], depth: NDArray[np.int64], length: NDArray[np.int64]) -> None:
+            self.seen[int(depth.min()) + 1].append((len(served), watched.rows))
+            deepen(group, served, depth, length)
+
+        watched.deepen = noted  # type: ignore[method-assign, assignment]
+        return watched
 
 
 def at_every_exit(precision: str, texts: Sequence[str]) -> list[NDArray[np.float32]]:

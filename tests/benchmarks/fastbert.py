@@ -103,6 +103,9 @@ class _OneWidth:
         self._encoder, self._width = encoder, width
         self.config, self.rule, self.batch_tokens = encoder.config, encoder.rule, 2**62
 
-    def start(self, rows: Sequence[NDArray[np.int32]], width: int, slots: int = 0, prunes: bool = True) -> Any:
+    def start(self, rows: Sequence[NDArray[np.int32]], width: int, prunes: bool = True) -> Any:
         """A batch of one width."""
-        return self._encoder.start(rows, self._width, slots, prunes)
+        return self._encoder.start(rows, self._width, prunes)
+
+    def slots(self, width: int) -> None:
+        """None: its batches shrink."""
