@@ -439,24 +439,60 @@ void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_
         }
 }
 
-/* What the exits read: the first token (cls) and the mean over the text (mean), side by side. */
+/* What the exits read: the first token (cls) and the mean over the text (mean), side by side. `stride` floats lie from
+ * one text's `pooled` to the next's. */
 void earlybell_pool(const float *x, const int32_t *lengths, int64_t texts, int64_t h, int64_t cls, int64_t mean,
-                    float *pooled) {
-    for (int64_t text = 0; text < texts; text++) {
+                    float *pooled, int64_t stride) {
+    for (int64_t text = 0; text < texts; text++, pooled += stride) {
+        float *to = pooled;
         if (cls) {
-            memcpy(pooled, x, h * sizeof(float));
-            pooled += h;
+            memcpy(to, x, h * sizeof(float));
+            to += h;
         }
         if (mean) {
             float share = 1.0f / (float)lengths[text];
             for (int64_t i = 0; i < h; i += LANES) {
                 Floats total = all(0.0f);
                 for (int64_t j = 0; j < lengths[text]; j++) total += load(x + j * h + i);
-                store(pooled + i, total * share);
+                store(to + i, total * share);
             }
-            pooled += h;
         }
         x += lengths[text] * h;
+    }
+}
+
+/* What three neighbouring tokens say together: each feature's maximum over the text, then its mean.
+ *
+ * A token's taps are the features' shares of it as the left, the middle and the right one of three; the features' bias
+ * is the middle's. Beyond a text's ends there is nobody. */
+void earlybell_filter(const struct linear *taps, const float *x, const int32_t *lengths, int64_t texts, float *pooled,
+                      int64_t stride, struct scratch *s) {
+    const int64_t h = taps->inputs, wide = taps->outputs, features = wide / 3;
+    for (int64_t text = 0; text < texts;) {
+        int64_t stop = text, tokens = 0;
+        while (stop < texts && (stop == text || tokens + lengths[stop] <= s->tokens)) tokens += lengths[stop++];
+        quantise(x, h, tokens, h, s);
+        multiply_store(taps, tokens, s, s->wide, wide);
+        const float *row = s->wide;
+        for (; text < stop; text++, pooled += stride) {
+            const int64_t n = lengths[text];
+            for (int64_t i = 0; i < features; i += LANES) {
+                Floats top = all(0.0f), total = all(0.0f);
+                for (int64_t j = 0; j < n; j++) {
+                    const float *here = row + j * wide + features + i;
+                    Floats found = load(here);
+                    if (j) found += load(here - wide - features);
+                    if (j + 1 < n) found += load(here + wide + features);
+                    found = most(found, all(0.0f));
+                    top = most(top, found);
+                    total += found;
+                }
+                store(pooled + i, top);
+                store(pooled + features + i, total * (1.0f / (float)n));
+            }
+            row += n * wide;
+        }
+        x += tokens * h;
     }
 }
 

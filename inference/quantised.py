@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.elbert import Config, ElbertForSequenceClassification, Head, Layer
+from inference.elbert import Config, ElbertForSequenceClassification, Filters, Head, HeadForm, Layer
 from inference.elbert import Embedding as EmbeddingModule
 
 #: A vector of the kernels, and the columns of a panel of weights.
@@ -61,6 +61,13 @@ class _Head(Structure):
 class _Scratch(Structure):
     _fields_ = [("wide", c_void_p), ("bytes", c_void_p), ("scale", c_void_p), ("zero", c_void_p), ("keys", c_void_p),
                 ("scores", c_void_p), ("given", c_void_p), ("chosen", c_void_p), ("tokens", c_int64)]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Exit:
+    head: _Head
+    form: HeadForm
+    taps: _Linear | None  # of the features of three neighbouring tokens, where it reads them
 
 
 @dataclass(slots=True)
@@ -110,7 +117,7 @@ class QuantisedEncoder:
         self._kept: list[Any] = []  # what the structures point to
         self._layers = [[self._layer(inner) for inner in group] for group in model.layers]  # type: ignore[attr-defined]
         self._embedding = self._embed(model.embedding)
-        self._heads = {depth: self._head(model.exit_head(depth)) for depth in config.depths}
+        self._exits = {depth: self._exit(model.exit_head(depth)) for depth in config.depths}
         self._scratches = threading.local()
 
     def embed(self, rows: Sequence[NDArray[np.int32]]) -> Packed:
@@ -139,17 +146,17 @@ class QuantisedEncoder:
 
     def logits(self, batch: Packed, depth: int) -> NDArray[np.float32]:
         """(texts, C): what the exit at ``depth`` says."""
-        head, form = self._heads[depth]
+        found = self._exits[depth]
+        head, h = found.head, self.config.hidden
         pooled = np.empty((len(batch), head.inputs), np.float32)
-        self._kernels.earlybell_pool(
-            _at(batch.hidden),
-            _at(batch.lengths),
-            c_int64(len(batch)),
-            c_int64(self.config.hidden),
-            c_int64("cls" in form.split("_")),
-            c_int64("mean" in form.split("_")),
-            _at(pooled),
-        )
+        texts = _at(batch.hidden), _at(batch.lengths), c_int64(len(batch))
+        has_mean = found.form == "cls_mean"
+        stride = c_int64(head.inputs)
+        self._kernels.earlybell_pool(*texts, c_int64(h), c_int64(1), c_int64(has_mean), _at(pooled), stride)
+        if found.taps is not None:
+            scratch = self._scratch(int(batch.lengths.max(initial=1)))
+            features = c_void_p(pooled.ctypes.data + h * (1 + has_mean) * pooled.itemsize)
+            self._kernels.earlybell_filter(byref(found.taps), *texts, features, stride, byref(scratch))
         answers = np.empty((len(batch), head.classes), np.float32)
         self._kernels.earlybell_head(byref(head), _at(pooled), c_int64(len(batch)), _at(answers))
         return answers
@@ -168,7 +175,8 @@ class QuantisedEncoder:
             return mine
         if mine is None or self._scratches.room < tokens:
             layer = self._layers[0][0]
-            widest = max(layer.qkv.outputs, layer.feed_forward_in.outputs, self.config.embedding)
+            taps = 3 * self.config.depth_zero_filters
+            widest = max(layer.qkv.outputs, layer.feed_forward_in.outputs, self.config.embedding, taps)
             inputs = max(layer.attention_out.inputs, layer.feed_forward_out.inputs, self.config.embedding)
             arrays = {
                 "wide": _aligned(tokens * widest, np.float32),
@@ -249,13 +257,13 @@ class QuantisedEncoder:
             projection=projection,
         )
 
-    def _head(self, head: Head) -> tuple[_Head, str]:
+    def _exit(self, head: Head) -> _Exit:
         pooler = _numpy(head.pooler.weight)
         hidden, inputs = pooler.shape
         room = -(-hidden // PANEL) * PANEL
         filled = np.zeros((room, inputs), np.float32)
         filled[:hidden] = pooler
-        return _Head(
+        filled_head = _Head(
             pooler=self._keep(filled.reshape(-1, PANEL, inputs).transpose(0, 2, 1), np.float32),
             pooler_bias=self._keep(_numpy(head.pooler.bias), np.float32),
             classifier=self._keep(_numpy(head.classifier.weight), np.float32),
@@ -263,7 +271,13 @@ class QuantisedEncoder:
             inputs=inputs,
             hidden=hidden,
             classes=self.config.classes,
-        ), head.form
+        )
+        return _Exit(filled_head, head.form, None if head.filters is None else self._taps(head.filters))
+
+    def _taps(self, filters: Filters) -> _Linear:
+        bias = np.zeros((3, filters.features), np.float32)
+        bias[1] = _numpy(filters.bias)  # the middle one of three brings it
+        return self._linear(_numpy(filters.taps.weight), bias.reshape(-1))
 
     def _keep(self, array: NDArray[Any], dtype: Any) -> int:
         if array.dtype == dtype and array.flags.c_contiguous and array.ctypes.data % 64 == 0:
@@ -277,7 +291,7 @@ class QuantisedEncoder:
 
 def fits(config: Config) -> bool:
     """Whether the kernels can compute a model of this shape: its sizes must fill whole vectors."""
-    sizes = (config.hidden, config.embedding, config.feed_forward, config.head_hidden)
+    sizes = (config.hidden, config.embedding, config.feed_forward, config.head_hidden, config.depth_zero_filters)
     return all(size % LANES == 0 for size in sizes)
 
 

@@ -23,6 +23,8 @@ SHAPES = {
                          activation="relu", head_hidden=16),
     "odd heads": Config(vocabulary=200, embedding=48, hidden=48, heads=3, feed_forward=64, layers=2, inner_layers=2),
     "three vectors a head": Config(vocabulary=200, embedding=96, hidden=96, heads=2, feed_forward=64, layers=1),
+    "filters": Config(vocabulary=200, embedding=64, hidden=64, heads=2, feed_forward=64, layers=2, head="cls",
+                      depth_zero_filters=80),
 }  # fmt: skip
 
 
@@ -86,6 +88,26 @@ def test_the_exits_are_float32_through_and_through() -> None:
         with torch.inference_mode():
             expected = model.exit_logits(model.embed(ids), torch.ones_like(ids, dtype=torch.bool), 0)[0]
         assert logits == pytest.approx(expected.numpy(), abs=2e-5)
+
+
+def test_features_of_neighbours_follow_the_model_and_do_not_hang_on_other_texts() -> None:
+    """A text of one token has no neighbour, one of 130 is longer than a tile, and the ends have one neighbour."""
+    model = model_of(SHAPES["filters"])
+    kernels = encoder_of(model)
+    rows = rows_of([1, 2, 3, 130, 16, 95, 1, 40, 96, 97])
+    together = kernels.logits(kernels.embed(rows), 0)
+    for row, found in zip(rows, together, strict=True):
+        assert np.array_equal(kernels.logits(kernels.embed([row]), 0)[0], found)
+        ids = torch.from_numpy(row.astype(np.int64))[None]
+        with torch.inference_mode():
+            expected = model.exit_logits(model.embed(ids), torch.ones_like(ids, dtype=torch.bool), 0)[0]
+        assert found == pytest.approx(expected.numpy(), abs=0.05)
+    backwards = kernels.logits(kernels.embed(rows[::-1]), 0)
+    assert np.array_equal(backwards[::-1], together)
+    with torch.no_grad():
+        model.exit_zero.filters.bias.sub_(1e3)  # type: ignore[union-attr]
+    unheard = encoder_of(model)
+    assert (np.abs(unheard.logits(unheard.embed(rows), 0) - together).max(1) > 0.1).all()
 
 
 def test_pruning_keeps_the_tokens_that_float32_keeps() -> None:
