@@ -217,7 +217,7 @@ def strongest_tokens(contribution: Tensor, live: Tensor, keep: Tensor, width: in
     """
     T = contribution.shape[1]
     ranked = contribution.masked_fill(~live, -1.0)
-    ranked[:, 0] = torch.inf  # [CLS] always stays
+    ranked[:, 0].fill_(torch.inf)  # [CLS] always stays
     order = ranked.argsort(dim=1, descending=True, stable=True)  # (B, T) positions, best first
     width = int(keep.max()) if width is None else width
     place = torch.arange(T, device=contribution.device)

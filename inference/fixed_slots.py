@@ -122,9 +122,11 @@ class Slots:
         model = self._encoder.model
         slots, depth, before, after = self._plan
         depths = [one for one in range(1, model.config.layers + 1) if model.group_at(one) == group]
-        keep, width = (after, self._width) if self._encoder.alpha < 1.0 else (None, None)
-        x, live = model.deepen(self._x[slots], self._live(before), depths[0], keep, width)
-        self._x.index_copy_(0, slots, x)
+        # Pruned texts of the group have no more tokens than the longest has on its way in and out of the first depth.
+        wide, narrow = self.alive[self._width, depths[0] - 1], self.alive[self._width, depths[0]]
+        keep = after if self._encoder.alpha < 1.0 else None
+        x, live = model.deepen(self._x[slots, :wide], self._live(before)[:, :wide], depths[0], keep, int(narrow))
+        self._x[:, :narrow].index_copy_(0, slots, x)
         # All exits that the group's texts may stand at, and of these each text's own: they cost next to nothing.
         heads = [model.exit_head(one) for one in (depths[:1] if model.config.shared_head else depths)]
         pooled = heads[0].pool(x, live)
