@@ -26,6 +26,7 @@
 #define LANES 16
 #define PANEL 64    /* columns of a weight panel: four vectors */
 #define VECTORS 4
+#define TERMS 9     /* of the polynomial that stands for the activation */
 #define ROWS 6      /* 6 x 4 accumulators, 4 weights and a broadcast fill the 32 registers */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -53,7 +54,7 @@ struct layer {
     float attention_scale;
     int64_t activation;       /* 0: relu; 1: x times a polynomial of x that stands for the normal distribution */
     float activation_clamp;
-    float activation_terms[12];
+    float activation_terms[TERMS];
 };
 
 struct embedding {
@@ -74,9 +75,9 @@ struct scratch {
     uint8_t *bytes;    /* (tokens, widest input) */
     float *scale;      /* (tokens,) */
     int32_t *zero;     /* (tokens,) */
-    float *keys;       /* (head_size, longest text) */
-    float *scores;     /* (4, longest text) */
-    float *given;      /* (longest text,) ACC's contributions */
+    float *queries;    /* (head_size, STRIP) */
+    float *scores;     /* (longest text, STRIP) */
+    float *given;      /* (longest text, LANES) ACC's contributions */
     int32_t *chosen;   /* (longest text,) */
     int64_t tokens;    /* that a tile may hold; a longer text than this must not come */
 };
@@ -118,9 +119,9 @@ INLINE float highest(Floats v) {
 }
 #endif
 
-/* e^v to about 2e-7, by 2^(whole + fraction). */
-INLINE Floats exponential(Floats v) {
-    Floats t = least(most(v * 1.44269504f, all(-126.0f)), all(126.0f));
+/* 2^t to about 2e-7, by 2^(whole + fraction), for t up to 126; far below it is 2^-126. */
+INLINE Floats power(Floats t) {
+    t = most(t, all(-126.0f));
     Floats whole = (t + 12582912.0f) - 12582912.0f;
     Floats f = t - whole;
     Floats p = all(1.540353039e-4f);
@@ -132,6 +133,8 @@ INLINE Floats exponential(Floats v) {
     p = p * f + 1.0f;
     return (Floats)((Ints)p + (__builtin_convertvector(whole, Ints) << 23));
 }
+
+INLINE Floats exponential(Floats v) { return power(least(v * 1.44269504f, all(126.0f))); }
 
 INLINE Ints dot4(Ints sums, int32_t four, const int8_t *weight) {
 #if WIDE
@@ -191,8 +194,8 @@ INLINE void normalise(float *x, int64_t n, const struct norm *norm) {
 INLINE Floats activate(Floats v, const struct layer *l) {
     if (l->activation == 0) return most(v, all(0.0f));
     Floats z = least(most(v, all(-l->activation_clamp)), all(l->activation_clamp));
-    Floats square = z * z, p = all(l->activation_terms[11]);
-    for (int term = 10; term >= 0; term--) p = p * square + l->activation_terms[term];
+    Floats square = z * z, p = all(l->activation_terms[TERMS - 1]);
+    for (int term = TERMS - 2; term >= 0; term--) p = p * square + l->activation_terms[term];
     return v * (z * p + 0.5f);
 }
 
@@ -265,58 +268,70 @@ static void multiply_activate(const struct layer *l, int64_t rows, const struct 
     multiply(ACTIVATE, &l->feed_forward_in, rows, s, out, l->feed_forward_in.outputs, l);
 }
 
+#define STRIP 32 /* queries whose scores are computed together: two vectors, a query a lane */
 #define QUERIES 4
 
-/* The scaled products of some queries with `vectors` times 16 keys. */
-INLINE void scores(const int queries, const int vectors, const float *q, int64_t stride, int64_t j, int64_t padded,
-                   const struct layer *l, struct scratch *s) {
-    Floats dots[QUERIES][2];
+/* `rows` (up to 16) rows of 16 values, times `scale`, to 16 rows of 16 of which the last columns are 0. */
+INLINE void transpose(const float *from, int64_t stride, int64_t rows, float scale, float *to) {
+#if WIDE
+    __m512 a[LANES], b[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) a[i] = i < rows ? (__m512)(load(from + i * stride) * scale) : _mm512_setzero_ps();
 #pragma GCC unroll 4
-    for (int i = 0; i < queries; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) dots[i][v] = all(0.0f);
-    for (int64_t c = 0; c < l->head_size; c++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) {
-            Floats key = load(s->keys + c * padded + j + v * LANES);
+    for (int i = 0; i < LANES; i += 4) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+        b[i + 2] = _mm512_unpacklo_ps(a[i + 2], a[i + 3]);
+        b[i + 3] = _mm512_unpackhi_ps(a[i + 2], a[i + 3]);
+        a[i] = (__m512)_mm512_unpacklo_pd((__m512d)b[i], (__m512d)b[i + 2]);
+        a[i + 1] = (__m512)_mm512_unpackhi_pd((__m512d)b[i], (__m512d)b[i + 2]);
+        a[i + 2] = (__m512)_mm512_unpacklo_pd((__m512d)b[i + 1], (__m512d)b[i + 3]);
+        a[i + 3] = (__m512)_mm512_unpackhi_pd((__m512d)b[i + 1], (__m512d)b[i + 3]);
+    }
 #pragma GCC unroll 4
-            for (int i = 0; i < queries; i++) dots[i][v] += key * q[i * stride + c];
-        }
-#pragma GCC unroll 4
-    for (int i = 0; i < queries; i++)
-#pragma GCC unroll 2
-        for (int v = 0; v < vectors; v++) store(s->scores + i * padded + j + v * LANES, dots[i][v] * l->attention_scale);
+    for (int i = 0; i < 4; i++) {
+        __m512 even = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), odd = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
+        __m512 evens = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);
+        __m512 odds = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0xdd);
+        store(to + i * STRIP, (Floats)_mm512_shuffle_f32x4(even, evens, 0x88));
+        store(to + (4 + i) * STRIP, (Floats)_mm512_shuffle_f32x4(odd, odds, 0x88));
+        store(to + (8 + i) * STRIP, (Floats)_mm512_shuffle_f32x4(even, evens, 0xdd));
+        store(to + (12 + i) * STRIP, (Floats)_mm512_shuffle_f32x4(odd, odds, 0xdd));
+    }
+#else
+    for (int64_t i = 0; i < LANES; i++)
+        for (int64_t column = 0; column < LANES; column++)
+            to[column * STRIP + i] = i < rows ? from[i * stride + column] * scale : 0.0f;
+#endif
 }
 
-/* QUERIES queries of one head against all keys of their text; the context replaces the queries. */
-INLINE void attend(const int queries, const int parts, float *q, const float *v, int64_t stride, int64_t n,
-                   int64_t padded, const struct layer *l, struct scratch *s, int contributions) {
-    const int64_t size = l->head_size;
-    Floats totals[QUERIES];
-#pragma GCC unroll 4
-    for (int i = 0; i < queries; i++) totals[i] = all(0.0f);
-    int64_t j = 0;
-    for (; j + 2 * LANES <= padded; j += 2 * LANES) scores(queries, 2, q, stride, j, padded, l, s);
-    if (j < padded) scores(queries, 1, q, stride, j, padded, l, s);
-    for (int i = 0; i < queries; i++) {
-        float *row = s->scores + i * padded;
-        for (int64_t k = n; k < padded; k++) row[k] = -1e30f;
-        Floats top = load(row);
-        for (int64_t k = LANES; k < padded; k += LANES) top = most(top, load(row + k));
-        float peak = highest(top);
-        Floats total = all(0.0f);
-        for (int64_t k = 0; k < padded; k += LANES) {
-            Floats e = exponential(load(row + k) - peak);
-            store(row + k, e);
-            total += e;
+/* The products of a strip of queries with `keys` keys from `k` on. */
+INLINE void scores(const int keys, const int vectors, const float *k, int64_t stride, int64_t size, const float *queries,
+                   float *to, Floats *top) {
+    Floats dots[8][2];
+#pragma GCC unroll 8
+    for (int i = 0; i < keys; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) dots[i][v] = all(0.0f);
+    for (int64_t c = 0; c < size; c++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            Floats query = load(queries + c * STRIP + v * LANES);
+#pragma GCC unroll 8
+            for (int i = 0; i < keys; i++) dots[i][v] += query * k[i * stride + c];
         }
-        /* e^-126 of a masked key is 1e-38: gone in the sum, and its value is never read. */
-        float inverse = 1.0f / sum(total);
-        totals[i] = all(inverse);
-        if (contributions)
-            for (int64_t k = 0; k < padded; k += LANES)
-                store(s->given + k, load(s->given + k) + load(row + k) * inverse);
-    }
+#pragma GCC unroll 8
+    for (int i = 0; i < keys; i++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            store(to + i * STRIP + v * LANES, dots[i][v]);
+            top[v] = most(top[v], dots[i][v]);
+        }
+}
+
+/* What `queries` of a strip take from the values: shares[key * STRIP] are the first one's. */
+INLINE void take(const int queries, const int parts, const float *v, int64_t stride, int64_t n, int64_t size,
+                 const float *shares, const float *inverse, float *to) {
     for (int64_t part = 0; part < size; part += parts * LANES) {
         Floats context[QUERIES][4];
 #pragma GCC unroll 4
@@ -328,29 +343,75 @@ INLINE void attend(const int queries, const int parts, float *q, const float *v,
             for (int p = 0; p < parts; p++) {
                 Floats value = load(v + k * stride + part + p * LANES);
 #pragma GCC unroll 4
-                for (int i = 0; i < queries; i++) context[i][p] += value * s->scores[i * padded + k];
+                for (int i = 0; i < queries; i++) context[i][p] += value * shares[k * STRIP + i];
             }
 #pragma GCC unroll 4
         for (int i = 0; i < queries; i++)
 #pragma GCC unroll 4
-            for (int p = 0; p < parts; p++) store(q + i * stride + part + p * LANES, context[i][p] * totals[i]);
+            for (int p = 0; p < parts; p++) store(to + i * stride + part + p * LANES, context[i][p] * inverse[i]);
     }
 }
 
+/* A strip of queries of one head, `live` of them real, against all n keys of their text. */
+INLINE void attend(const int vectors, const int parts, int64_t live, const float *k, int64_t stride, int64_t n,
+                   const struct layer *l, struct scratch *s, float *to, int contributions) {
+    const int64_t size = l->head_size;
+    const float *v = k + l->heads * size;
+    float inverse[STRIP];
+    Floats top[2] = {all(-INFINITY), all(-INFINITY)};
+    int64_t j = 0;
+    const int keys = vectors == 1 ? 8 : 4;
+    for (; j + keys <= n; j += keys) scores(keys, vectors, k + j * stride, stride, size, s->queries, s->scores + j * STRIP, top);
+    for (; j + 2 <= n; j += 2) scores(2, vectors, k + j * stride, stride, size, s->queries, s->scores + j * STRIP, top);
+    if (j < n) scores(1, vectors, k + j * stride, stride, size, s->queries, s->scores + j * STRIP, top);
+#pragma GCC unroll 2
+    for (int part = 0; part < vectors; part++) {
+        Floats total = all(0.0f);
+        for (j = 0; j < n; j++) {
+            float *score = s->scores + j * STRIP + part * LANES;
+            Floats share = power(load(score) - top[part]);
+            store(score, share);
+            total += share;
+        }
+        store(inverse + part * LANES, 1.0f / total);
+    }
+    if (contributions) {
+        for (int64_t i = live; i < vectors * LANES; i++) inverse[i] = 0.0f; /* nobody asks there */
+        for (j = 0; j < n; j++)
+#pragma GCC unroll 2
+            for (int part = 0; part < vectors; part++)
+                store(s->given + j * LANES, load(s->given + j * LANES) +
+                      load(s->scores + j * STRIP + part * LANES) * load(inverse + part * LANES));
+    }
+    int64_t i = 0;
+    for (; i + QUERIES <= live; i += QUERIES) take(QUERIES, parts, v, stride, n, size, s->scores + i, inverse + i, to + i * stride);
+    to += i * stride;
+    switch (live - i) {
+    case 3: take(3, parts, v, stride, n, size, s->scores + i, inverse + i, to); break;
+    case 2: take(2, parts, v, stride, n, size, s->scores + i, inverse + i, to); break;
+    case 1: take(1, parts, v, stride, n, size, s->scores + i, inverse + i, to); break;
+    }
+}
+
+/* The contexts of a text's tokens take the place of their queries. */
 INLINE void attention(const int parts, float *qkv, int64_t n, const struct layer *l, struct scratch *s, int pruning) {
     const int64_t size = l->head_size, all_heads = l->heads * size, stride = 3 * all_heads;
-    const int64_t padded = (n + LANES - 1) / LANES * LANES;
-    if (pruning) memset(s->given, 0, padded * sizeof(float));
-    for (int64_t head = 0; head < l->heads; head++) {
-        float *q = qkv + head * size, *k = q + all_heads, *v = k + all_heads;
-        for (int64_t c = 0; c < size; c++)
-            for (int64_t j = n; j < padded; j++) s->keys[c * padded + j] = 0.0f;
-        for (int64_t j = 0; j < n; j++)
-            for (int64_t c = 0; c < size; c++) s->keys[c * padded + j] = k[j * stride + c];
-        int64_t i = 0;
-        for (; i + QUERIES <= n; i += QUERIES) attend(QUERIES, parts, q + i * stride, v, stride, n, padded, l, s, pruning);
-        for (; i < n; i++) attend(1, parts, q + i * stride, v, stride, n, padded, l, s, pruning);
-    }
+    /* Two to the scores instead of e: the factor between them is the scale's. */
+    const float scale = l->attention_scale * 1.44269504f;
+    if (pruning) memset(s->given, 0, n * LANES * sizeof(float));
+    for (int64_t head = 0; head < l->heads; head++)
+        for (int64_t first = 0; first < n; first += STRIP) {
+            float *q = qkv + first * stride + head * size;
+            const float *k = qkv + all_heads + head * size;
+            int64_t live = n - first < STRIP ? n - first : STRIP;
+            for (int64_t c = 0; c < size; c += LANES)
+                for (int64_t i = 0; i < live; i += LANES)
+                    transpose(q + i * stride + c, stride, live - i, scale, s->queries + c * STRIP + i);
+            if (live > LANES) attend(2, parts, live, k, stride, n, l, s, q, pruning);
+            else attend(1, parts, live, k, stride, n, l, s, q, pruning);
+        }
+    if (pruning)
+        for (int64_t j = 0; j < n; j++) s->given[j] = sum(load(s->given + j * LANES));
 }
 
 static void attention_1(float *qkv, int64_t n, const struct layer *l, struct scratch *s, int pruning) {
