@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inference.fused_contribution import attention_with_contribution, pays_fused
+
 #: Rows that an exit head computes at least; see `Head.forward`.
 _LEAST_ROWS = 8
 
@@ -147,13 +149,15 @@ class Layer(nn.Module):
         # Fused attention hides its probabilities, and on a CPU its backward pass costs as much as all the products.
         if keep is None and not (self.training and x.device.type == "cpu"):
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, T, h/H)
+        elif keep is not None and not self.training and pays_fused(x.device, T):
+            context, contribution = attention_with_contribution(q, k, v, live)
         else:
             scores = (q @ k.transpose(-1, -2)) / math.sqrt(h // self.heads)  # (B, H, T, T)
             attention = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32)
             context = attention.to(v.dtype) @ v
+            contribution = context_contribution(attention, live)
         context = context.transpose(1, 2).reshape(B, T, h)
         if keep is not None:
-            contribution = context_contribution(attention, live)
             rows = strongest_tokens(contribution, live, keep, width)  # (B, T')
             # Dropped tokens leave before the output projection: its rows are independent, so the rest is unchanged.
             x = x.gather(1, rows[..., None].expand(-1, -1, h))
