@@ -27,7 +27,8 @@ _NOTHING = 1e4
 
 def pays_fused(device: torch.device, tokens: int) -> bool:
     """Whether `attention_with_contribution` is the better way to the scores of texts of this many tokens."""
-    return device.type == "cuda" and tokens >= FUSED_FROM
+    # Before Ampere the kernel knows no bfloat16.
+    return device.type == "cuda" and tokens >= FUSED_FROM and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def attention_with_contribution(q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:

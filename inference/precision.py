@@ -33,7 +33,7 @@ def fastest_precision(
 ) -> str:
     """The precision of ``auto``: the same in every process of a machine, whatever is going on there."""
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     candidates: dict[str, Callable[[], object]] = {
         name: _torch_layer(model.config, PRECISIONS[name]) for name in ("float32", "bfloat16")
     }

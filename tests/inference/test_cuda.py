@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 GPUS = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-3}
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-halves = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+halves = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 needs_bfloat16 = pytest.mark.skipif(not halves, reason="no CUDA device here that computes in bfloat16")
 PRECISIONS = [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)]
 

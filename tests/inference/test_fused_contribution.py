@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -78,8 +77,12 @@ def test_a_layer_that_prunes_says_the_same_either_way(monkeypatch: pytest.Monkey
     assert (found - expected).abs().max() < 1e-3
 
 
-def test_it_is_for_long_texts_on_a_gpu() -> None:
-    of = partial(pays_fused, torch.device("cuda"))
-    assert of(FUSED_FROM)
-    assert not of(FUSED_FROM - 1)
+def test_on_a_cpu_answers_stay_as_they_were_calibrated() -> None:
     assert not pays_fused(CPU, 512)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_it_is_for_long_texts_on_a_gpu() -> None:
+    device = torch.device("cuda")
+    assert pays_fused(device, FUSED_FROM) == (torch.cuda.get_device_capability() >= (8, 0))
+    assert not pays_fused(device, FUSED_FROM - 1)
