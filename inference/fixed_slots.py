@@ -13,9 +13,9 @@ many steps, one copy back of what was decided. Exits, temperatures and the confi
 
 On a machine with a GPU, first ``pytest tests/inference/test_cuda.py tests/inference/test_fused_contribution.py``. Then,
 after ``engine = open_engine("cuda", batch_tokens=N); engine.warm_up()``, time ``engine.score`` on windows of 512 and of
-10,000 texts, reading (``engine.read``) apart: the knobs are N (tokens in a load, `engine.GPU_BATCH_TOKENS`; 4,096 to
-65,536) and ``every`` (`refilling.refill`; 1 to 4). Too small a load shows in ``nsys profile`` as gaps between graphs, too
-large a one as windows of 512 that take as long as those of 5,000.
+10,000 texts, reading (``engine.read``) apart. The knobs are N (tokens in a load, `engine.GPU_BATCH_TOKENS`; 4,096 to
+65,536) and ``every`` (`refilling.refill`; 1 to 4). Too small a load shows in ``nsys profile`` as gaps between graphs,
+too large a one as windows of 512 that take as long as those of 5,000.
 
 It knows the model, the exit rule and tensors; nothing of queues, windows or strategies.
 """
