@@ -9,6 +9,7 @@
 In all but ``padded`` and ``predict`` each text leaves by its own rule, and its answer does not hang on its neighbours:
 
 - int8 (`quantised`) computes every text on its own, from integers: the same bits in every strategy, order and batch.
+  There is nothing to keep full, so all three hand their texts over to one call (`packed_exits`), each in its order.
 - float32 and bfloat16 (`padded_batches`) pad a text to a width that its own length chooses (`bucket`). ``refill``
   (`fixed_slots`) keeps the number of rows fixed too, so a matrix product always has one shape: the exact mode.
   ``shrink`` and ``presort`` change the number of rows, and a library's product may then sum in another order: within
@@ -90,6 +91,10 @@ class Encoder(Protocol):
         """A batch at depth 0; where it ``prunes``, tokens are dropped if the encoder does so."""
         ...
 
+    def answer(self, rows: Sequence[Ids]) -> Answers | None:
+        """Take texts to the exits that they leave by, in one go; None where a batch is carried depth by depth."""
+        ...
+
     def slots(self, width: int) -> Slots | None:
         """Slots of this width, nobody in them; None where no shape need be kept."""
         ...
@@ -135,6 +140,12 @@ class Answers:
         self.probabilities[texts] = probabilities.numpy()
         self.exit_depth[texts] = depth
         self.tokens_kept[texts] = kept
+
+    def take(self, texts: NDArray[np.int64], answers: Answers) -> None:
+        """These texts have answers of their own."""
+        self.probabilities[texts] = answers.probabilities
+        self.exit_depth[texts] = answers.exit_depth
+        self.tokens_kept[texts] = answers.tokens_kept
 
 
 Strategy = Callable[[Encoder, Window], Answers]

@@ -1,8 +1,9 @@
-"""The compiled part: builds ``quantised.c`` and ``word_pieces.c`` by the machine's own C compiler, and loads it.
+"""The compiled part: builds the C sources beside it by the machine's own C compiler, and loads them.
 
 The library lies in the user's cache directory, named by a hash over the source, the compiler and the processor. A
 machine without a compiler does without it (`library` returns None) and the engine computes with torch alone.
-It knows compilers and files; the structures that cross the border are declared in `quantised` and `word_pieces`.
+It knows compilers and files; the structures that cross the border are declared in `quantised`,
+`packed_exits` and `word_pieces`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from inference import tuning
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("quantised.c", "word_pieces.c"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("quantised.c", "packed_exits.c", "word_pieces.c"))
+HEADERS = (Path(__file__).with_name("quantised.h"),)
 #: -ffp-contract=fast is GCC's default and not Clang's; named, so that both multiply and add in one step.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
 COMPILERS = ("cc", "gcc", "clang")
@@ -30,7 +32,7 @@ def library() -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         return None
-    sources = [source.read_text(encoding="utf-8") for source in SOURCES]
+    sources = [source.read_text(encoding="utf-8") for source in (*SOURCES, *HEADERS)]
     hangs_on = "\n".join([*sources, compiler, *FLAGS, tuning.processor()])
     file = tuning.cache() / f"kernels-{hashlib.sha256(hangs_on.encode()).hexdigest()[:16]}.so"
     try:

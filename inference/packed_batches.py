@@ -7,30 +7,44 @@ It knows the kernels' encoder; nothing of exit rules' meaning, strategies or tok
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.batching import Ids
+from inference.batching import Answers, Ids
 from inference.confidence_window import ExitRule
 from inference.elbert import Config
+from inference.packed_exits import PackedExits
 from inference.quantised import QuantisedEncoder
 from inference.token_pruning import kept_tokens
 
 
-@dataclass(frozen=True, slots=True)
 class PackedEncoder:
-    """The int8 kernels, and what a batch needs besides."""
+    """The int8 kernels, the rule that texts leave by, and what a batch needs besides.
 
-    kernels: QuantisedEncoder
-    rule: ExitRule
-    temperatures: NDArray[np.float32]  # (exits,)
-    alpha: float  # ACC's share that a layer keeps; 1: no pruning
-    batch_tokens: int
-    pads: bool = False
+    Parameters
+    ----------
+    temperatures
+        (exits,) in the order of ``config.depths``.
+    alpha
+        ACC's share that a layer keeps; 1: no pruning.
+    """
+
+    pads = False
+
+    def __init__(
+        self,
+        kernels: QuantisedEncoder,
+        rule: ExitRule,
+        temperatures: NDArray[np.float32],
+        alpha: float,
+        batch_tokens: int,
+    ) -> None:
+        self.kernels, self.rule, self.temperatures = kernels, rule, temperatures
+        self.alpha, self.batch_tokens = alpha, batch_tokens
+        self._exits = PackedExits(kernels, rule, temperatures, alpha, batch_tokens)
 
     @property
     def config(self) -> Config:
@@ -40,6 +54,10 @@ class PackedEncoder:
     def start(self, rows: Sequence[Ids], width: int, prunes: bool = True) -> PackedBatch:
         """A batch at depth 0; ``width`` means nothing where nothing is padded."""
         return PackedBatch(self, rows, prunes)
+
+    def answer(self, rows: Sequence[Ids]) -> Answers:
+        """Take texts to the exits that they leave by, in one go."""
+        return self._exits.answer(rows)
 
     def slots(self, width: int) -> None:
         """None: a text's answer does not hang on the shape that it is computed in."""
@@ -80,11 +98,9 @@ class PackedBatch:
         for depth in np.unique(depths):
             here = np.flatnonzero(depths == depth)
             of_depth = packed if len(here) == len(rows) else packed.of(here)
-            temperature = encoder.temperatures[depth - encoder.config.depths.start]
-            found[here] = encoder.kernels.logits(of_depth, int(depth)) / temperature
-        # Not torch's: it wakes its thread pool for a thousand numbers.
-        shares = np.exp(found - found.max(1, keepdims=True))
-        return torch.from_numpy(shares / shares.sum(1, keepdims=True))
+            temperature = float(encoder.temperatures[depth - encoder.config.depths.start])
+            found[here] = encoder.kernels.probabilities(of_depth, int(depth), temperature)
+        return torch.from_numpy(found)
 
     def tokens(self) -> NDArray[np.int32]:
         """(rows,) tokens that are alive."""

@@ -46,6 +46,9 @@ class PaddedEncoder:
         """A batch at depth 0; see `batching.Encoder`."""
         return PaddedBatch(self, rows, width, prunes)
 
+    def answer(self, rows: Sequence[Ids]) -> None:
+        """None: between two layers the rows that stay are gathered here."""
+
     def slots(self, width: int) -> Slots | None:
         """Slots of this width, nobody in them; None where shapes are not fixed."""
         return self._slots.of(width) if self.fixed else None

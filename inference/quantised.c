@@ -13,8 +13,9 @@
  * has an AVX-512 VNNI form of its own.
  */
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
+
+#include "quantised.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -28,6 +29,7 @@
 #define VECTORS 4
 #define TERMS 9     /* of the polynomial that stands for the activation */
 #define ROWS 6      /* 6 x 4 accumulators, 4 weights and a broadcast fill the 32 registers */
+#define EXIT_TEXTS 24 /* texts whose pooled states are kept at a time */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
@@ -70,6 +72,13 @@ struct head {
     int64_t inputs, hidden, classes;
 };
 
+struct exit {
+    struct head head;
+    const struct linear *taps; /* of the features of three neighbouring tokens; NULL where it reads none */
+    int64_t width;             /* of the model */
+    int64_t mean;              /* whether it reads the mean over the text beside the first token */
+};
+
 struct scratch {
     float *wide;       /* (tokens, widest of qkv and feed forward) */
     uint8_t *bytes;    /* (tokens, widest input) */
@@ -79,6 +88,7 @@ struct scratch {
     float *scores;     /* (longest text, STRIP) */
     float *given;      /* (longest text, LANES) ACC's contributions */
     int32_t *chosen;   /* (longest text,) */
+    float *pooled;     /* (EXIT_TEXTS, the most inputs of a head) */
     int64_t tokens;    /* that a tile may hold; a longer text than this must not come */
 };
 
@@ -500,23 +510,17 @@ void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_
         }
 }
 
-/* What the exits read: the first token (cls) and the mean over the text (mean), side by side. `stride` floats lie from
- * one text's `pooled` to the next's. */
-void earlybell_pool(const float *x, const int32_t *lengths, int64_t texts, int64_t h, int64_t cls, int64_t mean,
-                    float *pooled, int64_t stride) {
-    for (int64_t text = 0; text < texts; text++, pooled += stride) {
-        float *to = pooled;
-        if (cls) {
-            memcpy(to, x, h * sizeof(float));
-            to += h;
-        }
-        if (mean) {
-            float share = 1.0f / (float)lengths[text];
-            for (int64_t i = 0; i < h; i += LANES) {
-                Floats total = all(0.0f);
-                for (int64_t j = 0; j < lengths[text]; j++) total += load(x + j * h + i);
-                store(to + i, total * share);
-            }
+/* The first token, and where the exit reads it the mean over the text, side by side. `inputs` floats lie from one
+ * text's `pooled` to the next's. */
+static void pool(const struct exit *e, const float *x, const int32_t *lengths, int64_t texts, float *pooled) {
+    const int64_t h = e->width;
+    for (int64_t text = 0; text < texts; text++, pooled += e->head.inputs) {
+        memcpy(pooled, x, h * sizeof(float));
+        float share = 1.0f / (float)lengths[text];
+        for (int64_t i = 0; e->mean && i < h; i += LANES) {
+            Floats total = all(0.0f);
+            for (int64_t j = 0; j < lengths[text]; j++) total += load(x + j * h + i);
+            store(pooled + h + i, total * share);
         }
         x += lengths[text] * h;
     }
@@ -526,8 +530,8 @@ void earlybell_pool(const float *x, const int32_t *lengths, int64_t texts, int64
  *
  * A token's taps are the features' shares of it as the left, the middle and the right one of three; the features' bias
  * is the middle's. Beyond a text's ends there is nobody. */
-void earlybell_filter(const struct linear *taps, const float *x, const int32_t *lengths, int64_t texts, float *pooled,
-                      int64_t stride, struct scratch *s) {
+static void filter(const struct linear *taps, const float *x, const int32_t *lengths, int64_t texts, float *pooled,
+                   int64_t stride, struct scratch *s) {
     const int64_t h = taps->inputs, wide = taps->outputs, features = wide / 3;
     for (int64_t text = 0; text < texts;) {
         int64_t stop = text, tokens = 0;
@@ -592,11 +596,20 @@ static void head_rows(const struct head *e, const float *pooled, float *logits) 
 
 static void head_row(const struct head *e, const float *pooled, float *logits) { head_block(1, e, pooled, logits); }
 
-/* (texts, inputs) -> (texts, classes). */
-void earlybell_head(const struct head *e, const float *pooled, int64_t texts, float *logits) {
-    int64_t text = 0;
-    for (; text + ROWS <= texts; text += ROWS) head_rows(e, pooled + text * e->inputs, logits + text * e->classes);
-    for (; text < texts; text++) head_row(e, pooled + text * e->inputs, logits + text * e->classes);
+/* What an exit says of each text: (texts, classes) logits. */
+void earlybell_exit(const struct exit *e, const float *x, const int32_t *lengths, int64_t texts, float *logits,
+                    struct scratch *s) {
+    const int64_t inputs = e->head.inputs, classes = e->head.classes;
+    for (int64_t first = 0; first < texts; first += EXIT_TEXTS) {
+        int64_t here = texts - first < EXIT_TEXTS ? texts - first : EXIT_TEXTS, text = 0;
+        pool(e, x, lengths, here, s->pooled);
+        if (e->taps) filter(e->taps, x, lengths, here, s->pooled + e->width * (1 + e->mean), inputs, s);
+        for (; text + ROWS <= here; text += ROWS) head_rows(&e->head, s->pooled + text * inputs, logits + text * classes);
+        for (; text < here; text++) head_row(&e->head, s->pooled + text * inputs, logits + text * classes);
+        for (text = 0; text < here; text++) x += lengths[text] * e->width;
+        lengths += here;
+        logits += here * classes;
+    }
 }
 
 /* Keep the texts that are marked, in their order; returns how many. lengths is brought up to date. */

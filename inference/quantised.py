@@ -20,13 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.elbert import Config, ElbertForSequenceClassification, Filters, Head, HeadForm, Layer
+from inference.elbert import Config, ElbertForSequenceClassification, Filters, Head, Layer
 from inference.elbert import Embedding as EmbeddingModule
 
 #: A vector of the kernels, and the columns of a panel of weights.
 LANES, PANEL = 16, 64
 #: Queries whose scores are computed together.
 STRIP = 32
+#: Texts whose pooled states are kept at a time.
+EXIT_TEXTS = 24
 #: Tokens that go through a layer together: their intermediate values must lie in a core's own cache (1 MB).
 TILE_TOKENS = 96
 #: Terms of the polynomial that stands for the activation; `activation_terms`.
@@ -60,16 +62,14 @@ class _Head(Structure):
                 ("classes", c_int64)]  # fmt: skip
 
 
+class _Exit(Structure):
+    _fields_ = [("head", _Head), ("taps", POINTER(_Linear)), ("width", c_int64), ("mean", c_int64)]
+
+
 class _Scratch(Structure):
     _fields_ = [("wide", c_void_p), ("bytes", c_void_p), ("scale", c_void_p), ("zero", c_void_p), ("queries", c_void_p),
-                ("scores", c_void_p), ("given", c_void_p), ("chosen", c_void_p), ("tokens", c_int64)]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Exit:
-    head: _Head
-    form: HeadForm
-    taps: _Linear | None  # of the features of three neighbouring tokens, where it reads them
+                ("scores", c_void_p), ("given", c_void_p), ("chosen", c_void_p), ("pooled", c_void_p),
+                ("tokens", c_int64)]  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -114,12 +114,12 @@ class QuantisedEncoder:
         if not fits(config):
             raise ValueError("the compiled kernels need sizes that are multiples of 16")
         self.config = config
-        self._kernels = kernels
+        self.library = kernels
         kernels.earlybell_select.restype = c_int64
         self._kept: list[Any] = []  # what the structures point to
-        self._layers = [[self._layer(inner) for inner in group] for group in model.layers]  # type: ignore[attr-defined]
-        self._embedding = self._embed(model.embedding)
-        self._exits = {depth: self._exit(model.exit_head(depth)) for depth in config.depths}
+        self.layers = [[self._layer(inner) for inner in group] for group in model.layers]  # type: ignore[attr-defined]
+        self.embedding = self._embed(model.embedding)
+        self.exits = {depth: self._exit(model.exit_head(depth)) for depth in config.depths}
         self._scratches = threading.local()
 
     def embed(self, rows: Sequence[NDArray[np.int32]]) -> Packed:
@@ -127,68 +127,73 @@ class QuantisedEncoder:
         lengths = np.fromiter((len(row) for row in rows), np.int32, len(rows))
         ids = np.concatenate(rows).astype(np.int32, copy=False)
         hidden = np.empty((len(ids), self.config.hidden), np.float32)
-        scratch = self._scratch(1)
-        self._kernels.earlybell_embed(
-            byref(self._embedding), _at(ids), _at(lengths), c_int64(len(rows)), _at(hidden), byref(scratch)
+        scratch = self.scratch(1)
+        self.library.earlybell_embed(
+            byref(self.embedding), at(ids), at(lengths), c_int64(len(rows)), at(hidden), byref(scratch)
         )
         return Packed(hidden, lengths)
 
     def deepen(self, batch: Packed, group: int, keep: NDArray[np.int32] | None = None) -> None:
         """Apply the layers of a group, in place; ``keep``: (texts,) tokens that ACC leaves of each text."""
-        scratch = self._scratch(int(batch.lengths.max(initial=1)))
-        for layer in self._layers[group]:
-            self._kernels.earlybell_layer(
+        scratch = self.scratch(int(batch.lengths.max(initial=1)))
+        for layer in self.layers[group]:
+            self.library.earlybell_layer(
                 byref(layer),
-                _at(batch.hidden),
-                _at(batch.lengths),
+                at(batch.hidden),
+                at(batch.lengths),
                 c_int64(len(batch)),
-                None if keep is None else _at(keep),
+                None if keep is None else at(keep),
                 byref(scratch),
             )
 
     def logits(self, batch: Packed, depth: int) -> NDArray[np.float32]:
         """(texts, C): what the exit at ``depth`` says."""
-        found = self._exits[depth]
-        head, h = found.head, self.config.hidden
-        pooled = np.empty((len(batch), head.inputs), np.float32)
-        texts = _at(batch.hidden), _at(batch.lengths), c_int64(len(batch))
-        has_mean = found.form == "cls_mean"
-        stride = c_int64(head.inputs)
-        self._kernels.earlybell_pool(*texts, c_int64(h), c_int64(1), c_int64(has_mean), _at(pooled), stride)
-        if found.taps is not None:
-            scratch = self._scratch(int(batch.lengths.max(initial=1)))
-            features = c_void_p(pooled.ctypes.data + h * (1 + has_mean) * pooled.itemsize)
-            self._kernels.earlybell_filter(byref(found.taps), *texts, features, stride, byref(scratch))
-        answers = np.empty((len(batch), head.classes), np.float32)
-        self._kernels.earlybell_head(byref(head), _at(pooled), c_int64(len(batch)), _at(answers))
+        answers = np.empty((len(batch), self.config.classes), np.float32)
+        self.library.earlybell_exit(
+            byref(self.exits[depth]),
+            at(batch.hidden),
+            at(batch.lengths),
+            c_int64(len(batch)),
+            at(answers),
+            byref(self.scratch(int(batch.lengths.max(initial=1)))),
+        )
+        return answers
+
+    def probabilities(self, batch: Packed, depth: int, temperature: float) -> NDArray[np.float32]:
+        """(texts, C): what the exit at ``depth`` says, at its temperature."""
+        answers = self.logits(batch, depth)
+        texts, classes = answers.shape
+        self.library.earlybell_probabilities(at(answers), c_int64(texts), c_int64(classes), c_float(temperature))
         return answers
 
     def select(self, batch: Packed, stays: NDArray[np.bool_]) -> None:
         """Drop the texts that do not stay; the others move together, in their order."""
-        kept = self._kernels.earlybell_select(
-            _at(batch.hidden), _at(batch.lengths), c_int64(len(batch)), c_int64(self.config.hidden), _at(stays)
+        kept = self.library.earlybell_select(
+            at(batch.hidden), at(batch.lengths), c_int64(len(batch)), c_int64(self.config.hidden), at(stays)
         )
         batch.lengths = batch.lengths[:kept].copy()
 
-    def _scratch(self, longest: int) -> _Scratch:
+    def scratch(self, longest: int) -> _Scratch:
+        """Room of the calling thread's own for intermediate values, enough for a text of so many tokens."""
         tokens = max(TILE_TOKENS, -(-longest // LANES) * LANES)
         mine: _Scratch | None = getattr(self._scratches, "scratch", None)
         if mine is not None and mine.tokens >= tokens and tokens == TILE_TOKENS:
             return mine
         if mine is None or self._scratches.room < tokens:
-            layer = self._layers[0][0]
+            layer = self.layers[0][0]
             taps = 3 * self.config.depth_zero_filters
             widest = max(layer.qkv.outputs, layer.feed_forward_in.outputs, self.config.embedding, taps)
             inputs = max(layer.attention_out.inputs, layer.feed_forward_out.inputs, self.config.embedding)
             arrays = {
-                "wide": _aligned(tokens * widest, np.float32),
-                "bytes": _aligned(tokens * inputs, np.uint8),
-                "scale": _aligned(tokens, np.float32),
-                "zero": _aligned(tokens, np.int32),
-                "queries": _aligned(layer.head_size * STRIP, np.float32),
-                "scores": _aligned(tokens * STRIP, np.float32),
-                "given": _aligned(tokens * LANES, np.float32),
-                "chosen": _aligned(tokens, np.int32),
+                "wide": aligned(tokens * widest, np.float32),
+                "bytes": aligned(tokens * inputs, np.uint8),
+                "scale": aligned(tokens, np.float32),
+                "zero": aligned(tokens, np.int32),
+                "queries": aligned(layer.head_size * STRIP, np.float32),
+                "scores": aligned(tokens * STRIP, np.float32),
+                "given": aligned(tokens * LANES, np.float32),
+                "chosen": aligned(tokens, np.int32),
+                "pooled": aligned(EXIT_TEXTS * max(one.head.inputs for one in self.exits.values()), np.float32),
             }
             mine = _Scratch(**{name: array.ctypes.data for name, array in arrays.items()}, tokens=TILE_TOKENS)
             self._scratches.scratch, self._scratches.room, self._scratches.arrays = mine, tokens, arrays
@@ -237,6 +242,10 @@ class QuantisedEncoder:
             outputs=outputs,
         )
 
+    def _pointer(self, linear: _Linear) -> Any:
+        self._kept.append(linear)
+        return ctypes.pointer(linear)
+
     def _norm(self, norm: torch.nn.LayerNorm) -> _Norm:
         return _Norm(
             weight=self._keep(_numpy(norm.weight), np.float32),
@@ -247,9 +256,9 @@ class QuantisedEncoder:
     def _embed(self, embedding: EmbeddingModule) -> _Embedding:
         projection = None
         if isinstance(embedding.projection, torch.nn.Linear):
-            linear = self._linear(_numpy(embedding.projection.weight), _numpy(embedding.projection.bias))
-            self._kept.append(linear)
-            projection = ctypes.pointer(linear)
+            projection = self._pointer(
+                self._linear(_numpy(embedding.projection.weight), _numpy(embedding.projection.bias))
+            )
         return _Embedding(
             token=self._keep(_numpy(embedding.token.weight), np.float32),
             position=self._keep(_numpy(embedding.position.weight), np.float32),
@@ -265,16 +274,20 @@ class QuantisedEncoder:
         room = -(-hidden // PANEL) * PANEL
         filled = np.zeros((room, inputs), np.float32)
         filled[:hidden] = pooler
-        filled_head = _Head(
-            pooler=self._keep(filled.reshape(-1, PANEL, inputs).transpose(0, 2, 1), np.float32),
-            pooler_bias=self._keep(_numpy(head.pooler.bias), np.float32),
-            classifier=self._keep(_numpy(head.classifier.weight), np.float32),
-            classifier_bias=self._keep(_numpy(head.classifier.bias), np.float32),
-            inputs=inputs,
-            hidden=hidden,
-            classes=self.config.classes,
+        return _Exit(
+            head=_Head(
+                pooler=self._keep(filled.reshape(-1, PANEL, inputs).transpose(0, 2, 1), np.float32),
+                pooler_bias=self._keep(_numpy(head.pooler.bias), np.float32),
+                classifier=self._keep(_numpy(head.classifier.weight), np.float32),
+                classifier_bias=self._keep(_numpy(head.classifier.bias), np.float32),
+                inputs=inputs,
+                hidden=hidden,
+                classes=self.config.classes,
+            ),
+            taps=None if head.filters is None else self._pointer(self._taps(head.filters)),
+            width=self.config.hidden,
+            mean=head.form == "cls_mean",
         )
-        return _Exit(filled_head, head.form, None if head.filters is None else self._taps(head.filters))
 
     def _taps(self, filters: Filters) -> _Linear:
         bias = np.zeros((3, filters.features), np.float32)
@@ -285,10 +298,10 @@ class QuantisedEncoder:
         if array.dtype == dtype and array.flags.c_contiguous and array.ctypes.data % 64 == 0:
             self._kept.append(array)
             return array.ctypes.data
-        aligned = _aligned(array.size, dtype)
-        aligned[:] = array.reshape(-1)
-        self._kept.append(aligned)
-        return aligned.ctypes.data
+        moved = aligned(array.size, dtype)
+        moved[:] = array.reshape(-1)
+        self._kept.append(moved)
+        return moved.ctypes.data
 
 
 def fits(config: Config) -> bool:
@@ -329,7 +342,7 @@ def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
     return tensor.detach().float().cpu().numpy()
 
 
-def _aligned(count: int, dtype: Any) -> NDArray[Any]:
+def aligned(count: int, dtype: Any) -> NDArray[Any]:
     """An array that begins on a cache line."""
     size = np.dtype(dtype).itemsize
     room = np.empty(count * size + 64, np.uint8)
@@ -337,5 +350,6 @@ def _aligned(count: int, dtype: Any) -> NDArray[Any]:
     return room[start : start + count * size].view(dtype)
 
 
-def _at(array: NDArray[Any]) -> c_void_p:
+def at(array: NDArray[Any]) -> c_void_p:
+    """Where an array begins, for the kernels."""
     return c_void_p(array.ctypes.data)

@@ -3,7 +3,8 @@
 ``shrink`` and ``presort`` are a queue without a rest, whose batch only shrinks (`carry`). ``refill`` (ours) keeps its
 batches full: one shared layer means that texts at different depths can sit in one batch, and with several groups of
 weights a step serves texts that wait for the same group. Where a batch has a shape that is to be kept it runs on fixed
-slots (`carry_in_slots`), else on a batch that takes in texts as others leave (`carry` again).
+slots (`carry_in_slots`), else on a batch that takes in texts as others leave (`carry` again). Kernels that compute
+every text on its own take the texts all the way themselves.
 It knows batches, slots and exit rules; nothing of tensors' insides or devices.
 """
 
@@ -76,6 +77,10 @@ def carry(
 
     All of them start at once, or, if it ``refills``, a batch full, and the others as places come free.
     """
+    at_once = encoder.answer([window.rows[text] for text in part.texts])
+    if at_once is not None:
+        answers.take(part.texts, at_once)
+        return
     last, first_exit = encoder.config.layers, encoder.config.depths[0]
     places = _places(encoder, window, part) if refills else len(part.texts)
     here, waiting = part.texts[:places], part.texts[places:]

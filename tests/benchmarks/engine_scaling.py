@@ -205,6 +205,9 @@ class _Watched:
         batch.deepen = watched  # type: ignore[method-assign, assignment]
         return batch
 
+    def answer(self, rows: Sequence[Ids]) -> None:
+        """None: each layer run is to be seen."""
+
     def slots(self, width: int) -> Slots | None:
         slots = self._encoder.slots(width)
         if slots is None:

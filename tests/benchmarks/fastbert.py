@@ -107,5 +107,8 @@ class _OneWidth:
         """A batch of one width."""
         return self._encoder.start(rows, self._width, prunes)
 
+    def answer(self, rows: Sequence[NDArray[np.int32]]) -> None:
+        """None: depth by depth."""
+
     def slots(self, width: int) -> None:
         """None: its batches shrink."""

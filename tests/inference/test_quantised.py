@@ -94,7 +94,7 @@ def test_features_of_neighbours_follow_the_model_and_do_not_hang_on_other_texts(
     """A text of one token has no neighbour, one of 130 is longer than a tile, and the ends have one neighbour."""
     model = model_of(SHAPES["filters"])
     kernels = encoder_of(model)
-    rows = rows_of([1, 2, 3, 130, 16, 95, 1, 40, 96, 97])
+    rows = rows_of([1, 2, 3, 130, 16, 95, 1, 40, 96, 97, *range(1, 30)])
     together = kernels.logits(kernels.embed(rows), 0)
     for row, found in zip(rows, together, strict=True):
         assert np.array_equal(kernels.logits(kernels.embed([row]), 0)[0], found)
@@ -198,5 +198,6 @@ def test_the_constants_are_those_of_the_source() -> None:
     source = native.SOURCES[0].read_text()
     assert f"#define LANES {quantised.LANES}\n" in source
     assert f"#define PANEL {quantised.PANEL} " in source
+    assert f"#define EXIT_TEXTS {quantised.EXIT_TEXTS} " in source
     assert f"#define STRIP {quantised.STRIP} " in source
     assert f"#define TERMS {quantised.TERMS} " in source
