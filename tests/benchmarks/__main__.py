@@ -2,7 +2,8 @@
 
 ``python -m tests.benchmarks transport end_to_end`` runs these two. Each benchmark is a module with a function
 ``measure(servers) -> dict`` (and ``NEEDS_SERVERS = False`` if it needs none); what it compares, it compares within one
-run. Results land in ``results/NAME.json``, and the ratios of all of them under plain names in ``results/latest.json``.
+run. One that lacks something says so by ``missing() -> str | None`` and is left out. Results land in
+``results/NAME.json``, and the ratios of all of them under plain names in ``results/latest.json``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from streams import logs
 from tests.benchmarks.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = ("engine", "transport", "end_to_end")
+BENCHMARKS = ("engine", "long_texts", "transport", "end_to_end")
 
 
 def main() -> int:
@@ -33,6 +34,11 @@ def main() -> int:
     names = parser.parse_args().names or BENCHMARKS
     logs.silence()
     modules = {name: importlib.import_module(f"tests.benchmarks.{name}") for name in names}
+    for name, module in list(modules.items()):
+        lacks = module.missing() if hasattr(module, "missing") else None
+        if lacks:
+            print(f"{name} left out: {lacks}", file=sys.stderr)
+            del modules[name]
     # The servers would take their share of the cores from those that do without them.
     alone = {name: module for name, module in modules.items() if not getattr(module, "NEEDS_SERVERS", True)}
     run(alone, None)
