@@ -257,6 +257,9 @@ def compare(
     label_column: LabelColumn = "label",
     label_map: LabelMap = None,
     texts: Texts = 0,
+    speed_up: Annotated[
+        list[float] | None, typer.Option(help="Try pruning at these. Default: 1.5, 2, 3, 4, 4.8.")
+    ] = None,
     prune_texts: Annotated[
         int, typer.Option(help="Measure pruning, which is slow, on the first so many of them; 0: all, -1: not at all.")
     ] = 0,
@@ -273,13 +276,14 @@ def compare(
     from inference.checkpoint import SHIPPED, load
     from inference.training.comparisons import compare as run
     from inference.training.plots import draw_comparison
+    from inference.training.pruning import SPEED_UPS
 
     with _one_line_errors():
         loaded = load(checkpoint or SHIPPED)
         examples, further = _examples(data, loaded.model.config.labels, text_column, label_column, label_map, texts)
         figures = run(
-            loaded, examples, further=further, dial=dial, prune_texts=prune_texts, layer_texts=layer_texts,
-            device=device, precision=precision,
+            loaded, examples, further=further, dial=dial, speed_ups=speed_up or SPEED_UPS, prune_texts=prune_texts,
+            layer_texts=layer_texts, device=device, precision=precision,
         )  # fmt: skip
         if plot:
             draw_comparison(figures, plot, f"{data.name}, {loaded.calibration.name} {loaded.revision}")

@@ -36,6 +36,7 @@ def compare(
     *,
     further: Sequence[str] = (),
     dial: float | None = None,
+    speed_ups: Sequence[float] = pruning.SPEED_UPS,
     prune_texts: int = 0,
     layer_texts: int = 0,
     device: str = "cpu",
@@ -51,6 +52,8 @@ def compare(
         Texts without a label: the prediction of their depth is measured too.
     dial
         Whose rule the predicted depth is held against; default: the checkpoint's.
+    speed_ups
+        That pruning is tried at, by the analytical count.
     prune_texts
         Pruning, which runs the model again and again, is measured on the first so many texts; 0: on all. Not at all
         where it is negative.
@@ -110,7 +113,7 @@ def compare(
     if prune_texts >= 0:
         some = slice(prune_texts or None)
         how: dict[str, Any] = {"device": device, "precision": precision}
-        found["pruning"] = pruning.sweep(model, rows[some], truth[some], **how)
+        found["pruning"] = pruning.sweep(model, rows[some], truth[some], wanted=speed_ups, **how)
         fewer = slice(layer_texts or None)
         found["pruning_by_layer"] = pruning.by_layer(model, rows[some][fewer], truth[some][fewer], **how)
         found["pruning_n"] = len(rows[some])

@@ -101,10 +101,12 @@ def test_the_command_compares_and_draws(tiny_checkpoint: Path, texts: list[str],
     file.write_text("sentence,mood\n" + "".join(f"{text},{place % 3}\n" for place, text in enumerate(texts)))
     drawing = tmp_path / "compared.png"
     arguments = ["compare", str(file), "--checkpoint", str(tiny_checkpoint), "--text-column", "sentence",
-                 "--label-column", "mood", "--texts", "40", "--prune-texts", "20", "--plot", str(drawing)]  # fmt: skip
+                 "--label-column", "mood", "--texts", "40", "--prune-texts", "20", "--speed-up", "2",
+                 "--plot", str(drawing)]  # fmt: skip
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["n"], found["pruning_n"]) == (40, 20)
+    assert [one["speed_up"] for one in found["pruning"]] == [1.0, 2.0]
     assert set(found["exit_curves"]) == {"cwb", "entropy", "pabee", "fixed"}
     assert drawing.read_bytes().startswith(b"\x89PNG")
