@@ -167,7 +167,7 @@ class Subject:
     def _tune(self, engine: Engine, rule: ExitRule, alpha: float) -> None:
         encoder = engine.encoder
         if isinstance(encoder, PackedEncoder):
-            engine.encoder = replace(encoder, rule=rule, alpha=alpha, temperatures=self.temperatures)
+            engine.encoder = PackedEncoder(encoder.kernels, rule, self.temperatures, alpha, encoder.batch_tokens)
         elif isinstance(encoder, PaddedEncoder):
             tensor = torch.from_numpy(self.temperatures)
             engine.encoder = replace(encoder, rule=rule, alpha=alpha, temperatures=tensor)
