@@ -29,6 +29,7 @@
 #define VECTORS 4
 #define TERMS 9     /* of the polynomial that stands for the activation */
 #define ROWS 6      /* 6 x 4 accumulators, 4 weights and a broadcast fill the 32 registers */
+#define AHEAD 2       /* tokens whose embeddings are fetched before their turn */
 #define EXIT_TEXTS 24 /* texts whose pooled states are kept at a time */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -497,9 +498,14 @@ void earlybell_layer(const struct layer *l, float *x, int32_t *lengths, int64_t 
 void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_t *lengths, int64_t texts, float *x,
                      struct scratch *s) {
     const int64_t n = e->size, h = e->projection ? e->projection->outputs : n;
+    const int32_t *end = ids;
+    for (int64_t text = 0; text < texts; text++) end += lengths[text];
     for (int64_t text = 0; text < texts; text++)
         for (int64_t place = 0; place < lengths[text]; place++, ids++, x += h) {
             const float *token = e->token + (int64_t)*ids * n, *position = e->position + place * n;
+            /* The table is larger than any cache: fetch a token ahead while this one is computed. */
+            if (end - ids > AHEAD)
+                for (int64_t i = 0; i < n; i += LANES) __builtin_prefetch(e->token + (int64_t)ids[AHEAD] * n + i);
             float *row = e->projection ? s->wide : x;
             for (int64_t i = 0; i < n; i += LANES)
                 store(row + i, load(token + i) + load(e->type + i) + load(position + i));

@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 from inference.word_pieces import WordPieces
 
 _URL = re.compile(r"https?://\S+|\bwww\.\S+", re.IGNORECASE)
-_SPACE = re.compile(r"\s+")
 #: Of a text that is too long, so much of the room goes to its beginning and the rest to its end: news leads with
 #: what matters, and closes with outlook and guidance.
 HEAD_SHARE = 0.75
@@ -90,6 +89,7 @@ class Reader:
 
 def normalise(text: str) -> str:
     """The text without URLs (they name a page, not a mood), with white space collapsed."""
+    if "://" in text or "www." in text.lower():  # the search itself takes longer than all the rest
+        text = _URL.sub(" ", text)
     # A lone surrogate cannot be passed to the tokenizer; the stream rejects such news before it comes here.
-    text = _URL.sub(" ", text).encode("utf-8", "replace").decode()
-    return _SPACE.sub(" ", text).strip()
+    return " ".join(text.encode("utf-8", "replace").decode().split())

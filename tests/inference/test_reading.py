@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,32 @@ def reader(tokenizer_file: Path) -> Reader:
 )
 def test_urls_go_and_white_space_collapses(raw: str, read: str) -> None:
     assert normalise(raw) == read
+
+
+#: Among them what is easily mistaken: a letter whose capital is S, and separators that only some count as white space.
+_PARTS = [
+    "http",
+    "HTTPS",
+    "http\u017f",
+    "://",
+    "www",
+    "WwW",
+    ".",
+    "a",
+    " ",
+    "\n",
+    "\x1c",
+    "\x85",
+    "\xa0",
+    "\u200b",
+    "\u3000",
+]
+
+
+@given(text=st.lists(st.sampled_from(_PARTS), max_size=12).map("".join) | st.text(max_size=60))
+def test_no_url_and_no_white_space_is_overlooked(text: str) -> None:
+    without = re.sub(r"https?://\S+|\bwww\.\S+", " ", text, flags=re.IGNORECASE).encode("utf-8", "replace").decode()
+    assert normalise(text) == re.sub(r"\s+", " ", without).strip()
 
 
 def test_short_texts_are_read_whole(reader: Reader) -> None:
