@@ -101,7 +101,12 @@ def model_card(
         "",
         f"- {config.layers} depths, {shared}; hidden size {config.hidden}, {config.heads} heads, "
         f"vocabulary of {config.vocabulary:,} word pieces; {parameters / 1e6:.1f} million parameters, "
-        f"{megabytes:.1f} MB in half precision.",
+        f"{megabytes:.1f} MB in half precision."
+        + (
+            f" The exit before any layer hears {config.depth_zero_filters} features of three neighbouring tokens."
+            if config.depth_zero_filters
+            else ""
+        ),
         f"- Reads up to {calibration.max_tokens} tokens; of a longer text, the first three quarters of that room from "
         "its beginning and the rest from its end. URLs are removed.",
         f"- The dial goes from 0 (full depth) to 1 (fastest); the default is {calibration.default_dial:.2f}.",
@@ -110,16 +115,16 @@ def model_card(
         "",
         "Temperatures, exits, dial and token table used slices set aside from the training files, and so did the "
         "choice among experiments. One thing did not: how cautious the dial's default is (two standard errors to "
-        "spare) was settled after earlier students had lost more on these sets than the slices promised, so what the "
-        "default dial loses here is no clean test of that rule.",
+        "spare, and for each source of texts by itself) was settled after settings had lost more on these sets than "
+        "the slices promised, so what the default dial loses here is no clean test of that rule.",
         "",
-        "| set | texts | precision | dial | accuracy | macro-F1 | ECE | mean depth |",
+        "| set | texts | precision | dial | accuracy | macro-F1 | ECE (of a perfectly calibrated model) | mean depth |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in reported.items():
         lines += [
             f"| {name} | {row['n']:,} | {row['precision']} | {row['dial']:.2f} "
-            f"| {row['accuracy']:.4f} | {row['macro_f1']:.4f} | {row['ece']:.4f} "
+            f"| {row['accuracy']:.4f} | {row['macro_f1']:.4f} | {row['ece']:.4f} ({row['ece_if_calibrated']:.4f}) "
             f"| {row['mean_depth']:.2f} of {config.layers} |"
             for row in rows
         ]

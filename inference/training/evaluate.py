@@ -13,7 +13,7 @@ from inference.checkpoint import SHIPPED
 from inference.checkpoint import load as load_checkpoint
 from inference.engine import open_engine
 from inference.training.data import Example
-from inference.training.measures import accuracy, confusion, expected_calibration_error, macro_f1
+from inference.training.measures import accuracy, calibrated_error, confusion, expected_calibration_error, macro_f1
 
 
 def evaluate(
@@ -58,6 +58,7 @@ def evaluate(
         "accuracy": round(accuracy(truth, answers), 5),
         "macro_f1": round(macro_f1(truth, answers, classes), 5),
         "ece": round(expected_calibration_error(probabilities.astype(np.float64), truth), 5),
+        "ece_if_calibrated": round(calibrated_error(probabilities.astype(np.float64)), 5),
         "mean_depth": round(float(depths.mean()), 4),
         "depths": {str(depth): int((depths == depth).sum()) for depth in sorted(set(depths.tolist()))},
         "tokens_kept": round(float(np.mean(kept / tokens)), 4),

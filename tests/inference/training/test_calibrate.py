@@ -16,6 +16,7 @@ from inference.reading import Reader
 from inference.training.calibrate import (
     Budget,
     best_family,
+    budgeted_groups,
     calibrate,
     calibration_of,
     count_tokens,
@@ -68,6 +69,12 @@ def test_the_default_gives_nothing_of_its_budget_away() -> None:
     assert pruned is not None
     assert pruned.alpha == 0.8
     assert default_point([setting(0.9, 0.01)], 0.005, least=0.2) is None
+
+
+def test_no_source_pays_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inference.training.calibrate.LEAST_TO_JUDGE", 3)
+    groups = budgeted_groups(["b", "a", "a", "b", "b", "c", "a"])
+    assert [one.tolist() for one in groups] == [[1, 2, 6], [0, 3, 4]], "c has too few to tell"
 
 
 def test_the_token_table_by_hand() -> None:

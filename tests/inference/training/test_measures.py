@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from inference.training.measures import accuracy, confusion, expected_calibration_error, macro_f1, softmax
+from inference.training.measures import (
+    accuracy,
+    calibrated_error,
+    confusion,
+    expected_calibration_error,
+    macro_f1,
+    softmax,
+)
 
 labelled = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60)
 
@@ -26,6 +33,17 @@ def test_calibration_error_by_hand() -> None:
     truth = np.array([0, 1, 0, 0], np.int64)
     assert expected_calibration_error(probabilities, truth) == pytest.approx(0.4)
     assert expected_calibration_error(np.array([[1.0, 0.0]]), np.array([0], np.int64)) == 0.0
+
+
+def test_even_a_calibrated_model_errs_on_few_texts() -> None:
+    generator = np.random.default_rng(3)
+    probabilities = softmax(generator.normal(size=(20_000, 3)) * 2)
+    few, many = calibrated_error(probabilities[:200]), calibrated_error(probabilities)
+    assert few > 5 * many > 0
+    truth = np.minimum((probabilities.cumsum(1) <= generator.random((20_000, 1))).sum(1), 2)
+    assert expected_calibration_error(probabilities, truth) < 2 * many
+    assert expected_calibration_error(softmax(np.log(probabilities) * 2), truth) > 5 * many, "too sure"
+    assert calibrated_error(np.array([[1.0, 0.0]])) == 0.0
 
 
 def test_softmax_bears_large_logits() -> None:
