@@ -32,8 +32,8 @@ from inference.word_pieces import WordPieces
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 16_384
 #: Of the exact mode on a CPU, where every row that idles is computed too.
 EXACT_BATCH_TOKENS = 256
-#: Tokens of a batch of packed texts: so many that what Python does for a batch is a per cent of its time.
-PACKED_BATCH_TOKENS = 4_096
+#: Tokens of a batch of packed texts: as many as the largest chunk has, so that no small rest is left of it.
+PACKED_BATCH_TOKENS = 6_144
 #: Characters that one thread takes at a time. While they are computed the next ones are read.
 LEAST_CHUNK, LARGEST_CHUNK, SHARES = 1_200, 18_000, 1.5
 #: Characters of a text that are counted: about as many as are read of a long one.

@@ -86,6 +86,7 @@ struct scratch {
     float *scale;      /* (tokens,) */
     int32_t *zero;     /* (tokens,) */
     float *queries;    /* (head_size, STRIP) */
+    float *keys, *values; /* (longest text, head_size) of one head */
     float *scores;     /* (longest text, STRIP) */
     float *given;      /* (longest text, LANES) ACC's contributions */
     int32_t *chosen;   /* (longest text,) */
@@ -280,7 +281,8 @@ static void multiply_activate(const struct layer *l, int64_t rows, const struct 
 }
 
 #define STRIP 32 /* queries whose scores are computed together: two vectors, a query a lane */
-#define QUERIES 4
+#define MOST 8   /* keys, and queries, that are taken at a time: enough sums that none waits for the one before */
+#define NEAR 64  /* tokens of a text whose keys and values fit the nearest cache where they lie */
 
 /* `rows` (up to 16) rows of 16 values, times `scale`, to 16 rows of 16 of which the last columns are 0. */
 INLINE void transpose(const float *from, int64_t stride, int64_t rows, float scale, float *to) {
@@ -319,7 +321,7 @@ INLINE void transpose(const float *from, int64_t stride, int64_t rows, float sca
 /* The products of a strip of queries with `keys` keys from `k` on. */
 INLINE void scores(const int keys, const int vectors, const float *k, int64_t stride, int64_t size, const float *queries,
                    float *to, Floats *top) {
-    Floats dots[8][2];
+    Floats dots[MOST][2];
 #pragma GCC unroll 8
     for (int i = 0; i < keys; i++)
 #pragma GCC unroll 2
@@ -342,10 +344,10 @@ INLINE void scores(const int keys, const int vectors, const float *k, int64_t st
 
 /* What `queries` of a strip take from the values: shares[key * STRIP] are the first one's. */
 INLINE void take(const int queries, const int parts, const float *v, int64_t stride, int64_t n, int64_t size,
-                 const float *shares, const float *inverse, float *to) {
+                 const float *shares, const float *inverse, float *to, int64_t to_stride) {
     for (int64_t part = 0; part < size; part += parts * LANES) {
-        Floats context[QUERIES][4];
-#pragma GCC unroll 4
+        Floats context[MOST][4];
+#pragma GCC unroll 8
         for (int i = 0; i < queries; i++)
 #pragma GCC unroll 4
             for (int p = 0; p < parts; p++) context[i][p] = all(0.0f);
@@ -353,28 +355,29 @@ INLINE void take(const int queries, const int parts, const float *v, int64_t str
 #pragma GCC unroll 4
             for (int p = 0; p < parts; p++) {
                 Floats value = load(v + k * stride + part + p * LANES);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (int i = 0; i < queries; i++) context[i][p] += value * shares[k * STRIP + i];
             }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int i = 0; i < queries; i++)
 #pragma GCC unroll 4
-            for (int p = 0; p < parts; p++) store(to + i * stride + part + p * LANES, context[i][p] * inverse[i]);
+            for (int p = 0; p < parts; p++) store(to + i * to_stride + part + p * LANES, context[i][p] * inverse[i]);
     }
 }
 
 /* A strip of queries of one head, `live` of them real, against all n keys of their text. */
-INLINE void attend(const int vectors, const int parts, int64_t live, const float *k, int64_t stride, int64_t n,
-                   const struct layer *l, struct scratch *s, float *to, int contributions) {
-    const int64_t size = l->head_size;
-    const float *v = k + l->heads * size;
+INLINE void attend(const int vectors, const int parts, int64_t live, const float *k, const float *v, int64_t stride,
+                   int64_t n, int64_t size, struct scratch *s, float *to, int64_t to_stride, int contributions) {
     float inverse[STRIP];
     Floats top[2] = {all(-INFINITY), all(-INFINITY)};
-    int64_t j = 0;
-    const int keys = vectors == 1 ? 8 : 4;
-    for (; j + keys <= n; j += keys) scores(keys, vectors, k + j * stride, stride, size, s->queries, s->scores + j * STRIP, top);
-    for (; j + 2 <= n; j += 2) scores(2, vectors, k + j * stride, stride, size, s->queries, s->scores + j * STRIP, top);
-    if (j < n) scores(1, vectors, k + j * stride, stride, size, s->queries, s->scores + j * STRIP, top);
+    int64_t j = 0, i = 0;
+#define SCORES(keys) \
+    for (; j + keys <= n; j += keys) \
+        scores(keys, vectors, k + j * stride, stride, size, s->queries, s->scores + j * STRIP, top)
+    SCORES(MOST);
+    SCORES(4);
+    SCORES(2);
+    SCORES(1);
 #pragma GCC unroll 2
     for (int part = 0; part < vectors; part++) {
         Floats total = all(0.0f);
@@ -387,21 +390,21 @@ INLINE void attend(const int vectors, const int parts, int64_t live, const float
         store(inverse + part * LANES, 1.0f / total);
     }
     if (contributions) {
-        for (int64_t i = live; i < vectors * LANES; i++) inverse[i] = 0.0f; /* nobody asks there */
+        for (i = live; i < vectors * LANES; i++) inverse[i] = 0.0f; /* nobody asks there */
         for (j = 0; j < n; j++)
 #pragma GCC unroll 2
             for (int part = 0; part < vectors; part++)
                 store(s->given + j * LANES, load(s->given + j * LANES) +
                       load(s->scores + j * STRIP + part * LANES) * load(inverse + part * LANES));
     }
-    int64_t i = 0;
-    for (; i + QUERIES <= live; i += QUERIES) take(QUERIES, parts, v, stride, n, size, s->scores + i, inverse + i, to + i * stride);
-    to += i * stride;
-    switch (live - i) {
-    case 3: take(3, parts, v, stride, n, size, s->scores + i, inverse + i, to); break;
-    case 2: take(2, parts, v, stride, n, size, s->scores + i, inverse + i, to); break;
-    case 1: take(1, parts, v, stride, n, size, s->scores + i, inverse + i, to); break;
-    }
+#define TAKE(queries) \
+    for (; i + queries <= live; i += queries) \
+        take(queries, parts, v, stride, n, size, s->scores + i, inverse + i, to + i * to_stride, to_stride)
+    i = 0;
+    if (parts <= 2) TAKE(MOST);
+    TAKE(4);
+    TAKE(2);
+    TAKE(1);
 }
 
 /* The contexts of a text's tokens take the place of their queries. */
@@ -410,17 +413,26 @@ INLINE void attention(const int parts, float *qkv, int64_t n, const struct layer
     /* Two to the scores instead of e: the factor between them is the scale's. */
     const float scale = l->attention_scale * 1.44269504f;
     if (pruning) memset(s->given, 0, n * LANES * sizeof(float));
-    for (int64_t head = 0; head < l->heads; head++)
+    for (int64_t head = 0; head < l->heads; head++) {
+        const float *k = qkv + all_heads + head * size, *v = k + all_heads;
+        int64_t from = stride;
+        if (n > NEAR) { /* rows so far apart would push each other out of the cache */
+            for (int64_t j = 0; j < n; j++) {
+                memcpy(s->keys + j * size, k + j * stride, size * sizeof(float));
+                memcpy(s->values + j * size, v + j * stride, size * sizeof(float));
+            }
+            k = s->keys, v = s->values, from = size;
+        }
         for (int64_t first = 0; first < n; first += STRIP) {
             float *q = qkv + first * stride + head * size;
-            const float *k = qkv + all_heads + head * size;
             int64_t live = n - first < STRIP ? n - first : STRIP;
             for (int64_t c = 0; c < size; c += LANES)
                 for (int64_t i = 0; i < live; i += LANES)
                     transpose(q + i * stride + c, stride, live - i, scale, s->queries + c * STRIP + i);
-            if (live > LANES) attend(2, parts, live, k, stride, n, l, s, q, pruning);
-            else attend(1, parts, live, k, stride, n, l, s, q, pruning);
+            if (live > LANES) attend(2, parts, live, k, v, from, n, size, s, q, stride, pruning);
+            else attend(1, parts, live, k, v, from, n, size, s, q, stride, pruning);
         }
+    }
     if (pruning)
         for (int64_t j = 0; j < n; j++) s->given[j] = sum(load(s->given + j * LANES));
 }

@@ -67,7 +67,7 @@ class _Exit(Structure):
 
 
 class _Scratch(Structure):
-    _fields_ = [("wide", c_void_p), ("bytes", c_void_p), ("scale", c_void_p), ("zero", c_void_p), ("queries", c_void_p),
+    _fields_ = [("wide", c_void_p), ("bytes", c_void_p), ("scale", c_void_p), ("zero", c_void_p), ("queries", c_void_p), ("keys", c_void_p), ("values", c_void_p),
                 ("scores", c_void_p), ("given", c_void_p), ("chosen", c_void_p), ("pooled", c_void_p),
                 ("tokens", c_int64)]  # fmt: skip
 
@@ -190,6 +190,8 @@ class QuantisedEncoder:
                 "scale": aligned(tokens, np.float32),
                 "zero": aligned(tokens, np.int32),
                 "queries": aligned(layer.head_size * STRIP, np.float32),
+                "keys": aligned(tokens * layer.head_size, np.float32),
+                "values": aligned(tokens * layer.head_size, np.float32),
                 "scores": aligned(tokens * STRIP, np.float32),
                 "given": aligned(tokens * LANES, np.float32),
                 "chosen": aligned(tokens, np.int32),
