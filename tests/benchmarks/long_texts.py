@@ -271,9 +271,12 @@ def _add_gains(found: dict[str, Any]) -> None:
                 if on and off:
                     gain = on["texts_per_second"] / off["texts_per_second"]
                     on["gain"] = gain
-                    if estimate == "counted" and budget == ACC_BUDGET:
-                        ratios[f"long_texts_pruning_{precision}_{kind}"] = gain
-                        ratios[f"long_texts_pruning_{precision}_{kind}_points_lost"] = 100 * on["accuracy_lost"]
+                    if (kind, estimate, budget) == ("full_depth", "counted", ACC_BUDGET):
+                        ratios[f"long_texts_pruning_{precision}"] = gain
+                        ratios[f"long_texts_pruning_{precision}_points_lost"] = 100 * on["accuracy_lost"]
+        read_off = found[f"read_off_exits_{precision}"].get(f"{100 * ACC_BUDGET:g}_gain")
+        if read_off:
+            ratios[f"long_texts_pruning_{precision}_with_exits"] = read_off["gain"]
     found["ratios"] = ratios
 
 
