@@ -182,7 +182,7 @@ def default_point(settings: Sequence[OperatingPoint], lost: float, least: float)
     chosen = min(fastest, key=lambda one: one.cost, default=None)
     if chosen is None or chosen.cost >= 1.0:
         return None
-    dial = math.floor((1.0 - chosen.cost) / (1.0 - least) * 1_000) / 1_000
+    dial = math.floor((1.0 - chosen.cost) / (1.0 - least) * 100) / 100
     return replace(chosen, dial=dial) if dial else None
 
 

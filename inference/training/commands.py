@@ -109,6 +109,8 @@ def distil(
     data: Data = None,
     groups: Annotated[int, typer.Option(help="Sets of weights that the depths share; 0: as the start has.")] = 1,
     layers: Annotated[int, typer.Option(help="Depths; 0: as the start has.")] = 0,
+    head_width: Annotated[int, typer.Option(help="Of an exit's hidden layer.")] = 64,
+    filters: Annotated[int, typer.Option(help="Features of three tokens for the exit at depth 0; 0: none.")] = 64,
     vocabulary: Annotated[int, typer.Option(help="Word pieces to keep, the most frequent; 0: all.")] = 0,
     unlabelled: Annotated[int, typer.Option(help="Unlabelled headlines to read.")] = 60_000,
     repeats: Annotated[int, typer.Option(help="Times that each labelled text is read.")] = 3,
@@ -121,6 +123,7 @@ def distil(
         bool, typer.Option("--exits-only", help="Teach the start's early exits, and nothing else: FastBERT's way.")
     ] = False,
     batch_texts: Annotated[int, typer.Option(help="Texts of a batch.")] = 128,
+    average: Annotated[float, typer.Option(help="Decay of the average of the weights, which is kept.")] = 0.99,
     seed: Seed = 1,
     device: Device = "cpu",
     precision: Precision = "bfloat16",
@@ -130,12 +133,12 @@ def distil(
     from inference.training.distil import distil as run
     from inference.training.optimise import Schedule
 
-    shape = () if exits_only else (("groups", groups), ("layers", layers))
-    changes = {name: value for name, value in shape if value}
+    shape = (("groups", groups), ("layers", layers), ("head_hidden", head_width), ("depth_zero_filters", filters))
+    changes = {} if exits_only else {name: value for name, value in shape if value}
     with _one_line_errors():
         schedule = Schedule(
             epochs=epochs, learning_rate=learning_rate, head_learning_rate=1e-3, batch_texts=batch_texts, seed=seed,
-            device=device, precision=precision, average=0.99,
+            device=device, precision=precision, average=average,
         )  # fmt: skip
         figures = run(
             Distillation(

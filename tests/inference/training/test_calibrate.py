@@ -64,7 +64,7 @@ def test_the_default_gives_nothing_of_its_budget_away() -> None:
     settings = [setting(0.9, 0.0), setting(0.5, 0.004), setting(0.4, 0.006), setting(0.3, 0.005)]
     found = default_point(settings, 0.005, least=0.2)
     assert found is not None
-    assert (found.cost, found.dial) == (0.5, 0.625), "0.3 is luck: the slower 0.4 loses more"
+    assert (found.cost, found.dial) == (0.5, 0.62), "0.3 is luck: the slower 0.4 loses more"
     pruned = default_point([*settings, setting(0.45, 0.001, 0.8)], 0.005, least=0.2)
     assert pruned is not None
     assert pruned.alpha == 0.8
