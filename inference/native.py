@@ -18,8 +18,9 @@ from pathlib import Path
 
 from inference import tuning
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("quantised.c", "packed_exits.c", "word_pieces.c"))
-HEADERS = (Path(__file__).with_name("quantised.h"),)
+_HERE = Path(__file__).parent
+SOURCES = tuple(_HERE / name for name in ("quantised.c", "attention.c", "exits.c", "packed_exits.c", "word_pieces.c"))
+HEADERS = (_HERE / "quantised.h", _HERE / "vectors.h")
 #: -ffp-contract=fast is GCC's default and not Clang's; named, so that both multiply and add in one step.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
 COMPILERS = ("cc", "gcc", "clang")

@@ -67,9 +67,9 @@ class _Exit(Structure):
 
 
 class _Scratch(Structure):
-    _fields_ = [("wide", c_void_p), ("bytes", c_void_p), ("scale", c_void_p), ("zero", c_void_p), ("queries", c_void_p), ("keys", c_void_p), ("values", c_void_p),
-                ("scores", c_void_p), ("given", c_void_p), ("chosen", c_void_p), ("pooled", c_void_p),
-                ("tokens", c_int64)]  # fmt: skip
+    _fields_ = [("wide", c_void_p), ("bytes", c_void_p), ("scale", c_void_p), ("zero", c_void_p),
+                ("queries", c_void_p), ("keys", c_void_p), ("values", c_void_p), ("scores", c_void_p),
+                ("given", c_void_p), ("chosen", c_void_p), ("pooled", c_void_p), ("tokens", c_int64)]  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -195,7 +195,7 @@ def test_nowhere_to_keep_the_library_is_no_library(tmp_path: Path, monkeypatch: 
 
 
 def test_the_constants_are_those_of_the_source() -> None:
-    source = native.SOURCES[0].read_text()
+    source = "".join(header.read_text() for header in native.HEADERS)
     assert f"#define LANES {quantised.LANES}\n" in source
     assert f"#define PANEL {quantised.PANEL} " in source
     assert f"#define EXIT_TEXTS {quantised.EXIT_TEXTS} " in source
