@@ -22,8 +22,8 @@ def devices(setting: str) -> list[str]:
     Parameters
     ----------
     setting
-        ``auto`` (every GPU that torch can use, else the CPU), ``cpu``, or a list such as ``cuda:0,cuda:1``; a device
-        that is named twice gets two workers.
+        ``auto`` (every GPU that torch can use, else the CPU: one worker, whose threads share each window), ``cpu``,
+        or a list such as ``cuda:0,cuda:1``; a device that is named twice gets two workers.
 
     Raises
     ------

@@ -183,6 +183,24 @@ def test_the_library_is_built_once_and_survives_a_broken_compiler(
         native.library.cache_clear()
 
 
+def test_a_changed_header_is_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "answer.h").write_text("#define ANSWER 1\n")
+    (tmp_path / "answer.c").write_text('#include "answer.h"\nint earlybell_answer(void) { return ANSWER; }\n')
+    monkeypatch.setattr(native, "SOURCES", (tmp_path / "answer.c",))
+    monkeypatch.setattr(native, "HEADERS", (tmp_path / "answer.h",))
+    try:
+        for answer in (1, 2):
+            (tmp_path / "answer.h").write_text(f"#define ANSWER {answer}\n")
+            native.library.cache_clear()
+            built = native.library()
+            assert built is not None
+            assert built.earlybell_answer() == answer
+    finally:
+        monkeypatch.undo()
+        native.library.cache_clear()
+
+
 def test_nowhere_to_keep_the_library_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a directory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
