@@ -3,7 +3,9 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,18 +18,23 @@ TSV = "title\tmood\nAcme, up\tbullish\nAcme down\tNEGATIVE\nAcme\tneutral\n"
 JSONL = '{"title":"Acme, up","mood":"bullish"}\n\n{"title":"Acme down","mood":0}\n{"title":"Acme","mood":1}\n'
 
 
-def file(path: Path, **changes: object) -> LabelledFile:
+#: By the end of a name, what packs a file so.
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes, ".xz": lzma.compress, ".gz": gzip.compress, ".bz2": bz2.compress,
+}  # fmt: skip
+
+
+def file(path: Path, **changes: Any) -> LabelledFile:
     return LabelledFile(
         path=path, text_column="title", label_column="mood", label_map={"bullish": "positive"}, **changes
-    )  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.csv", CSV), ("a.tsv", TSV), ("a.jsonl", JSONL)])
-@pytest.mark.parametrize("packed", ["", ".xz", ".gz", ".bz2"])
+@pytest.mark.parametrize("packed", PACKERS)
 def test_labelled_texts_are_read_from_what_people_have(tmp_path: Path, name: str, content: str, packed: str) -> None:
-    pack = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress, ".bz2": bz2.compress}[packed]
     path = tmp_path / (name + packed)
-    path.write_bytes(pack(content.encode()))
+    path.write_bytes(PACKERS[packed](content.encode()))
     assert [(one.text, one.label) for one in file(path).read(LABELS)] == [
         ("Acme, up", "positive"),
         ("Acme down", "negative"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -26,7 +28,8 @@ def rows() -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def truth(model: ElbertForSequenceClassification, rows: list[np.ndarray]) -> np.ndarray:
-    return all_logits(model, rows, precision="float32")[:, -1].argmax(-1)
+    answers: np.ndarray = all_logits(model, rows, precision="float32")[:, -1].argmax(-1)
+    return answers
 
 
 def test_the_sweep_starts_without_pruning_and_answers_as_the_model_does(
@@ -37,8 +40,8 @@ def test_the_sweep_starts_without_pruning_and_answers_as_the_model_does(
     first = found[0]
     assert first["alpha"] == first["speed_up_measured"] == first["speed_up_over_set"] == first["accuracy"] == 1.0
     for one in found[1:]:
-        alpha = one["alpha"]
-        pruned = all_logits(model, rows, precision="float32", keep=lambda n, a=alpha: kept_tokens(n, a, 4))
+        keep = partial(kept_tokens, alpha=one["alpha"], layers=4)
+        pruned = all_logits(model, rows, precision="float32", keep=keep)
         assert one["accuracy"] == pytest.approx(np.mean(pruned[:, -1].argmax(-1) == truth), abs=0.04)
         assert one["accuracy_lost"] == pytest.approx(1 - one["accuracy"], abs=1e-4)
         assert one["speed_up_at_median"] >= one["speed_up"]
