@@ -7,8 +7,8 @@ strategy, threads). It knows nothing of Kafka, SQL or processes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +38,9 @@ PACKED_BATCH_TOKENS = 6_144
 LEAST_CHUNK, LARGEST_CHUNK, SHARES = 1_200, 18_000, 1.5
 #: Characters of a text that are counted: about as many as are read of a long one.
 COUNTED = 2_500
+#: Texts that a GPU gets at a time, while the next are read; and texts that a thread reads at a time. Most of
+#: reading is Python's own, which holds up whoever launches steps; more readers than two would only wait their turn.
+PORTION, READ_AT_ONCE, READERS = 16_384, 128, 2
 
 
 class EngineError(ValueError):
@@ -109,6 +112,9 @@ class Engine:
                 batch_tokens=batch_tokens or _batch_tokens(self._device, exact),
                 fixed=exact or self._device.type == "cuda",
             )
+        # Of the strategies on a GPU only this one gives a text the same bits however a window is cut.
+        reads_ahead = self._device.type == "cuda" and strategy == "refill"
+        self._ahead: Executor | None = ThreadPoolExecutor(READERS, "reader") if reads_ahead else None
         self._reader = checkpoint.reader
         compiled = native.library()
         if compiled is not None and word_pieces.fits(self._reader.tokenizer):
@@ -155,6 +161,9 @@ class Engine:
         classes = len(self._description.labels)
         if not texts:
             return Predictions.concatenate([], classes)
+        if self._ahead is not None and len(texts) > PORTION:
+            portions = read_ahead(self.read, texts, self._ahead)
+            return Predictions.concatenate([self._answer(rows) for rows in portions], classes)
         chunks = self._chunks(texts) if self._threads is not None else []
         if self._threads is None or len(chunks) == 1:
             return self._answer(self.read(texts))
@@ -253,6 +262,24 @@ def open_engine(
         exact=exact,
         threads=threads,
     )
+
+
+def read_ahead(
+    read: Callable[[Sequence[str]], list[NDArray[np.int32]]], texts: Sequence[str], threads: Executor
+) -> Iterator[list[NDArray[np.int32]]]:
+    """What ``read`` gives for the texts, in their order, `PORTION` texts at a time.
+
+    While the caller has one portion the threads read the next, and no further: what they hold of the interpreter is
+    the caller's loss. ``read`` is called by several of them at once.
+    """
+    reading: list[Future[list[NDArray[np.int32]]]] = []
+    for start in range(0, len(texts) + PORTION, PORTION):
+        stop = min(start + PORTION, len(texts))
+        cuts = range(start, stop, READ_AT_ONCE)
+        following = [threads.submit(read, texts[cut : min(cut + READ_AT_ONCE, stop)]) for cut in cuts]
+        if reading:
+            yield [row for chunk in reading for row in chunk.result()]
+        reading = following
 
 
 def default_strategy(precision: str, device: torch.device) -> str:

@@ -1,0 +1,119 @@
+"""Texts that are read in threads ahead of the device: the same ids in the same order, and the same answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from inference import engine as engines
+from inference import native
+from inference.checkpoint import SHIPPED, load
+from inference.engine import open_engine, read_ahead
+from inference.reading import Reader
+from inference.word_pieces import WordPieces
+
+SUBJECTS = ("Acme’s Q3 profit", "The U.S. jobs report", "Café au Lait S.A.", "株価 in Tokyo", "Crude-oil futures", "")
+VERBS = ("soars 12.5%", "falls — again", "is steady @ 9am", "beats “estimates”", "https://only.a/link", "x" * 120)
+
+
+@pytest.fixture(autouse=True)
+def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "PORTION", 48)
+    monkeypatch.setattr(engines, "READ_AT_ONCE", 7)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture(params=["tokenizer proper", "compiled word pieces"])
+def reader(request: pytest.FixtureRequest) -> Reader:
+    found = load(SHIPPED).reader
+    if request.param == "tokenizer proper":
+        return found
+    kernels = native.library()
+    if kernels is None:
+        pytest.skip("no C compiler here: no compiled word pieces")
+    return replace(found, quick=WordPieces(found.tokenizer, kernels))
+
+
+def news(count: int) -> list[str]:
+    return [f"{SUBJECTS[n % 6]} {VERBS[n // 6 % 6]} {'and so on, ' * (n % 11)} no. {n}" for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 47, 48, 49, 96, 1_000])
+def test_portions_hold_all_texts_in_order(reader: Reader, threads: ThreadPoolExecutor, count: int) -> None:
+    texts = news(count)
+    portions = list(read_ahead(reader.read, texts, threads))
+    assert [len(portion) for portion in portions] == [min(48, count - start) for start in range(0, count, 48)]
+    same([row for portion in portions for row in portion], reader.read(texts))
+
+
+def test_a_reader_may_be_used_from_several_threads_at_once(reader: Reader) -> None:
+    """All begin together, each with texts of its own: whoever wrote into another's scratch would be found out."""
+    together = threading.Barrier(4)
+    shares = [news(3_000)[start::4] for start in range(4)]
+
+    def read(share: Sequence[str]) -> list[NDArray[np.int32]]:
+        together.wait(timeout=60)
+        return [row for _ in range(3) for row in reader.read(share)]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read, shares))
+    for share, rows in zip(shares, found, strict=True):
+        same(rows, reader.read(share) * 3)
+
+
+def test_the_next_portion_is_read_while_the_caller_has_one(threads: ThreadPoolExecutor) -> None:
+    read: list[str] = []
+    second, third = threading.Event(), threading.Event()
+
+    def note(texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        read.extend(texts)
+        if "text 95" in texts:
+            second.set()
+        if "text 96" in texts:
+            third.set()
+        return [np.zeros(1, np.int32)] * len(texts)
+
+    portions = read_ahead(note, [f"text {n}" for n in range(144)], threads)
+    next(portions)
+    assert second.wait(timeout=60)
+    assert not third.is_set(), "one portion ahead is enough"
+    assert len(list(portions)) == 2
+    assert len(read) == 144
+
+
+def test_what_goes_wrong_in_a_thread_is_raised(threads: ThreadPoolExecutor) -> None:
+    def refuse(texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        raise ValueError(f"cannot read {texts[0]}")
+
+    with pytest.raises(ValueError, match="cannot read text"):
+        list(read_ahead(refuse, ["text"] * 60, threads))
+
+
+def test_an_engine_that_reads_ahead_gives_the_same_bits(
+    tiny_checkpoint: Path, texts: list[str], threads: ThreadPoolExecutor
+) -> None:
+    engine = open_engine("cpu", checkpoint=tiny_checkpoint, precision="float32", exact=True)
+    assert engine._ahead is None, "on a CPU nothing waits for a device"
+    at_once = engine.score(texts)
+    engine._ahead = threads  # as on a GPU
+    ahead = engine.score(texts)
+    assert len(texts) > 2 * 48
+    assert ahead.probabilities.tobytes() == at_once.probabilities.tobytes()
+    for name in ("exit_depth", "predicted_depth", "tokens", "tokens_kept"):
+        assert np.array_equal(getattr(ahead, name), getattr(at_once, name)), name
+
+
+def same(found: list[NDArray[np.int32]], expected: list[NDArray[np.int32]]) -> None:
+    assert [row.tolist() for row in found] == [row.tolist() for row in expected]
