@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -79,25 +78,24 @@ def train(
     for one in source or ():
         if one not in SOURCES:
             raise typer.BadParameter(f"{one!r} is none of {', '.join(SOURCES)}", param_hint="--source")
-    with _one_line_errors():
-        schedule = Schedule(
-            epochs=epochs, learning_rate=learning_rate, batch_texts=batch_texts, batch_tokens=batch_tokens, seed=seed,
-            device=device, precision=precision,
-        )  # fmt: skip
-        changes: dict[str, Any] = {"dropout": dropout, "shared_head": shared_head, "depth_zero": depth_zero}
-        changes |= {name: value for name, value in (("groups", groups), ("layers", layers)) if value}
-        file = None
-        if labelled is not None:
-            file = LabelledFile(
-                path=labelled, text_column=text_column, label_column=label_column, label_map=_pairs(label_map)
-            )
-        figures = run(
-            Training(
-                data=_data(data) if file is None else Path(), out=out, start=start, changes=changes, loss=loss,
-                alpha=alpha, ramp=ramp, sources=tuple(source or SOURCES), labelled=file, texts=texts,
-                schedule=schedule,
-            )
-        )  # fmt: skip
+    schedule = Schedule(
+        epochs=epochs, learning_rate=learning_rate, batch_texts=batch_texts, batch_tokens=batch_tokens, seed=seed,
+        device=device, precision=precision,
+    )  # fmt: skip
+    changes: dict[str, Any] = {"dropout": dropout, "shared_head": shared_head, "depth_zero": depth_zero}
+    changes |= {name: value for name, value in (("groups", groups), ("layers", layers)) if value}
+    file = None
+    if labelled is not None:
+        file = LabelledFile(
+            path=labelled, text_column=text_column, label_column=label_column, label_map=_pairs(label_map)
+        )
+    figures = run(
+        Training(
+            data=_data(data) if file is None else Path(), out=out, start=start, changes=changes, loss=loss,
+            alpha=alpha, ramp=ramp, sources=tuple(source or SOURCES), labelled=file, texts=texts,
+            schedule=schedule,
+        )
+    )  # fmt: skip
     typer.echo(json.dumps(figures))
 
 
@@ -135,19 +133,18 @@ def distil(
 
     shape = (("groups", groups), ("layers", layers), ("head_hidden", head_width), ("depth_zero_filters", filters))
     changes = {} if exits_only else {name: value for name, value in shape if value}
-    with _one_line_errors():
-        schedule = Schedule(
-            epochs=epochs, learning_rate=learning_rate, head_learning_rate=1e-3, batch_texts=batch_texts, seed=seed,
-            device=device, precision=precision, average=average,
-        )  # fmt: skip
-        figures = run(
-            Distillation(
-                data=_data(data), out=out, teachers=tuple(teacher), start=start or teacher[0],
-                cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled,
-                labelled_repeats=repeats, announcements=announcements, temperature=temperature,
-                hard_weight=hard_weight, exits_only=exits_only, schedule=schedule,
-            )
-        )  # fmt: skip
+    schedule = Schedule(
+        epochs=epochs, learning_rate=learning_rate, head_learning_rate=1e-3, batch_texts=batch_texts, seed=seed,
+        device=device, precision=precision, average=average,
+    )  # fmt: skip
+    figures = run(
+        Distillation(
+            data=_data(data), out=out, teachers=tuple(teacher), start=start or teacher[0],
+            cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled,
+            labelled_repeats=repeats, announcements=announcements, temperature=temperature,
+            hard_weight=hard_weight, exits_only=exits_only, schedule=schedule,
+        )
+    )  # fmt: skip
     typer.echo(json.dumps(figures))
 
 
@@ -177,30 +174,29 @@ def calibrate(
     from inference.training.data import read_corpus, read_unlabelled
     from inference.training.labelled import LabelledFile, drawn, split
 
-    with _one_line_errors():
-        dev: Sequence[Example]
-        if labelled is not None:
-            file = LabelledFile(
-                path=labelled, text_column=text_column, label_column=label_column, label_map=_pairs(label_map)
-            )
-            counted, dev = split(file.read(read_pretrained(directory)[0].labels))
-            texts = [one.text for one in drawn(counted, table_texts)] if table_texts else []
-        else:
-            directory_of_data = _data(data)
-            corpus = read_corpus(directory_of_data)
-            dev = corpus.dev
-            reported = [one for part in corpus.report.values() for one in part]
-            texts = (
-                read_unlabelled(directory_of_data / "unlabelled_headlines.txt.xz", table_texts, 7, reported)
-                + [one.text for one in corpus.train]
-                if table_texts
-                else []
-            )
-        budget = Budget(
-            name=name, lost=lost, alphas=tuple(alpha or (1.0,)), windows=windows, device=device, precision=precision
-        )  # fmt: skip
-        revision, found = run(directory, dev, texts, budget)
-        (directory / CALIBRATION_RECORD_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    dev: Sequence[Example]
+    if labelled is not None:
+        file = LabelledFile(
+            path=labelled, text_column=text_column, label_column=label_column, label_map=_pairs(label_map)
+        )
+        counted, dev = split(file.read(read_pretrained(directory)[0].labels))
+        texts = [one.text for one in drawn(counted, table_texts)] if table_texts else []
+    else:
+        directory_of_data = _data(data)
+        corpus = read_corpus(directory_of_data)
+        dev = corpus.dev
+        reported = [one for part in corpus.report.values() for one in part]
+        texts = (
+            read_unlabelled(directory_of_data / "unlabelled_headlines.txt.xz", table_texts, 7, reported)
+            + [one.text for one in corpus.train]
+            if table_texts
+            else []
+        )
+    budget = Budget(
+        name=name, lost=lost, alphas=tuple(alpha or (1.0,)), windows=windows, device=device, precision=precision
+    )  # fmt: skip
+    revision, found = run(directory, dev, texts, budget)
+    (directory / CALIBRATION_RECORD_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     typer.echo(json.dumps({"model_revision": revision, **found}))
 
 
@@ -226,18 +222,17 @@ def evaluate(
     from inference.training import evaluate as evaluation
     from inference.training.plots import draw_dial
 
-    with _one_line_errors():
-        labels = load(checkpoint or SHIPPED).model.config.labels
-        examples, _ = _examples(data, labels, text_column, label_column, label_map, texts)
-        how: dict[str, Any] = {
-            "checkpoint": checkpoint, "device": device, "precision": precision, "threads": threads,
-            "strategy": strategy,
-        }  # fmt: skip
-        figures: dict[str, Any] = evaluation.evaluate(examples, dial=dial, **how)
-        if curve or plot:
-            figures["curve"] = evaluation.evaluate_curve(examples, **how)
-        if plot:
-            draw_dial(figures["curve"], plot, f"{data.name}, {figures['model_revision']}")
+    labels = load(checkpoint or SHIPPED).model.config.labels
+    examples, _ = _examples(data, labels, text_column, label_column, label_map, texts)
+    how: dict[str, Any] = {
+        "checkpoint": checkpoint, "device": device, "precision": precision, "threads": threads,
+        "strategy": strategy,
+    }  # fmt: skip
+    figures: dict[str, Any] = evaluation.evaluate(examples, dial=dial, **how)
+    if curve or plot:
+        figures["curve"] = evaluation.evaluate_curve(examples, **how)
+    if plot:
+        draw_dial(figures["curve"], plot, f"{data.name}, {figures['model_revision']}")
     if as_json:
         typer.echo(json.dumps(figures))
         return
@@ -281,15 +276,14 @@ def compare(
     from inference.training.plots import draw_comparison
     from inference.training.pruning import SPEED_UPS
 
-    with _one_line_errors():
-        loaded = load(checkpoint or SHIPPED)
-        examples, further = _examples(data, loaded.model.config.labels, text_column, label_column, label_map, texts)
-        figures = run(
-            loaded, examples, further=further, dial=dial, speed_ups=speed_up or SPEED_UPS, prune_texts=prune_texts,
-            layer_texts=layer_texts, device=device, precision=precision,
-        )  # fmt: skip
-        if plot:
-            draw_comparison(figures, plot, f"{data.name}, {loaded.calibration.name} {loaded.revision}")
+    loaded = load(checkpoint or SHIPPED)
+    examples, further = _examples(data, loaded.model.config.labels, text_column, label_column, label_map, texts)
+    figures = run(
+        loaded, examples, further=further, dial=dial, speed_ups=speed_up or SPEED_UPS, prune_texts=prune_texts,
+        layer_texts=layer_texts, device=device, precision=precision,
+    )  # fmt: skip
+    if plot:
+        draw_comparison(figures, plot, f"{data.name}, {loaded.calibration.name} {loaded.revision}")
     typer.echo(json.dumps(figures, indent=2))
 
 
@@ -303,8 +297,7 @@ def card(
     from inference.training.card import write_card
     from inference.training.data import read_corpus
 
-    with _one_line_errors():
-        typer.echo(write_card(checkpoint, read_corpus(_data(data)), trained))
+    typer.echo(write_card(checkpoint, read_corpus(_data(data)), trained))
 
 
 def _data(given: Path | None) -> Path:
@@ -345,17 +338,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals:
         raise typer.BadParameter(f"{text!r}: give FILE=MODEL, such as bullish=positive", param_hint="--label-map")
     return name, label
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Bad input is one line on stderr and exit code 2, as everywhere in the command line."""
-    from inference.checkpoint import CheckpointError
-    from inference.engine import EngineError
-    from inference.training.data import DataError
-
-    try:
-        yield
-    except (CheckpointError, EngineError, DataError) as error:
-        typer.echo(f"earlybell: {error}", err=True)
-        raise typer.Exit(2) from error

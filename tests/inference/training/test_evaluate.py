@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from inference.training.commands import app
 from inference.training.evaluate import evaluate, evaluate_curve
 from inference.training.labelled import LabelledFile
+from streams.cli import execute
 
 LABELS = ("negative", "neutral", "positive")
 
@@ -71,14 +72,19 @@ def test_the_command_prints_one_json_object_and_draws(tiny_checkpoint: Path, lab
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    tiny_checkpoint: Path, labelled: Path, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_checkpoint: Path,
+    labelled: Path,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     stands_for = {"DATA": str(labelled), "CHECKPOINT": str(tiny_checkpoint)}
     given = [stands_for.get(one, one) for one in arguments]
     if given[0] == "evaluate" and "--checkpoint" not in given:
         given += ["--checkpoint", str(tiny_checkpoint)]
-    done = CliRunner().invoke(app, given)
-    assert done.exit_code == 2
-    assert done.stderr.startswith("earlybell: ")
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert execute(given) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("earlybell: ")
+    assert len(said.strip().splitlines()) == 1
