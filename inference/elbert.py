@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +27,8 @@ from inference.fused_contribution import attention_with_contribution, pays_fused
 _LEAST_ROWS = 8
 
 HeadForm = Literal["cls", "cls_mean"]
+#: One depth, or one for each of many texts.
+Depths = TypeVar("Depths", int, NDArray[np.int64])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,10 @@ class Config:
     def depths(self) -> range:
         """The depths that have an exit head: 0..L or 1..L."""
         return range(0 if self.depth_zero else 1, self.layers + 1)
+
+    def group_at(self, depth: Depths) -> Depths:
+        """The group of weights that carries a text from ``depth - 1`` to ``depth`` (1..L)."""
+        return (depth - 1) * self.groups // self.layers
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -353,15 +361,11 @@ class ElbertForSequenceClassification(nn.Module):
         """(B, T) token ids -> (B, T, h), the state at depth 0."""
         return self.embedding(ids)  # type: ignore[no-any-return]
 
-    def group_at(self, depth: int) -> int:
-        """The group of weights that carries a text from ``depth - 1`` to ``depth`` (1..L)."""
-        return (depth - 1) * self.config.groups // self.config.layers
-
     def deepen(
         self, x: Tensor, live: Tensor, depth: int, keep: Tensor | None = None, width: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Carry the states from ``depth - 1`` to ``depth``; see `Layer.forward` for shapes, ``keep``, ``width``."""
-        group: nn.ModuleList = self.layers[self.group_at(depth)]  # type: ignore[assignment]
+        group: nn.ModuleList = self.layers[self.config.group_at(depth)]  # type: ignore[assignment]
         for layer in group:
             x, live = layer(x, live, keep, width)
         return x, live

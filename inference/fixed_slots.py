@@ -124,7 +124,7 @@ class Slots:
     def _deepen(self, group: int) -> None:
         model = self._encoder.model
         slots, depth, before, after = self._plan
-        depths = [one for one in range(1, model.config.layers + 1) if model.group_at(one) == group]
+        depths = [one for one in range(1, model.config.layers + 1) if model.config.group_at(one) == group]
         # Pruned texts of the group have no more tokens than the longest has on its way in and out of the first depth.
         wide, narrow = self.alive[self._width, depths[0] - 1], self.alive[self._width, depths[0]]
         keep = after if self._encoder.alpha < 1.0 else None

@@ -7,6 +7,8 @@ It knows the kernels' encoder; nothing of exit rules' meaning, strategies or tok
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,30 +23,16 @@ from inference.quantised import QuantisedEncoder
 from inference.token_pruning import kept_tokens
 
 
+@dataclass(frozen=True)
 class PackedEncoder:
-    """The int8 kernels, the rule that texts leave by, and what a batch needs besides.
+    """The int8 kernels, the rule that texts leave by, and what a batch needs besides."""
 
-    Parameters
-    ----------
-    temperatures
-        (exits,) in the order of ``config.depths``.
-    alpha
-        ACC's share that a layer keeps; 1: no pruning.
-    """
-
-    pads = False
-
-    def __init__(
-        self,
-        kernels: QuantisedEncoder,
-        rule: ExitRule,
-        temperatures: NDArray[np.float32],
-        alpha: float,
-        batch_tokens: int,
-    ) -> None:
-        self.kernels, self.rule, self.temperatures = kernels, rule, temperatures
-        self.alpha, self.batch_tokens = alpha, batch_tokens
-        self._exits = PackedExits(kernels, rule, temperatures, alpha, batch_tokens)
+    kernels: QuantisedEncoder
+    rule: ExitRule
+    temperatures: NDArray[np.float32]  # (exits,) in the order of ``config.depths``
+    alpha: float  # ACC's share that a layer keeps; 1: no pruning
+    batch_tokens: int
+    pads: bool = False
 
     @property
     def config(self) -> Config:
@@ -58,6 +46,10 @@ class PackedEncoder:
     def answer(self, rows: Sequence[Ids]) -> Answers:
         """Take texts to the exits that they leave by, in one go."""
         return self._exits.answer(rows)
+
+    @cached_property
+    def _exits(self) -> PackedExits:
+        return PackedExits(self.kernels, self.rule, self.temperatures, self.alpha, self.batch_tokens)
 
     def slots(self, width: int) -> None:
         """None: a text's answer does not hang on the shape that it is computed in."""
@@ -79,7 +71,7 @@ class PackedBatch:
     def deepen(self, rows: NDArray[np.int64]) -> None:
         """Carry these rows one depth further."""
         config = self._encoder.config
-        group = int(self.depth[rows[0]]) * config.groups // config.layers
+        group = config.group_at(int(self.depth[rows[0]]) + 1)
         keep = None if self._keep is None else np.ascontiguousarray(self._keep[rows, self.depth[rows]])
         if len(rows) == len(self):
             self._encoder.kernels.deepen(self._packed, group, keep)

@@ -78,7 +78,7 @@ class PackedExits:
     ) -> None:
         config = kernels.config
         self._kernels, self._alpha, self._batch_tokens = kernels, alpha, batch_tokens
-        groups = [kernels.layers[depth * config.groups // config.layers] for depth in range(config.layers)]
+        groups = [kernels.layers[config.group_at(depth)] for depth in range(1, config.layers + 1)]
         self._layers = _addresses([layer for group in groups for layer in group])
         self._exits = _addresses([kernels.exits.get(depth) for depth in range(config.layers + 1)])
         first = config.depths[0]

@@ -74,7 +74,7 @@ class PaddedBatch:
         """Carry these rows one depth further."""
         model = self._encoder.model
         depth = self.depth[rows]
-        group = model.group_at(int(depth[0]) + 1)
+        group = model.config.group_at(int(depth[0]) + 1)
         whole = len(rows) == len(self)
         index = slice(None) if whole else staged(rows, self._encoder.device)
         keep, width = None, None
@@ -133,4 +133,4 @@ class PaddedBatch:
 
 def _any_depth(model: ElbertForSequenceClassification, group: int) -> int:
     """A depth that the group's weights carry to."""
-    return next(depth for depth in range(1, model.config.layers + 1) if model.group_at(depth) == group)
+    return next(depth for depth in range(1, model.config.layers + 1) if model.config.group_at(depth) == group)

@@ -159,7 +159,7 @@ def _load(
     make the next one's load fuller.
     """
     waiting = np.flatnonzero(held)
-    groups = depth[waiting] * config.groups // config.layers
+    groups = config.group_at(depth[waiting] + 1)
     counts = np.bincount(groups, minlength=config.groups)
     full = np.flatnonzero(counts >= rows)
     group = int(full[-1]) if len(full) else int((counts > 0).argmax())
@@ -186,7 +186,7 @@ def _of_one_group(encoder: Encoder, batch: Batch, alive: NDArray[np.bool_]) -> N
     rows = np.flatnonzero(alive)
     if encoder.config.groups == 1:
         return rows
-    groups = batch.depth[rows] * encoder.config.groups // encoder.config.layers
+    groups = encoder.config.group_at(batch.depth[rows] + 1)
     of_most: NDArray[np.int64] = rows[groups == np.bincount(groups).argmax()]
     return of_most
 

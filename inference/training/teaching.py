@@ -65,7 +65,7 @@ def _int8_logits(encoder: QuantisedEncoder, rows: Sequence[NDArray[np.int32]]) -
     found = []
     for start in track(range(0, len(rows), BATCH_TEXTS), "labels"):
         batch = encoder.embed(rows[start : start + BATCH_TEXTS])
-        for depth in range(config.layers):
-            encoder.deepen(batch, depth * config.groups // config.layers)
+        for depth in range(1, config.layers + 1):
+            encoder.deepen(batch, config.group_at(depth))
         found.append(encoder.logits(batch, config.layers))
     return np.concatenate(found)

@@ -60,7 +60,7 @@ def test_every_depth_follows_the_model_in_float32(shape: str) -> None:
     packed = kernels.embed(rows)
     for depth in range(config.layers + 1):
         if depth:
-            kernels.deepen(packed, model.group_at(depth))
+            kernels.deepen(packed, model.config.group_at(depth))
         start = 0
         for text, row in enumerate(rows):
             with torch.inference_mode():
