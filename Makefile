@@ -46,7 +46,7 @@ format: $(STAMP) ## Bring the code into its format and mend what can be mended.
 	$(BIN)/ruff format .
 
 schemas: $(STAMP) ## Write deploy/schemas anew from the records.
-	$(BIN)/python -m deploy.schemas
+	$(BIN)/python -m earlybell.streams.schemas deploy/schemas
 
 bench: servers $(STAMP) ## Run the benchmarks of tests/benchmarks.
 	$(BIN)/python -m tests.benchmarks

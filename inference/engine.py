@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference import native, word_pieces
-from inference.batching import Encoder, Window, bucket
-from inference.checkpoint import SHIPPED, Checkpoint, load
-from inference.packed_batches import PackedEncoder
-from inference.padded_batches import PaddedEncoder
-from inference.precision import PRECISIONS, fastest_precision, int8_kernels
-from inference.predictions import ModelDescription, Predictions
-from inference.quantised import QuantisedEncoder
-from inference.refilling import STRATEGIES
-from inference.word_pieces import WordPieces
+from earlybell.inference.backends.int8_weights import QuantisedEncoder
+from earlybell.inference.backends.packed_batches import PackedEncoder
+from earlybell.inference.backends.padded import PaddedEncoder
+from earlybell.inference.batching.backend import Encoder, Window, bucket
+from earlybell.inference.batching.strategies import STRATEGIES
+from earlybell.inference.kernels import build, wordpiece
+from earlybell.inference.kernels.wordpiece import WordPieces
+from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
+from earlybell.inference.precision import PRECISIONS, fastest_precision, int8_kernels
+from earlybell.inference.predictions import ModelDescription, Predictions
 
 #: Padded tokens of a batch. On a CPU more than this no longer fits its caches; a GPU wants to be filled, but a batch of
 #: fixed shape costs a small window as much as a large one (reckoned, not measured: 0.1 to 0.2 ms a layer on an H200).
@@ -116,8 +116,8 @@ class Engine:
         reads_ahead = self._device.type == "cuda" and strategy == "refill"
         self._ahead: Executor | None = ThreadPoolExecutor(READERS, "reader") if reads_ahead else None
         self._reader = checkpoint.reader
-        compiled = native.library()
-        if compiled is not None and word_pieces.fits(self._reader.tokenizer):
+        compiled = build.library()
+        if compiled is not None and wordpiece.fits(self._reader.tokenizer):
             self._reader = replace(self._reader, quick=WordPieces(self._reader.tokenizer, compiled))
         expected = calibration.expected_depths(model.config.depths.start)
         self._expected_depth = None if expected is None else expected.numpy()

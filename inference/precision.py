@@ -13,9 +13,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from inference import native, quantised, tuning
-from inference.elbert import Config, ElbertForSequenceClassification, Layer
-from inference.quantised import QuantisedEncoder
+from earlybell.inference.backends import int8_weights
+from earlybell.inference.backends.int8_weights import QuantisedEncoder
+from earlybell.inference.kernels import autotune, build
+from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification, Layer
 
 #: By name, what torch computes the layers in; int8 is the compiled kernels' and leaves torch's model as it is.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
@@ -25,7 +26,7 @@ TEXTS, TOKENS = 64, 20
 
 def int8_kernels(config: Config) -> ctypes.CDLL | None:
     """The compiled kernels, if there are any here and they can compute this model."""
-    return native.library() if quantised.fits(config) else None
+    return build.library() if int8_weights.fits(config) else None
 
 
 def fastest_precision(
@@ -43,7 +44,7 @@ def fastest_precision(
         otherwise = "int8" if kernels.earlybell_wide() else otherwise
     shape = model.config.to_json()
     question = {"shape": {name: shape[name] for name in _LAYER}, "torch": torch.__version__}
-    return tuning.fastest(candidates, question, otherwise)
+    return autotune.fastest(candidates, question, otherwise)
 
 
 #: What a layer's speed hangs on.
@@ -83,4 +84,4 @@ def _one_thread() -> Iterator[None]:
 
 
 def _multiplies_bfloat16() -> bool:
-    return any(one in tuning.processor().split() for one in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(one in autotune.processor().split() for one in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -24,7 +24,7 @@ from sqlalchemy import BigInteger, Connection, Double, Interval, Row, Text, colu
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
 from sqlalchemy.sql.selectable import TableValuedAlias
 
-from storage.tables import signals
+from earlybell.storage.tables import signals
 
 _MOMENT = TIMESTAMP(timezone=True)
 _MEASURES = (

@@ -9,7 +9,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
+from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
 
 #: SQLSTATE classes and codes, https://www.postgresql.org/docs/current/errcodes-appendix.html
 #: data exception, integrity violation, program limit exceeded (a value too large for an index, nesting too deep):

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, DateTime, Table
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 from sqlalchemy.exc import DBAPIError
 
-from storage import connection as connections
-from storage.tables import news, signals
+from earlybell.storage import connection as connections
+from earlybell.storage.tables import news, signals
 
 #: One statement carries at most so many bytes of JSON: Postgres and libpq hold a statement whole in memory, several
 #: times over, and neither takes one of a gigabyte.

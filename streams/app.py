@@ -31,17 +31,17 @@ import faust
 import structlog
 import uvloop
 
-from inference import pool as pools
-from inference.pool import Pool
-from storage import migrations
-from storage.writer import Writer
-from streams.brokers import DEAD_LETTER_BYTES, create_topics
-from streams.model import scorer
-from streams.scoring import Scoring
-from streams.settings import Settings
-from streams.storing import Storing, storing_news, storing_signals
-from streams.transport import Chunk, ChunkSchema, Outgoing, Transport
-from streams.windows import Windows
+from earlybell.inference.pool import pool as pools
+from earlybell.inference.pool.pool import Pool
+from earlybell.storage import migrations
+from earlybell.storage.writer import Writer
+from earlybell.streams.brokers import DEAD_LETTER_BYTES, create_topics
+from earlybell.streams.model import scorer
+from earlybell.streams.scoring import Scoring
+from earlybell.streams.settings import Settings
+from earlybell.streams.storing import Storing, storing_news, storing_signals
+from earlybell.streams.transport import Chunk, ChunkSchema, Outgoing, Transport
+from earlybell.streams.windows import Windows
 
 log = structlog.get_logger(__name__)
 

@@ -12,8 +12,8 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from streams.records import MAX_MESSAGE_BYTES
-from streams.settings import Settings
+from earlybell.streams.records import MAX_MESSAGE_BYTES
+from earlybell.streams.settings import Settings
 
 #: How long a command waits for a first answer before it says that there is no broker.
 BOOTSTRAP_TIMEOUT_MS = 5_000

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inference.training import commands as training
-from streams.failures import EXPECTED_FAILURE, INTERRUPTED, Refusal, expected, one_line
+from earlybell.inference.training import commands as training
+from earlybell.streams.failures import EXPECTED_FAILURE, INTERRUPTED, Refusal, expected, one_line
 
 if TYPE_CHECKING:
-    from streams.settings import Settings
+    from earlybell.streams.settings import Settings
 
 app = typer.Typer(
     help="Sentiment signals from financial news: Kafka in, Kafka and Postgres out.",
@@ -60,8 +60,8 @@ class TextFormat(StrEnum):
 @app.command()
 def up() -> None:
     """Start a Kafka and a Postgres on this machine; every later command finds them."""
-    from deploy.local import stack
-    from streams.logs import masked
+    from earlybell.deploy.local import stack
+    from earlybell.streams.logs import masked
 
     _quiet()
     running = stack.up(progress=_tell)
@@ -74,7 +74,7 @@ def down(
     purge: Annotated[bool, typer.Option("--purge", help="Delete its data and logs too.")] = False,
 ) -> None:
     """Stop what `up` started; its data stays, unless told otherwise."""
-    from deploy.local import stack
+    from earlybell.deploy.local import stack
 
     _quiet()
     stopped = stack.down(purge=purge)
@@ -84,7 +84,7 @@ def down(
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False) -> None:
     """Say what runs, and where."""
-    from deploy.local import stack
+    from earlybell.deploy.local import stack
 
     _quiet()
     found = stack.status()
@@ -102,7 +102,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="One JSON object
 @db.command()
 def upgrade() -> None:
     """Bring the database to the schema of this version."""
-    from storage import migrations
+    from earlybell.storage import migrations
 
     settings = _settings()
     print(f"schema {migrations.upgrade(settings.database)}")
@@ -117,7 +117,7 @@ def url() -> None:
 @db.command()
 def current() -> None:
     """Print the schema's revision."""
-    from storage import migrations
+    from earlybell.storage import migrations
 
     print(migrations.current(_settings().database) or "none: run `earlybell db upgrade`")
 
@@ -125,7 +125,7 @@ def current() -> None:
 @app.command()
 def settings() -> None:
     """Print every setting: its variable, its value (secrets masked), what it is for."""
-    from streams import settings_listing
+    from earlybell.streams.commands import settings_listing
 
     settings_listing.show(_settings())
 
@@ -148,10 +148,10 @@ def replay(
     ] = False,
 ) -> None:
     """Publish a file's rows as news; rows that are no news are reported and left out."""
-    from streams import replaying
+    from earlybell.streams.commands import replay
 
     _quiet()
-    replaying.replay_file(
+    replay.replay_file(
         _settings(),
         file,
         pairs=mapping or [],
@@ -171,10 +171,10 @@ def watch(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines.")] = False,
 ) -> None:
     """Print signals as they come; Ctrl-C ends it."""
-    from streams import watching
+    from earlybell.streams.commands import watch
 
     _quiet()
-    watching.watch(_settings(), from_start=from_start, symbol=symbol, as_json=as_json)
+    watch.watch(_settings(), from_start=from_start, symbol=symbol, as_json=as_json)
 
 
 @app.command()
@@ -188,10 +188,10 @@ def score(
 
     A line that cannot be scored is reported on the standard error with its number, and the rest goes on.
     """
-    from streams import offline
+    from earlybell.streams.commands import score
 
     _quiet()
-    offline.score_file(_settings(), file, text_format.value)
+    score.score_file(_settings(), file, text_format.value)
 
 
 @app.command()
@@ -200,18 +200,18 @@ def run(
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
 ) -> None:
     """Run the pipeline: role scoring (news to signals) and role storing (both to Postgres)."""
-    from streams import logs, roles
+    from earlybell.streams import logs, supervisor
 
     current_settings = _settings()
     logs.configure(current_settings.log_level, current_settings.log_format)
     if with_parent:
-        roles.stop_with_parent()
+        supervisor.stop_with_parent()
     if role is None:
         import asyncio
 
-        code = asyncio.run(roles.supervise())
+        code = asyncio.run(supervisor.supervise())
     else:
-        from streams import app as pipeline
+        from earlybell.streams import app as pipeline
 
         code = pipeline.run(role.value, current_settings)
     raise typer.Exit(code)
@@ -220,7 +220,7 @@ def run(
 @app.command()
 def redrive(limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None) -> None:
     """Send dead letters to the topic they came from, once each, after what was wrong is mended."""
-    from streams import dead_letters
+    from earlybell.streams import dead_letters
 
     _quiet()
     print(f"{dead_letters.redrive(_settings(), limit=limit)} dead letters sent again")
@@ -231,19 +231,19 @@ def demo(
     seconds: Annotated[float, typer.Option(min=1, help="How long the sample feed takes to play.")] = 12.0,
 ) -> None:
     """Show the whole of it: a private Kafka and Postgres, both roles, a sample feed, what came of it."""
-    from streams import demo as demonstration
+    from earlybell.streams.demo import session as demonstration
 
     raise typer.Exit(demonstration.run(seconds))
 
 
 def _settings() -> Settings:
-    from streams import settings_listing
+    from earlybell.streams.commands import settings_listing
 
     return settings_listing.load()
 
 
 def _quiet() -> None:
-    from streams import logs
+    from earlybell.streams import logs
 
     logs.silence()
 

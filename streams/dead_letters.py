@@ -14,9 +14,9 @@ from aiokafka.errors import MessageSizeTooLargeError
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import MessageSizeTooLargeError as KafkaMessageSizeTooLargeError
 
-from streams.brokers import client_options, open_producer, reaching
-from streams.settings import Settings
-from streams.transport import Outgoing
+from earlybell.streams.brokers import client_options, open_producer, reaching
+from earlybell.streams.settings import Settings
+from earlybell.streams.transport import Outgoing
 
 log = structlog.get_logger(__name__)
 

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 EXPECTED_FAILURE, INTERRUPTED = 2, 130
 #: module → its errors whose text is one line that says what to do.
 ROOMS: Mapping[str, tuple[str, ...]] = {
-    "streams.brokers": ("BrokerError",),
-    "streams.rows": ("FileError",),
-    "streams.failures": ("Refusal",),
-    "storage.exceptions": ("StorageError",),
-    "deploy.local.exceptions": ("StackError",),
-    "inference.pool_devices": ("PoolError",),
-    "inference.engine": ("EngineError",),
-    "inference.pretrained": ("CheckpointError",),
-    "inference.training.data": ("DataError",),
+    "earlybell.streams.brokers": ("BrokerError",),
+    "earlybell.streams.commands.rows": ("FileError",),
+    "earlybell.streams.failures": ("Refusal",),
+    "earlybell.storage.exceptions": ("StorageError",),
+    "earlybell.deploy.local.exceptions": ("StackError",),
+    "earlybell.inference.pool.devices": ("PoolError",),
+    "earlybell.inference.engine": ("EngineError",),
+    "earlybell.inference.model.huggingface": ("CheckpointError",),
+    "earlybell.inference.training.data": ("DataError",),
 }
 #: What to do about errors of rooms that cannot know it, by name.
 ADVICE: Mapping[str, str] = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from inference.pool import MakeScorer
-from inference.predictions import Scorer
-from streams.settings import Settings
+from earlybell.inference.pool.pool import MakeScorer
+from earlybell.inference.predictions import Scorer
+from earlybell.streams.settings import Settings
 
 
 def scorer(settings: Settings) -> MakeScorer:
@@ -25,6 +25,6 @@ def scorer(settings: Settings) -> MakeScorer:
 
 
 def _open(device: str, *, checkpoint: Path | None, dial: float | None, precision: str, threads: int) -> Scorer:
-    from inference.engine import open_engine
+    from earlybell.inference.engine import open_engine
 
     return open_engine(device, checkpoint=checkpoint, dial=dial, precision=precision, threads=threads)

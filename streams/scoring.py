@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import structlog
 
-from inference.pool import Pool
-from inference.predictions import ModelDescription, Predictions
-from streams import dead_letters
-from streams.records import (
+from earlybell.inference.pool.pool import Pool
+from earlybell.inference.predictions import ModelDescription, Predictions
+from earlybell.streams import dead_letters
+from earlybell.streams.records import (
     NEGATIVE,
     POSITIVE,
     BadNews,
@@ -29,9 +29,9 @@ from streams.records import (
     encode,
     signal_id,
 )
-from streams.settings import Settings
-from streams.transport import Chunk, Outgoing
-from streams.windows import Limits, Windows
+from earlybell.streams.settings import Settings
+from earlybell.streams.transport import Chunk, Outgoing
+from earlybell.streams.windows import Limits, Windows
 
 log = structlog.get_logger(__name__)
 

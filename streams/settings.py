@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from deploy.local import state
+from earlybell.deploy.local import state
 
 
 class Settings(BaseSettings):

@@ -13,12 +13,12 @@ from typing import Any
 import msgspec
 import structlog
 
-from storage.writer import Writer, Written
-from streams.records import BadNews, decode_news, decode_signal
-from streams.scoring import broker_time
-from streams.settings import Settings
-from streams.transport import Chunk
-from streams.windows import Limits, Windows
+from earlybell.storage.writer import Writer, Written
+from earlybell.streams.records import BadNews, decode_news, decode_signal
+from earlybell.streams.scoring import broker_time
+from earlybell.streams.settings import Settings
+from earlybell.streams.transport import Chunk
+from earlybell.streams.windows import Limits, Windows
 
 log = structlog.get_logger(__name__)
 

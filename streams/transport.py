@@ -26,7 +26,7 @@ from aiokafka.partitioner import DefaultPartitioner
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from streams.offsets import OffsetBook, Ticket
+from earlybell.streams.offsets import OffsetBook, Ticket
 
 log = structlog.get_logger(__name__)
 

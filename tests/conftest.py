@@ -17,8 +17,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg2
 import pytest
 
-from deploy.local import stack
-from deploy.local.stack import Stack
+from earlybell.deploy.local import stack
+from earlybell.deploy.local.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from streams.cli import app
-from streams.settings import Settings
+from earlybell.streams.cli import app
+from earlybell.streams.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Outlives the owner of a private stack by a moment, to take the stack down if the owner could not.
 
-``python -m deploy.local.guard HOME PID [--delete]``, started by `deploy.local.stack.running` as a child of its owner.
+``python -m earlybell.deploy.local.guard HOME PID [--delete]``, started by `stack.running` as a child of its owner.
 A process that is killed by SIGKILL cleans up nothing; this one notices within half a second and does.
 """
 
@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from deploy.local import stack
+from earlybell.deploy.local import stack
 
 POLL_SECONDS = 0.5
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import platformdirs
 
-from deploy.local import state
-from deploy.local.exceptions import StackError
+from earlybell.deploy.local import state
+from earlybell.deploy.local.exceptions import StackError
 
 VERSION = "4.3.0"
 #: The oldest Java that a Kafka 4 broker runs on.

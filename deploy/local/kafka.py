@@ -15,10 +15,10 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.local import jars, processes
-from deploy.local.exceptions import StackError
-from deploy.local.processes import Server
-from deploy.local.waiting import Patience
+from earlybell.deploy.local import jars, processes
+from earlybell.deploy.local.exceptions import StackError
+from earlybell.deploy.local.processes import Server
+from earlybell.deploy.local.waiting import Patience
 
 #: What the broker takes by default. Topics lower it (the news topic to 1 MiB); a dead letter and its headers fit.
 MESSAGE_BYTES = 4 * 1_048_576

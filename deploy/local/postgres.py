@@ -20,10 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deploy.local import processes
-from deploy.local.exceptions import StackError
-from deploy.local.processes import Server
-from deploy.local.waiting import Patience
+from earlybell.deploy.local import processes
+from earlybell.deploy.local.exceptions import StackError
+from earlybell.deploy.local.processes import Server
+from earlybell.deploy.local.waiting import Patience
 
 USER = DATABASE = "earlybell"
 ATTEMPTS = 3

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from deploy.local.exceptions import StackError
+from earlybell.deploy.local.exceptions import StackError
 
 #: A server that has not ended by itself after so long is killed.
 STOP_SECONDS = 20.0

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.local import kafka, postgres, processes, state
-from deploy.local.exceptions import StackError
-from deploy.local.processes import Server
-from deploy.local.waiting import GivenUp, Patience
+from earlybell.deploy.local import kafka, postgres, processes, state
+from earlybell.deploy.local.exceptions import StackError
+from earlybell.deploy.local.processes import Server
+from earlybell.deploy.local.waiting import GivenUp, Patience
 
 __all__ = ["Server", "Stack", "StackError", "down", "running", "status", "up"]
 
@@ -337,8 +337,8 @@ def _nothing() -> dict[str, Any]:
 
 def _guard(where: Path, *, temporary: bool) -> subprocess.Popen[bytes]:
     """Start the process that takes the stack down should we die first."""
-    root = str(Path(__file__).resolve().parents[2])
-    command = [sys.executable, "-m", "deploy.local.guard", str(where), str(os.getpid())]
+    root = str(Path(__file__).parents[3])  # of the package, wherever it is installed
+    command = [sys.executable, "-m", "earlybell.deploy.local.guard", str(where), str(os.getpid())]
     return subprocess.Popen(
         command + (["--delete"] if temporary else []),
         stdin=subprocess.DEVNULL,

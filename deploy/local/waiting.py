@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from deploy.local.exceptions import StackError
-from deploy.local.processes import POLL_SECONDS
+from earlybell.deploy.local.exceptions import StackError
+from earlybell.deploy.local.processes import POLL_SECONDS
 
 
 class GivenUp(StackError):

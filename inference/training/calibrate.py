@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference import checkpoint
-from inference.calibration import Calibration, OperatingPoint
-from inference.confidence_window import ExitRule, exit_depths
-from inference.elbert import ElbertForSequenceClassification
-from inference.reading import Reader
-from inference.token_pruning import kept_tokens, speed_up
-from inference.training.data import Example
-from inference.training.measures import expected_calibration_error, softmax
-from inference.training.optimise import all_logits
+from earlybell.inference.early_exit.confidence_window import ExitRule, exit_depths
+from earlybell.inference.early_exit.token_pruning import kept_tokens, speed_up
+from earlybell.inference.model import checkpoint
+from earlybell.inference.model.calibration import Calibration, OperatingPoint
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.training.data import Example
+from earlybell.inference.training.measures import expected_calibration_error, softmax
+from earlybell.inference.training.optimise import all_logits
 
 #: Entropy thresholds that are tried; finer where a trained model's answers crowd.
 THRESHOLDS = tuple(np.round(np.concatenate([np.linspace(0, 0.1, 21), np.linspace(0.11, 1.0, 90)]), 4).tolist())

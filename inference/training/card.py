@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inference.calibration import Calibration
-from inference.checkpoint import CARD_FILE, CheckpointError, load
-from inference.elbert import Config
-from inference.engine import EngineError, open_engine
-from inference.training.data import Corpus
-from inference.training.evaluate import evaluate
+from earlybell.inference.engine import EngineError, open_engine
+from earlybell.inference.model.calibration import Calibration
+from earlybell.inference.model.checkpoint import CARD_FILE, CheckpointError, load
+from earlybell.inference.model.elbert import Config
+from earlybell.inference.training.data import Corpus
+from earlybell.inference.training.evaluate import evaluate
 
 CALIBRATION_RECORD_FILE = "calibration-record.json"
 _NAMES = {"tfns_validation": "TFNS validation", "sentfin_report": "SEntFiN, a tenth set aside"}

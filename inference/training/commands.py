@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from inference.training.data import Example
+    from earlybell.inference.training.data import Example
 
 app = typer.Typer(no_args_is_help=True, help="Train, distil, calibrate and evaluate models.")
 
@@ -69,11 +69,11 @@ def train(
     precision: Precision = "bfloat16",
 ) -> None:
     """Fit a model on TFNS, SEntFiN and FinEntity, or on any labelled file, with an exit at every depth."""
-    from inference.training.data import SOURCES
-    from inference.training.fit import Training
-    from inference.training.fit import train as run
-    from inference.training.labelled import LabelledFile
-    from inference.training.optimise import Schedule
+    from earlybell.inference.training.data import SOURCES
+    from earlybell.inference.training.fit import Training
+    from earlybell.inference.training.fit import train as run
+    from earlybell.inference.training.labelled import LabelledFile
+    from earlybell.inference.training.optimise import Schedule
 
     for one in source or ():
         if one not in SOURCES:
@@ -127,9 +127,9 @@ def distil(
     precision: Precision = "bfloat16",
 ) -> None:
     """Teach a shared-layer student what teachers say of unlabelled headlines. Resumable."""
-    from inference.training.distil import Distillation
-    from inference.training.distil import distil as run
-    from inference.training.optimise import Schedule
+    from earlybell.inference.training.distil import Distillation
+    from earlybell.inference.training.distil import distil as run
+    from earlybell.inference.training.optimise import Schedule
 
     shape = (("groups", groups), ("layers", layers), ("head_hidden", head_width), ("depth_zero_filters", filters))
     changes = {} if exits_only else {name: value for name, value in shape if value}
@@ -167,12 +167,12 @@ def calibrate(
     precision: Precision = "bfloat16",
 ) -> None:
     """Find temperatures, exits, pruning, token table and the dial's curve on what was set aside from training."""
-    from inference.pretrained import read_pretrained
-    from inference.training.calibrate import Budget
-    from inference.training.calibrate import calibrate as run
-    from inference.training.card import CALIBRATION_RECORD_FILE
-    from inference.training.data import read_corpus, read_unlabelled
-    from inference.training.labelled import LabelledFile, drawn, split
+    from earlybell.inference.model.huggingface import read_pretrained
+    from earlybell.inference.training.calibrate import Budget
+    from earlybell.inference.training.calibrate import calibrate as run
+    from earlybell.inference.training.card import CALIBRATION_RECORD_FILE
+    from earlybell.inference.training.data import read_corpus, read_unlabelled
+    from earlybell.inference.training.labelled import LabelledFile, drawn, split
 
     dev: Sequence[Example]
     if labelled is not None:
@@ -218,9 +218,9 @@ def evaluate(
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one for each core.")] = 0,
 ) -> None:
     """Measure a checkpoint on labelled texts, through the engine, as it is served."""
-    from inference.checkpoint import SHIPPED, load
-    from inference.training import evaluate as evaluation
-    from inference.training.plots import draw_dial
+    from earlybell.inference.model.checkpoint import SHIPPED, load
+    from earlybell.inference.training import evaluate as evaluation
+    from earlybell.inference.training.plots import draw_dial
 
     labels = load(checkpoint or SHIPPED).model.config.labels
     examples, _ = _examples(data, labels, text_column, label_column, label_map, texts)
@@ -271,10 +271,10 @@ def compare(
     Pruning is timed by the processor time of this process, so for figures that hold use one thread
     (OMP_NUM_THREADS=1).
     """
-    from inference.checkpoint import SHIPPED, load
-    from inference.training.comparisons import compare as run
-    from inference.training.plots import draw_comparison
-    from inference.training.pruning import SPEED_UPS
+    from earlybell.inference.model.checkpoint import SHIPPED, load
+    from earlybell.inference.training.comparisons import compare as run
+    from earlybell.inference.training.plots import draw_comparison
+    from earlybell.inference.training.pruning import SPEED_UPS
 
     loaded = load(checkpoint or SHIPPED)
     examples, further = _examples(data, loaded.model.config.labels, text_column, label_column, label_map, texts)
@@ -294,14 +294,14 @@ def card(
     data: Data = None,
 ) -> None:
     """Measure a checkpoint on what is only reported, and write its model card."""
-    from inference.training.card import write_card
-    from inference.training.data import read_corpus
+    from earlybell.inference.training.card import write_card
+    from earlybell.inference.training.data import read_corpus
 
     typer.echo(write_card(checkpoint, read_corpus(_data(data)), trained))
 
 
 def _data(given: Path | None) -> Path:
-    from inference.training.data import DataError, data_directory
+    from earlybell.inference.training.data import DataError, data_directory
 
     if given is None:
         return data_directory()
@@ -319,8 +319,8 @@ def _examples(
     texts: int,
 ) -> tuple[list[Example], list[str]]:
     """The labelled texts that a command measures on, and further ones that have no single label."""
-    from inference.training.data import part_of_corpus
-    from inference.training.labelled import LabelledFile, drawn
+    from earlybell.inference.training.data import part_of_corpus
+    from earlybell.inference.training.labelled import LabelledFile, drawn
 
     if str(data).startswith("corpus:"):
         labelled, further = part_of_corpus(_data(None), str(data).removeprefix("corpus:"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from inference.training.data import Example
+from earlybell.inference.training.data import Example
 
 _NAMES = ("Aldvik", "Borealis Tools", "Cedarmark", "Dunhaven", "Elmira Foods", "Fjordline Paper", "Granholm", "Harvik",
           "Isoteq", "Jarnberg Steel", "Kestrel Systems", "Lumivo", "Marlowe Shipping", "Norrvind", "Ostrava Cement",

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.calibration import Calibration
-from inference.checkpoint import Checkpoint
-from inference.confidence_window import ExitRule, exit_depths
-from inference.training import pruning
-from inference.training.data import Example
-from inference.training.measures import accuracy, macro_f1, softmax
-from inference.training.optimise import all_logits
+from earlybell.inference.early_exit.confidence_window import ExitRule, exit_depths
+from earlybell.inference.model.calibration import Calibration
+from earlybell.inference.model.checkpoint import Checkpoint
+from earlybell.inference.training import pruning
+from earlybell.inference.training.data import Example
+from earlybell.inference.training.measures import accuracy, macro_f1, softmax
+from earlybell.inference.training.optimise import all_logits
 
 Curve = list[tuple[float, float]]  # (mean depth, accuracy), ascending
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference.reading import normalise
+from earlybell.inference.model.tokenizer import normalise
 
 REPORT_SEED = "earlybell-report-1"
 DEV_SEED = "earlybell-dev-1"

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.elbert import ElbertForSequenceClassification
-from inference.pretrained import CheckpointError
-from inference.reading import Reader
-from inference.training.company_news import announcements
-from inference.training.data import LABELS, hash_file, read_corpus, read_unlabelled
-from inference.training.losses import distillation
-from inference.training.measures import softmax
-from inference.training.optimise import Schedule, early_exits_alone, optimise, padded
-from inference.training.records import figures_of, write_record
-from inference.training.teaching import teacher_logits
-from inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.huggingface import CheckpointError
+from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.training.company_news import announcements
+from earlybell.inference.training.data import LABELS, hash_file, read_corpus, read_unlabelled
+from earlybell.inference.training.losses import distillation
+from earlybell.inference.training.measures import softmax
+from earlybell.inference.training.optimise import Schedule, early_exits_alone, optimise, padded
+from earlybell.inference.training.records import figures_of, write_record
+from earlybell.inference.training.teaching import teacher_logits
+from earlybell.inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
 
 #: How much of the answer to a made-up announcement is left to the other classes.
 MADE_DOUBT = 0.15

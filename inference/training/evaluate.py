@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from inference.checkpoint import SHIPPED
-from inference.checkpoint import load as load_checkpoint
-from inference.engine import open_engine
-from inference.training.data import Example
-from inference.training.measures import accuracy, calibrated_error, confusion, expected_calibration_error, macro_f1
+from earlybell.inference.engine import open_engine
+from earlybell.inference.model.checkpoint import SHIPPED
+from earlybell.inference.model.checkpoint import load as load_checkpoint
+from earlybell.inference.training.data import Example
+from earlybell.inference.training.measures import (
+    accuracy,
+    calibrated_error,
+    confusion,
+    expected_calibration_error,
+    macro_f1,
+)
 
 
 def evaluate(

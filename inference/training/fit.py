@@ -16,15 +16,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from inference.elbert import ElbertForSequenceClassification
-from inference.reading import Reader
-from inference.token_pruning import kept_tokens
-from inference.training.backbones import backbone_directory
-from inference.training.data import LABELS, Example, hash_file, read_corpus
-from inference.training.labelled import LabelledFile, drawn, labels_of, split
-from inference.training.losses import ExitWeights, exits_cross_entropy, one_step
-from inference.training.optimise import Schedule, early_exits_alone, optimise, padded
-from inference.training.records import figures_of, figures_on, write_record
+from earlybell.inference.early_exit.token_pruning import kept_tokens
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.training.backbones import backbone_directory
+from earlybell.inference.training.data import LABELS, Example, hash_file, read_corpus
+from earlybell.inference.training.labelled import LabelledFile, drawn, labels_of, split
+from earlybell.inference.training.losses import ExitWeights, exits_cross_entropy, one_step
+from earlybell.inference.training.optimise import Schedule, early_exits_alone, optimise, padded
+from earlybell.inference.training.records import figures_of, figures_on, write_record
 
 Loss = Literal["learned", "equal", "last", "one-step", "two-step"]
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inference.training.data import DEV_SEED, DataError, Example, is_set_aside
+from earlybell.inference.training.data import DEV_SEED, DataError, Example, is_set_aside
 
 #: More different labels than this are no classes: another column was meant.
 MOST_LABELS = 64

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inference.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 
 
 class ExitWeights(nn.Module):

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from inference.elbert import ElbertForSequenceClassification
-from inference.training.data import length_sorted_batches
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.training.data import length_sorted_batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.elbert import ElbertForSequenceClassification
-from inference.precision import PRECISIONS
-from inference.token_pruning import LEAST_TOKENS, kept_tokens, solve_alpha, speed_up
-from inference.training.data import length_sorted_batches
-from inference.training.measures import accuracy, macro_f1
-from inference.training.optimise import padded
+from earlybell.inference.early_exit.token_pruning import LEAST_TOKENS, kept_tokens, solve_alpha, speed_up
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.precision import PRECISIONS
+from earlybell.inference.training.data import length_sorted_batches
+from earlybell.inference.training.measures import accuracy, macro_f1
+from earlybell.inference.training.optimise import padded
 
 SPEED_UPS = (1.5, 2.0, 3.0, 4.0, 4.8)
 Rows = Sequence[NDArray[np.int32]]

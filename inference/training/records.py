@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference.elbert import ElbertForSequenceClassification
-from inference.reading import Reader
-from inference.training.data import Corpus, Example
-from inference.training.measures import accuracy, macro_f1
-from inference.training.optimise import all_logits
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.training.data import Corpus, Example
+from earlybell.inference.training.measures import accuracy, macro_f1
+from earlybell.inference.training.optimise import all_logits
 
 RECORD_FILE = "training.json"
 

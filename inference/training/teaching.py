@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from inference.elbert import ElbertForSequenceClassification
-from inference.precision import int8_kernels
-from inference.pretrained import WEIGHTS_FILE
-from inference.quantised import QuantisedEncoder
-from inference.reading import Reader
-from inference.training.data import hash_file
-from inference.training.optimise import all_logits
+from earlybell.inference.backends.int8_weights import QuantisedEncoder
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.huggingface import WEIGHTS_FILE
+from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.precision import int8_kernels
+from earlybell.inference.training.data import hash_file
+from earlybell.inference.training.optimise import all_logits
 
 #: Texts that are labelled between two saves: what an interruption can lose.
 SHARD_TEXTS = 50_000

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from inference.elbert import ElbertForSequenceClassification
-from inference.reading import Reader
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.tokenizer import Reader
 
 
 def frequent_pieces(reader: Reader, texts: Sequence[str], count: int, always: Sequence[str] = ()) -> list[int]:

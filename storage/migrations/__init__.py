@@ -14,9 +14,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from storage import connection as connections
-from storage.exceptions import SchemaMismatch, StorageError
-from storage.migrations import reader
+from earlybell.storage import connection as connections
+from earlybell.storage.exceptions import SchemaMismatch, StorageError
+from earlybell.storage.migrations import reader
 
 #: Not Alembic's default name: the database may be shared with another application that uses Alembic too.
 VERSION_TABLE = "earlybell_schema_version"

@@ -19,8 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local import stack
-from streams import logs
+from earlybell.deploy.local import stack
+from earlybell.streams import logs
 from tests.benchmarks.machine import describe
 
 RESULTS = Path(__file__).parent / "results"

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.batching import Window, batches
-from inference.calibration import Calibration, OperatingPoint
-from inference.checkpoint import SHIPPED, Checkpoint, load
-from inference.confidence_window import ExitRule, normalised_entropy
-from inference.elbert import Config, ElbertForSequenceClassification
-from inference.engine import Engine
+from earlybell.inference.batching.backend import Window, batches
+from earlybell.inference.early_exit.confidence_window import ExitRule, normalised_entropy
+from earlybell.inference.engine import Engine
+from earlybell.inference.model.calibration import Calibration, OperatingPoint
+from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
+from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
 
 #: ALBERT-base, arXiv 1909.11942, table 1, but for the vocabulary, which is the shipped tokenizer's.
 SHAPE = Config(embedding=128, hidden=768, heads=12, feed_forward=3_072, layers=12, projection=True,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from inference.predictions import ModelDescription, Predictions
+from earlybell.inference.predictions import ModelDescription, Predictions
 
 
 class ConstantScorer:

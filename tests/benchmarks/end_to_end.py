@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import psycopg2
 
-from deploy.local.stack import Stack
-from inference.engine import open_engine
-from storage import migrations
-from streams.brokers import open_producer
-from streams.records import decode_news, decode_signal
-from streams.sample import FEED
-from streams.settings import Settings
+from earlybell.deploy.local.stack import Stack
+from earlybell.inference.engine import open_engine
+from earlybell.storage import migrations
+from earlybell.streams.brokers import open_producer
+from earlybell.streams.demo.sample import FEED
+from earlybell.streams.records import decode_news, decode_signal
+from earlybell.streams.settings import Settings
 from tests.integration.whole_pipeline import count, messages
 from tests.own_topics import as_environment, own_topics
 
@@ -94,7 +94,7 @@ def fresh_database(url: str) -> str:
 def roles(settings: Settings) -> Iterator[None]:
     """Both roles, ready: each has its partitions before anything is timed."""
     environment = {**os.environ, **as_environment(settings), "EARLYBELL_LOG_LEVEL": "warning"}
-    command = [sys.executable, "-m", "streams.cli", "run"]
+    command = [sys.executable, "-m", "earlybell.streams.cli", "run"]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     try:
         time.sleep(1)
@@ -106,7 +106,7 @@ def roles(settings: Settings) -> Iterator[None]:
 
 def replay(settings: Settings, file: Path, *options: str) -> None:
     """``earlybell replay FILE``."""
-    command = [sys.executable, "-m", "streams.cli", "replay", str(file), *options]
+    command = [sys.executable, "-m", "earlybell.streams.cli", "replay", str(file), *options]
     subprocess.run(command, env={**os.environ, **as_environment(settings)}, check=True, stdout=subprocess.DEVNULL)
 
 

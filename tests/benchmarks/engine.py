@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from inference import native
-from inference.checkpoint import SHIPPED, describe, load
-from inference.engine import open_engine
-from inference.predictions import Predictions
+from earlybell.inference.engine import open_engine
+from earlybell.inference.kernels import build
+from earlybell.inference.model.checkpoint import SHIPPED, describe, load
+from earlybell.inference.predictions import Predictions
 from tests.benchmarks import engine_clock, engine_plots, engine_scaling, fastbert
 from tests.benchmarks.engine_peers import Peer, by_length, peers
 from tests.benchmarks.engine_texts import Texts, collect
@@ -195,7 +195,7 @@ def int8_peak() -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "peak.so"
         source = Path(__file__).with_name("peak.c")
-        subprocess.run(["cc", *native.FLAGS, str(source), "-o", str(file)], check=True)
+        subprocess.run(["cc", *build.FLAGS, str(source), "-o", str(file)], check=True)
         library = ctypes.CDLL(str(file))
         library.peak.restype = ctypes.c_int64
         cores = engine_clock.THREADS or engine_clock.CORES

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.batching import Answers, Order, Strategy, Window
-from inference.checkpoint import SHIPPED, TOKENIZER_FILE, load
-from inference.elbert import Config
-from inference.engine import Engine, open_engine, read_ahead
-from inference.predictions import Predictions
-from inference.refilling import refill, shrink
+from earlybell.inference.batching.backend import Answers, Order, Strategy, Window
+from earlybell.inference.batching.strategies import refill, shrink
+from earlybell.inference.engine import Engine, open_engine, read_ahead
+from earlybell.inference.model.checkpoint import SHIPPED, TOKENIZER_FILE, load
+from earlybell.inference.model.elbert import Config
+from earlybell.inference.predictions import Predictions
 from tests.benchmarks import albert_base, gpu_roofline
 from tests.benchmarks.engine_texts import Texts, collect
 

@@ -20,11 +20,11 @@ import numpy as np
 import psutil
 import torch
 
-from inference.checkpoint import SHIPPED
-from inference.elbert import ElbertForSequenceClassification
-from inference.engine import open_engine
-from inference.predictions import Predictions
-from inference.training.backbones import backbone_directory
+from earlybell.inference.engine import open_engine
+from earlybell.inference.model.checkpoint import SHIPPED
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.predictions import Predictions
+from earlybell.inference.training.backbones import backbone_directory
 from tests.benchmarks import engine_clock, fastbert
 
 BATCH = 32
@@ -148,7 +148,7 @@ def _fastbert(name: str, checkpoint: Path, dtype: torch.dtype) -> Peer:
 
 def _teacher() -> Peer:
     model = ElbertForSequenceClassification.from_pretrained(TEACHER).eval().to(torch.float32)
-    from inference.reading import Reader
+    from earlybell.inference.model.tokenizer import Reader
 
     reader = Reader.open(TEACHER / "tokenizer.json", 512)
     model.embedding.to(torch.bfloat16)

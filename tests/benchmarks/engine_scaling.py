@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.batching import Batch, Encoder, Ids, Order, Window, batches, bucket
-from inference.checkpoint import SHIPPED, load
-from inference.engine import Engine, open_engine
-from inference.fixed_slots import Slots
-from inference.pool import Pool
-from inference.refilling import refill, shrink
-from streams.model import _open
+from earlybell.inference.backends.slots import Slots
+from earlybell.inference.batching.backend import Batch, Encoder, Ids, Order, Window, batches, bucket
+from earlybell.inference.batching.strategies import refill, shrink
+from earlybell.inference.engine import Engine, open_engine
+from earlybell.inference.model.checkpoint import SHIPPED, load
+from earlybell.inference.pool.pool import Pool
+from earlybell.streams.model import _open
 from tests.benchmarks import engine_clock
 from tests.benchmarks.engine_texts import Texts
 

@@ -7,9 +7,9 @@ import lzma
 import random
 from dataclasses import dataclass
 
-from inference.reading import normalise
-from inference.training.data import DataError, data_directory
-from streams.sample import __file__ as sample
+from earlybell.inference.model.tokenizer import normalise
+from earlybell.inference.training.data import DataError, data_directory
+from earlybell.streams.demo.sample import __file__ as sample
 
 ARTICLES, HEADLINES = 160, 4_000
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.batching import Window
-from inference.checkpoint import MANIFEST_FILE, SHIPPED, load
-from inference.confidence_window import ExitRule
-from inference.padded_batches import PaddedEncoder
-from inference.predictions import Predictions
-from inference.refilling import shrink
+from earlybell.inference.backends.padded import PaddedEncoder
+from earlybell.inference.batching.backend import Window
+from earlybell.inference.batching.strategies import shrink
+from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.model.checkpoint import MANIFEST_FILE, SHIPPED, load
+from earlybell.inference.predictions import Predictions
 
 #: A calibrated checkpoint of it.
 TRAINED = Path(os.environ.get("EARLYBELL_FASTBERT", "runs/fastbert-minilm"))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.elbert import Config
+from earlybell.inference.model.elbert import Config
 
 #: Bytes of a number in bfloat16.
 NUMBER = 2

@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inference.batching import Encoder, Window, batches
-from inference.calibration import Calibration
-from inference.checkpoint import TOKENIZER_FILE, Checkpoint
-from inference.confidence_window import ExitRule, exit_depths
-from inference.elbert import Config, ElbertForSequenceClassification
-from inference.engine import Engine
-from inference.packed_batches import PackedEncoder
-from inference.padded_batches import PaddedEncoder
-from inference.reading import Reader
-from inference.training.calibrate import Judgement, fit_temperature, judge
-from inference.training.data import DEV_SEED, data_directory, hash_file, is_set_aside
+from earlybell.inference.backends.packed_batches import PackedEncoder
+from earlybell.inference.backends.padded import PaddedEncoder
+from earlybell.inference.batching.backend import Encoder, Window, batches
+from earlybell.inference.early_exit.confidence_window import ExitRule, exit_depths
+from earlybell.inference.engine import Engine
+from earlybell.inference.model.calibration import Calibration
+from earlybell.inference.model.checkpoint import TOKENIZER_FILE, Checkpoint
+from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.training.calibrate import Judgement, fit_temperature, judge
+from earlybell.inference.training.data import DEV_SEED, data_directory, hash_file, is_set_aside
 from tests.benchmarks import engine_clock
 
 MODEL = Path(os.environ.get("EARLYBELL_LONG_MODEL", "runs/imdb12-pruned"))

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from inference import native
-from inference.confidence_window import ExitRule
-from inference.token_pruning import solve_alpha, speed_up
-from inference.training.calibrate import THRESHOLDS, best_family
-from inference.training.data import DataError, data_directory
+from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.early_exit.token_pruning import solve_alpha, speed_up
+from earlybell.inference.kernels import build
+from earlybell.inference.training.calibrate import THRESHOLDS, best_family
+from earlybell.inference.training.data import DataError, data_directory
 from tests.benchmarks import engine_clock
 from tests.benchmarks.long_settings import (
     ESTIMATES,
@@ -56,7 +56,7 @@ def missing() -> str | None:
     """Why this cannot be measured here, if it cannot."""
     if not (MODEL / "model.safetensors").is_file():
         return f"no model at {MODEL}: train one on IMDB with pruning on, or set EARLYBELL_LONG_MODEL to its directory"
-    if native.library() is None:
+    if build.library() is None:
         return "no C compiler: int8, which the accuracies are measured with, cannot be had"
     try:
         data_directory()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from inference.confidence_window import ExitRule, exit_depths
-from inference.elbert import Config, Layer
-from inference.engine import Engine
+from earlybell.inference.early_exit.confidence_window import ExitRule, exit_depths
+from earlybell.inference.engine import Engine
+from earlybell.inference.model.elbert import Config, Layer
 from tests.benchmarks import albert_base, engine_gpu, gpu_roofline
 
 

@@ -17,11 +17,11 @@ import faust
 import uvloop
 from faust.transport.drivers.aiokafka import Transport as FaustTransport
 
-from deploy.local.stack import Stack
-from inference.pool import Pool
-from streams import app as pipeline_app
-from streams.settings import Settings
-from streams.transport import ChunkSchema
+from earlybell.deploy.local.stack import Stack
+from earlybell.inference.pool.pool import Pool
+from earlybell.streams import app as pipeline_app
+from earlybell.streams.settings import Settings
+from earlybell.streams.transport import ChunkSchema
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.own_topics import own_topics
 from tests.streams.chunk_workers import committed, ends, publish

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import stack
+from earlybell.deploy.local import stack
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,11 @@ import pytest
 import yaml
 from kafka import KafkaConsumer
 
-import deploy
-from deploy import health
-from deploy.local import jars, kafka
-from streams.settings import Settings
+from earlybell.deploy.local import jars, kafka
+from earlybell.streams import health
+from earlybell.streams.settings import Settings
 
-DIRECTORY = Path(deploy.__file__).parent
+DIRECTORY = Path(__file__).parents[2] / "deploy"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def test_both_roles_run_and_wait_for_what_they_need(services: dict[str, dict[str
     assert services["storing"]["depends_on"]["schema"]["condition"] == "service_completed_successfully"
     for role in ("scoring", "storing"):
         assert services[role]["depends_on"]["kafka"]["condition"] == "service_healthy"
-        assert services[role]["healthcheck"]["test"] == ["CMD", "python", "-m", "deploy.health", role]
+        assert services[role]["healthcheck"]["test"] == ["CMD", "python", "-m", "earlybell.streams.health", role]
 
 
 def test_the_broker_is_the_same_as_the_local_one(services: dict[str, dict[str, Any]]) -> None:
@@ -60,15 +59,13 @@ def test_the_broker_is_the_same_as_the_local_one(services: dict[str, dict[str, A
 
 def test_the_image_is_made_of_what_the_wheel_is_made_of() -> None:
     image = (DIRECTORY / "Dockerfile").read_text()
-    project = (DIRECTORY.parent / "pyproject.toml").read_text()
-    listed = re.search(r"^packages = \[(\"streams\".*)\]$", project, re.MULTILINE)
-    assert listed is not None
-    packages = re.findall(r'"(\w+)"', listed[1])
-    assert packages
+    package = DIRECTORY.parent / "earlybell"
+    copied = ["earlybell", *(entry.name for entry in package.iterdir() if entry.is_symlink())]
+    assert len(copied) > 1
     sent = (DIRECTORY / "Dockerfile.dockerignore").read_text().splitlines()
-    for package in packages:
-        assert f"COPY {package} {package}\n" in image
-        assert f"!{package}" in sent
+    for directory in copied:
+        assert f"COPY {directory} {directory}\n" in image
+        assert f"!{directory}" in sent
     assert re.search(r"^USER [1-9]", image, re.MULTILINE), "the image must not run as root"
     assert 'ENTRYPOINT ["earlybell"]' in image
 

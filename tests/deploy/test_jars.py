@@ -17,10 +17,10 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from deploy.local import jars
-from deploy.local.exceptions import StackError
+from earlybell.deploy.local import jars
+from earlybell.deploy.local.exceptions import StackError
 
-FETCH = "from deploy.local import jars; print(jars.jars(lambda line: None))"
+FETCH = "from earlybell.deploy.local import jars; print(jars.jars(lambda line: None))"
 #: Copies one jar and then the others, as Maven does; `{between}` happens in the middle.
 MAVEN = """#!/bin/sh
 for word; do case "$word" in -DoutputDirectory=*) to="${{word#*=}}";; esac; done

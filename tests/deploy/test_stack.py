@@ -18,8 +18,8 @@ import psycopg2
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from deploy.local import kafka, postgres, processes, stack, state
-from deploy.local.stack import Server, Stack, StackError
+from earlybell.deploy.local import kafka, postgres, processes, stack, state
+from earlybell.deploy.local.stack import Server, Stack, StackError
 
 
 def publish(bootstrap: str, topic: str, values: list[bytes]) -> None:
@@ -136,7 +136,7 @@ def test_what_died_is_started_again_and_the_rest_left_alone(home: Path) -> None:
 
 
 def test_two_at_once_bring_up_one_stack(home: Path) -> None:
-    script = "import sys; from deploy.local import stack; s = stack.up(); print(s.kafka.pid, s.postgres.pid)"
+    script = "import sys; from earlybell.deploy.local import stack; s = stack.up(); print(s.kafka.pid, s.postgres.pid)"
     environment = {**os.environ, "EARLYBELL_HOME": str(home)}
 
     def command() -> str:
@@ -169,7 +169,7 @@ def test_a_private_stack_goes_with_its_owner(
         monkeypatch.setenv("EARLYBELL_KAFKA_BOOTSTRAP", request.getfixturevalue("kafka_bootstrap"))
     script = (
         "import time\n"
-        "from deploy.local import stack\n"
+        "from earlybell.deploy.local import stack\n"
         "with stack.running() as s:\n"
         "    print(s.home, flush=True)\n"
         "    time.sleep(600)\n"

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from storage import migrations
-from streams.records import BadNews, decode_news, encode
-from streams.sample import FEED
-from streams.settings import Settings
+from earlybell.storage import migrations
+from earlybell.streams.demo.sample import FEED
+from earlybell.streams.records import BadNews, decode_news, encode
+from earlybell.streams.settings import Settings
 from tests.own_topics import own_topics
 
 REAL = "replay/headlines_2026.jsonl"

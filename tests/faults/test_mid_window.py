@@ -13,11 +13,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from aiokafka.errors import KafkaTimeoutError
 
-from inference.pool import Pool, PoolError, WindowResult
-from inference.predictions import Predictions
-from streams.records import decode_signal
-from streams.settings import Settings
-from streams.transport import Outgoing
+from earlybell.inference.pool.pool import Pool, PoolError, WindowResult
+from earlybell.inference.predictions import Predictions
+from earlybell.streams.records import decode_signal
+from earlybell.streams.settings import Settings
+from earlybell.streams.transport import Outgoing
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.integration.whole_pipeline import both_roles, count, messages
 from tests.streams.chunk_workers import committed, ends, publish, until

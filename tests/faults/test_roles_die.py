@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from streams.records import decode_signal
-from streams.settings import Settings
+from earlybell.streams.records import decode_signal
+from earlybell.streams.settings import Settings
 from tests.integration.whole_pipeline import count, messages
 from tests.own_topics import as_environment
 from tests.streams.chunk_workers import committed, ends, publish, until
@@ -30,7 +30,7 @@ class Roles:
         self.running = {role: self._start(role) for role in ("scoring", "storing")}
 
     def _start(self, role: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "streams.cli", "run", "--role", role]
+        command = [sys.executable, "-m", "earlybell.streams.cli", "run", "--role", role]
         return subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL)
 
     def end_and_restart(self, role: str, number: signal.Signals) -> int:

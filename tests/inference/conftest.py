@@ -12,10 +12,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from inference import checkpoint
-from inference.calibration import Calibration, OperatingPoint
-from inference.confidence_window import ExitRule
-from inference.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.model import checkpoint
+from earlybell.inference.model.calibration import Calibration, OperatingPoint
+from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
 from tests.inference.tiny_models import outspoken, tiny
 
 WORDS = ["acme", "profit", "soars", "cuts", "outlook", "shares", "fall", "rise", "steady", "loss", "record", "sales"]

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.batching import bucket
-from inference.checkpoint import CheckpointError
-from inference.engine import Engine, EngineError, open_engine
-from inference.predictions import Predictions
-from inference.refilling import STRATEGIES
+from earlybell.inference.batching.backend import bucket
+from earlybell.inference.batching.strategies import STRATEGIES
+from earlybell.inference.engine import Engine, EngineError, open_engine
+from earlybell.inference.model.checkpoint import CheckpointError
+from earlybell.inference.predictions import Predictions
 
 DIALS = (0.0, 0.5, 0.75, 1.0)
 INDEPENDENT = ("shrink", "presort", "refill")
@@ -81,7 +81,7 @@ def test_bfloat16_stays_close(tiny_checkpoint: Path, texts: list[str]) -> None:
 def test_the_predicted_depth_is_the_mean_over_the_texts_own_tokens(
     engine: Engine, tiny_checkpoint: Path, texts: list[str]
 ) -> None:
-    from inference.checkpoint import load
+    from earlybell.inference.model.checkpoint import load
 
     loaded = load(tiny_checkpoint)
     expected = loaded.calibration.expected_depths(0)

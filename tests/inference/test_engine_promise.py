@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference import checkpoint
-from inference.batching import Window
-from inference.calibration import Calibration
-from inference.engine import Engine, open_engine
-from inference.native import library
-from inference.predictions import Predictions
-from inference.refilling import refill
+from earlybell.inference.batching.backend import Window
+from earlybell.inference.batching.strategies import refill
+from earlybell.inference.engine import Engine, open_engine
+from earlybell.inference.kernels.build import library
+from earlybell.inference.model import checkpoint
+from earlybell.inference.model.calibration import Calibration
+from earlybell.inference.predictions import Predictions
 from tests.inference.tiny_models import outspoken, tiny
 
 DIALS = (0.0, 0.5, 0.75, 1.0)  # full depth; agreement window; trend window, pruned; entropy, pruned more
@@ -42,8 +42,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) 
 
 
 def _calibration() -> Calibration:
-    from inference.calibration import OperatingPoint
-    from inference.confidence_window import ExitRule
+    from earlybell.inference.early_exit.confidence_window import ExitRule
+    from earlybell.inference.model.calibration import OperatingPoint
 
     rules = (ExitRule(), ExitRule(0.7, "agreement", 3, 0.1), ExitRule(0.7, "trend", 2, 0.0), ExitRule(0.9))
     curve = tuple(

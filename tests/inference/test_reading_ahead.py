@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from inference import engine as engines
-from inference import native
-from inference.checkpoint import SHIPPED, load
-from inference.engine import open_engine, read_ahead
-from inference.reading import Reader
-from inference.word_pieces import WordPieces
+from earlybell.inference import engine as engines
+from earlybell.inference.engine import open_engine, read_ahead
+from earlybell.inference.kernels import build
+from earlybell.inference.kernels.wordpiece import WordPieces
+from earlybell.inference.model.checkpoint import SHIPPED, load
+from earlybell.inference.model.tokenizer import Reader
 
 SUBJECTS = ("Acme’s Q3 profit", "The U.S. jobs report", "Café au Lait S.A.", "株価 in Tokyo", "Crude-oil futures", "")
 VERBS = ("soars 12.5%", "falls — again", "is steady @ 9am", "beats “estimates”", "https://only.a/link", "x" * 120)
@@ -40,7 +40,7 @@ def reader(request: pytest.FixtureRequest) -> Reader:
     found = load(SHIPPED).reader
     if request.param == "tokenizer proper":
         return found
-    kernels = native.library()
+    kernels = build.library()
     if kernels is None:
         pytest.skip("no C compiler here: no compiled word pieces")
     return replace(found, quick=WordPieces(found.tokenizer, kernels))

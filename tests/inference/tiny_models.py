@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from inference.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
 
 
 def tiny(**changes: Any) -> Config:

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from inference.engine import open_engine
-from inference.pool import Pool
-from storage import migrations
-from streams.settings import Settings
+from earlybell.inference.engine import open_engine
+from earlybell.inference.pool.pool import Pool
+from earlybell.storage import migrations
+from earlybell.streams.settings import Settings
 from tests.own_topics import own_topics
 
 

@@ -11,11 +11,11 @@ import pytest
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from inference.pool import Pool
-from streams import dead_letters
-from streams.brokers import client_options, open_producer
-from streams.records import MAX_MESSAGE_BYTES, decode_signal
-from streams.settings import Settings
+from earlybell.inference.pool.pool import Pool
+from earlybell.streams import dead_letters
+from earlybell.streams.brokers import client_options, open_producer
+from earlybell.streams.records import MAX_MESSAGE_BYTES, decode_signal
+from earlybell.streams.settings import Settings
 from tests.integration.whole_pipeline import both_roles, count, messages, query
 from tests.streams.chunk_workers import committed, ends, until
 

@@ -10,11 +10,11 @@ from typing import Any
 import psycopg2
 from kafka import KafkaConsumer, TopicPartition
 
-from inference.pool import Pool
-from storage.writer import Writer
-from streams import app
-from streams.brokers import client_options
-from streams.settings import Settings
+from earlybell.inference.pool.pool import Pool
+from earlybell.storage.writer import Writer
+from earlybell.streams import app
+from earlybell.streams.brokers import client_options
+from earlybell.streams.settings import Settings
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
-from storage import migrations
+from earlybell.storage import migrations
 
 MONDAY = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, Row, text
 
-from storage import asof
-from storage.connection import reading
-from storage.exceptions import StorageUnavailable
-from storage.tables import signals
-from storage.writer import Writer
+from earlybell.storage import asof
+from earlybell.storage.connection import reading
+from earlybell.storage.exceptions import StorageUnavailable
+from earlybell.storage.tables import signals
+from earlybell.storage.writer import Writer
 from tests.storage.conftest import MONDAY, signal_row
 
 HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)

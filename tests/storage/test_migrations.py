@@ -13,9 +13,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from storage import migrations
-from storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
-from storage.tables import metadata
+from earlybell.storage import migrations
+from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
+from earlybell.storage.tables import metadata
 from tests.storage.conftest import engine_of, news_row, signal_row
 
 # What information_schema and Alembic's comparison leave out: constraints, index definitions and comments, as Postgres

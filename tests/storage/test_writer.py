@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, make_url, select, text
 
-from storage import writer as writer_module
-from storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
-from storage.tables import news, signals
-from storage.writer import Writer, Written
+from earlybell.storage import writer as writer_module
+from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
+from earlybell.storage.tables import news, signals
+from earlybell.storage.writer import Writer, Written
 from tests.storage.conftest import engine_of, news_row, signal_row
 
 #: Which of the two arrives depends on how far the server's last word got.

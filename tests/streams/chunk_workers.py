@@ -9,10 +9,10 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from streams import app as pipeline_app
-from streams.brokers import client_options, open_producer
-from streams.settings import Settings
-from streams.transport import Chunk, ChunkSchema
+from earlybell.streams import app as pipeline_app
+from earlybell.streams.brokers import client_options, open_producer
+from earlybell.streams.settings import Settings
+from earlybell.streams.transport import Chunk, ChunkSchema
 
 Take = Callable[[Chunk], Awaitable[None]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.settings import Settings
+from earlybell.streams.settings import Settings
 from tests.own_topics import own_topics
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from streams import brokers
-from streams.cli import execute
-from streams.settings import Settings
+from earlybell.streams import brokers
+from earlybell.streams.cli import execute
+from earlybell.streams.settings import Settings
 from tests.own_topics import as_environment, own_topics
 
-EARLYBELL = [sys.executable, "-m", "streams.cli"]
+EARLYBELL = [sys.executable, "-m", "earlybell.streams.cli"]
 NOWHERE = {
     "EARLYBELL_KAFKA_BOOTSTRAP": "127.0.0.1:1",
     "EARLYBELL_DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/none",
@@ -116,7 +116,7 @@ def test_without_java_up_says_so(tmp_path: Path) -> None:
 
 def test_help_names_every_command_and_loads_no_room() -> None:
     script = (
-        "import sys, streams.cli as c; code = c.execute(['--help']);"
+        "import sys, earlybell.streams.cli as c; code = c.execute(['--help']);"
         "rooms = ('torch', 'kafka', 'faust', 'sqlalchemy', 'pydantic', 'numpy');"
         "print('LOADED', [room for room in rooms if room in sys.modules]); sys.exit(code)"
     )
@@ -229,7 +229,7 @@ def signal_json(news_id: str, symbols: list[str]) -> str:
 
 @pytest.mark.parametrize("command", ["settings", "db url"])
 def test_who_stops_reading_ends_us_without_a_word(command: str) -> None:
-    script = f"{sys.executable} -m streams.cli {command} | sleep 0; echo ${{PIPESTATUS[0]}}"
+    script = f"{sys.executable} -m earlybell.streams.cli {command} | sleep 0; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
     assert done.stdout.strip() == "1"
     assert done.stderr == ""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from streams.logs import masked
+from earlybell.streams.logs import masked
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import logging, structlog, warnings
-from streams import logs
+from earlybell.streams import logs
 logs.configure("{level}", "{form}")
 log = structlog.get_logger("streams.test")
 log.info("connected", url="postgresql://me:hunter2@db:5432/x", kafka_password="hunter2", texts=3)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.offsets import OffsetBook, Ticket
+from earlybell.streams.offsets import OffsetBook, Ticket
 
 
 @st.composite

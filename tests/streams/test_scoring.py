@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from inference.pool import Pool
-from inference.predictions import Predictions
-from streams import dead_letters
-from streams.offsets import Ticket
-from streams.records import BadNews, decode_signal, signal_id
-from streams.scoring import Scoring, broker_time
-from streams.settings import Settings
-from streams.transport import Chunk, Outgoing
+from earlybell.inference.pool.pool import Pool
+from earlybell.inference.predictions import Predictions
+from earlybell.streams import dead_letters
+from earlybell.streams.offsets import Ticket
+from earlybell.streams.records import BadNews, decode_signal, signal_id
+from earlybell.streams.scoring import Scoring, broker_time
+from earlybell.streams.settings import Settings
+from earlybell.streams.transport import Chunk, Outgoing
 from tests.benchmarks.constant_scorer import ConstantScorer
 
 NOW = datetime(2026, 1, 5, 9, 30, 1, tzinfo=UTC)

@@ -12,8 +12,8 @@ from aiokafka import AIOKafkaProducer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.settings import Settings
-from streams.transport import Chunk, Consumer, ConsumerThread, Producer, Transport
+from earlybell.streams.settings import Settings
+from earlybell.streams.transport import Chunk, Consumer, ConsumerThread, Producer, Transport
 from tests.streams.chunk_workers import ChunkWorker, acknowledge, committed, ends, publish, until, working
 
 

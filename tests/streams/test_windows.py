@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.windows import Limits, Windows
+from earlybell.streams.windows import Limits, Windows
 
 NEVER_S = 3600.0
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from inference import checkpoint
-from inference.calibration import Calibration, OperatingPoint
-from inference.confidence_window import ExitRule
-from inference.elbert import ElbertForSequenceClassification
-from inference.reading import Reader
-from inference.training.calibrate import (
+from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.model import checkpoint
+from earlybell.inference.model.calibration import Calibration, OperatingPoint
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.training.calibrate import (
     Budget,
     best_family,
     budgeted_groups,
@@ -23,7 +23,7 @@ from inference.training.calibrate import (
     default_point,
     fit_temperature,
 )
-from inference.training.data import LABELS, Example
+from earlybell.inference.training.data import LABELS, Example
 
 BUDGET = Budget(name="tiny", precision="float32", max_tokens=128)
 
@@ -72,7 +72,7 @@ def test_the_default_gives_nothing_of_its_budget_away() -> None:
 
 
 def test_no_source_pays_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference.training.calibrate.LEAST_TO_JUDGE", 3)
+    monkeypatch.setattr("earlybell.inference.training.calibrate.LEAST_TO_JUDGE", 3)
     groups = budgeted_groups(["b", "a", "a", "b", "b", "c", "a"])
     assert [one.tolist() for one in groups] == [[1, 2, 6], [0, 3, 4]], "c has too few to tell"
 
@@ -90,7 +90,7 @@ def test_the_token_table_by_hand() -> None:
 
 def labelled_by(model: ElbertForSequenceClassification, reader: Reader, texts: list[str]) -> list[Example]:
     """Examples that full depth gets right three times in four."""
-    from inference.training.optimise import all_logits
+    from earlybell.inference.training.optimise import all_logits
 
     answers = all_logits(model, reader.read(texts), precision="float32")[:, -1].argmax(-1)
     return [
@@ -127,7 +127,9 @@ def test_without_windows_the_exit_is_by_entropy_alone(
     texts: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("inference.training.calibrate.best_family", lambda *_: ExitRule(0.0, "agreement", 4, 0.95))
+    monkeypatch.setattr(
+        "earlybell.inference.training.calibrate.best_family", lambda *_: ExitRule(0.0, "agreement", 4, 0.95)
+    )
     reader = Reader.open(tokenizer_file, 128)
     dev = labelled_by(tiny_model, reader, texts)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.checkpoint import SHIPPED, load
-from inference.training.company_news import announcements
-from inference.training.data import LABELS, text_key
-from inference.training.optimise import all_logits
+from earlybell.inference.model.checkpoint import SHIPPED, load
+from earlybell.inference.training.company_news import announcements
+from earlybell.inference.training.data import LABELS, text_key
+from earlybell.inference.training.optimise import all_logits
 
 BY_HAND = Path(__file__).with_name("company_news.jsonl")
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
-from inference.checkpoint import load
-from inference.confidence_window import ExitRule
-from inference.training.commands import app
-from inference.training.comparisons import at_equal_depth, compare, exit_curves, prediction, rank_correlation
-from inference.training.data import LABELS, Example
-from inference.training.plots import draw_comparison
+from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.model.checkpoint import load
+from earlybell.inference.training.commands import app
+from earlybell.inference.training.comparisons import at_equal_depth, compare, exit_curves, prediction, rank_correlation
+from earlybell.inference.training.data import LABELS, Example
+from earlybell.inference.training.plots import draw_comparison
 
 numbers = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=40)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.training.data import (
+from earlybell.inference.training.data import (
     DEV_SEED,
     REPORT_SEED,
     DataError,

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from inference import native
-from inference.elbert import Config, ElbertForSequenceClassification
-from inference.pretrained import CheckpointError
-from inference.reading import Reader
-from inference.training import teaching
-from inference.training.data import LABELS, Example
-from inference.training.distil import Distillation, distil
-from inference.training.fit import Training, fit
-from inference.training.measures import softmax
-from inference.training.optimise import Schedule, all_logits
-from inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
+from earlybell.inference.kernels import build
+from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.huggingface import CheckpointError
+from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.training import teaching
+from earlybell.inference.training.data import LABELS, Example
+from earlybell.inference.training.distil import Distillation, distil
+from earlybell.inference.training.fit import Training, fit
+from earlybell.inference.training.measures import softmax
+from earlybell.inference.training.optimise import Schedule, all_logits
+from earlybell.inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
 
 SAYS = {"negative": "fall", "neutral": "steady", "positive": "soars"}
 FILL = ["acme", "profit", "sales", "shares", "loss", "cuts", "a", "b", "c", "d"]
@@ -129,7 +129,7 @@ def test_a_teachers_labels_are_computed_once(teacher: Path, tmp_path: Path, monk
 def test_quantised_teachers_say_what_they_say_in_full(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if native.library() is None:
+    if build.library() is None:
         pytest.skip("no C compiler here")
     texts = [one.text for one in sentences(200, 7)]
     quick = teaching.teacher_logits(teacher, texts, tmp_path / "int8", precision="float32")

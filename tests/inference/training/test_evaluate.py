@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from inference.training.commands import app
-from inference.training.evaluate import evaluate, evaluate_curve
-from inference.training.labelled import LabelledFile
-from streams.cli import execute
+from earlybell.inference.training.commands import app
+from earlybell.inference.training.evaluate import evaluate, evaluate_curve
+from earlybell.inference.training.labelled import LabelledFile
+from earlybell.streams.cli import execute
 
 LABELS = ("negative", "neutral", "positive")
 

@@ -17,11 +17,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from inference.elbert import Config, ElbertForSequenceClassification
-from inference.training.commands import app
-from inference.training.data import DEV_SEED, LABELS, DataError, Example, data_directory, is_set_aside, read_corpus
-from inference.training.fit import Training, fit
-from inference.training.optimise import Schedule, all_logits
+from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.training.commands import app
+from earlybell.inference.training.data import (
+    DEV_SEED,
+    LABELS,
+    DataError,
+    Example,
+    data_directory,
+    is_set_aside,
+    read_corpus,
+)
+from earlybell.inference.training.fit import Training, fit
+from earlybell.inference.training.optimise import Schedule, all_logits
 
 SAYS = {"negative": ["fall", "cuts", "loss"], "neutral": ["steady", "outlook", "shares"],
         "positive": ["soars", "rise", "record"]}  # fmt: skip

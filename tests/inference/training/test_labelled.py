@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from inference.training.data import DEV_SEED, DataError, Example, is_set_aside, text_key
-from inference.training.labelled import LabelledFile, drawn, labels_of, split
+from earlybell.inference.training.data import DEV_SEED, DataError, Example, is_set_aside, text_key
+from earlybell.inference.training.labelled import LabelledFile, drawn, labels_of, split
 
 LABELS = ("negative", "neutral", "positive")
 CSV = 'title,mood\n"Acme, up",bullish\nAcme down,Negative\nAcme,1\n'

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from inference.training.measures import (
+from earlybell.inference.training.measures import (
     accuracy,
     calibrated_error,
     confusion,

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.elbert import ElbertForSequenceClassification
-from inference.token_pruning import kept_tokens, speed_up
-from inference.training.optimise import all_logits
-from inference.training.pruning import by_layer, speed_up_over, sweep
+from earlybell.inference.early_exit.token_pruning import kept_tokens, speed_up
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.training.optimise import all_logits
+from earlybell.inference.training.pruning import by_layer, speed_up_over, sweep
 from tests.inference.tiny_models import outspoken, tiny
 
 

@@ -1,0 +1,1 @@
+"""Earlybell: sentiment signals from financial news."""

@@ -1,0 +1,101 @@
+"""What the demonstration asks the database in the end: questions that a researcher would ask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from earlybell.storage import asof
+from earlybell.storage.connection import reading
+
+#: The correction that changed the sign of a story most, and when each of its revisions became available.
+_TURNED = text(
+    """
+    SELECT a.news_id, n1.headline AS before, n2.headline AS after, a.available_at AS first, b.available_at AS second
+    FROM signals a
+    JOIN signals b ON b.news_id = a.news_id AND b.revision = 2 AND a.revision = 1
+    JOIN news n1 ON (n1.news_id, n1.revision) = (a.news_id, 1)
+    JOIN news n2 ON (n2.news_id, n2.revision) = (a.news_id, 2)
+    -- One window may have scored both revisions: then there was no moment at which only the first was known.
+    ORDER BY b.available_at > a.available_at DESC, abs(b.score - a.score) DESC, a.news_id LIMIT 1
+    """
+)
+#: What each hop of the way took; the names are those of the columns.
+_HOPS = text(
+    """
+    SELECT hop, percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) AS median, max(ms) AS longest
+    FROM signals
+    CROSS JOIN LATERAL (VALUES
+        ('waiting for inference (queue_ms)', queue_ms),
+        ('inference (inference_ms)', inference_ms),
+        ('scored_at to available_at', extract(epoch FROM available_at - scored_at) * 1000)
+    ) AS hops (hop, ms)
+    GROUP BY hop ORDER BY median DESC
+    """
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An answer as a table."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def results(url: str) -> Iterator[Result]:
+    """Ask the database; every answer comes from one snapshot.
+
+    Raises
+    ------
+    StorageError
+        The database cannot be reached.
+    """
+    with reading(url) as connection:
+        yield _by_symbol(connection)
+        yield _correction(connection)
+        hops = connection.execute(_HOPS).all()
+        shown = [(hop, f"{median:.1f}", f"{longest:.1f}") for hop, median, longest in hops]
+        yield Result("Where the time goes, slowest hop first", ("hop", "median ms", "longest ms"), shown)
+
+
+def _by_symbol(connection: Connection) -> Result:
+    rows: Sequence[Any] = asof.symbol_sentiment_as_of(connection, datetime.now(UTC), timedelta(hours=1))
+    ranked = sorted(rows, key=lambda row: row.mean_score)
+    shown = [
+        (
+            row.symbol,
+            str(row.signals),
+            f"{row.mean_score:+.2f}",
+            f"{row.last_score:+.2f}",
+            f"{row.positive}/{row.negative}",
+        )
+        for row in (*ranked[:4], *ranked[-4:])
+    ]
+    return Result(
+        "Sentiment by symbol, as of now: the four worst and the four best  (symbol_sentiment_as_of)",
+        ("symbol", "stories", "mean", "last", "pos/neg"),
+        shown,
+    )
+
+
+def _correction(connection: Connection) -> Result:
+    turned = connection.execute(_TURNED).one()
+    shown = []
+    for name, at, headline in (
+        ("before the correction", turned.second - timedelta(microseconds=1), turned.before),
+        ("after it", turned.second, turned.after),
+    ):
+        known = next((row for row in asof.signals_as_of(connection, at) if row.news_id == turned.news_id), None)
+        said = (str(known.revision), f"{known.score:+.2f}", headline) if known else ("none", "", "not known yet")
+        shown.append((name, f"{at:%H:%M:%S.%f}", *said))
+    return Result(
+        "One story as of two moments: no backtest sees a correction early  (signals_as_of)",
+        ("", "as of", "revision", "score", "headline"),
+        shown,
+    )

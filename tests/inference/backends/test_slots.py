@@ -1,0 +1,232 @@
+"""Fixed slots against batches that shrink and grow: the same answers, whoever sits where, and the same bits alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from earlybell.inference.backends.cuda_graphs import Step
+from earlybell.inference.backends.padded import PaddedEncoder
+from earlybell.inference.backends.slots import MOST_WIDTHS, Slots
+from earlybell.inference.batching.backend import Answers, Ids, Window
+from earlybell.inference.batching.strategies import refill, shrink
+from earlybell.inference.early_exit.confidence_window import ExitRule
+from tests.inference.tiny_models import outspoken, tiny
+
+CPU = torch.device("cpu")
+RULES = {
+    "never": ExitRule(),
+    "confidence": ExitRule(0.8),
+    "agreement": ExitRule(0.5, "agreement", 2, 0.1),
+    "trend": ExitRule(0.5, "trend", 2),
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "one group": {},
+    "two groups of two": {"groups": 2, "inner_layers": 2},
+    "a group a depth": {"groups": 4},
+    "three groups, unequal": {"groups": 3},
+    "one head, no exit at 0": {"shared_head": True, "depth_zero": False},
+    "CLS alone": {"head": "cls"},
+}
+
+
+@cache
+def encoder(
+    model: str, rule: str, alpha: float, fixed: bool, tokens: int = 64, device: torch.device = CPU
+) -> PaddedEncoder:
+    made = outspoken(tiny(**MODELS[model]), seed=3).to(device)
+    temperatures = torch.tensor([1.0, 1.5, 0.8, 1.2, 1.0], device=device)[5 - len(made.config.depths) :]
+    return PaddedEncoder(made, RULES[rule], temperatures, alpha, device, tokens, fixed)
+
+
+def in_precision(encoder: PaddedEncoder, precision: torch.dtype) -> PaddedEncoder:
+    model = outspoken(encoder.config, seed=3).to(encoder.device)
+    model.embedding.to(precision)
+    model.layers.to(precision)
+    return replace(encoder, model=model)
+
+
+def window(lengths: list[int], seed: int = 0) -> Window:
+    generator = np.random.default_rng(seed)
+    rows: list[Ids] = [generator.integers(5, 64, length).astype(np.int32) for length in lengths]
+    return Window(rows, generator.random(len(rows)).astype(np.float32) * 4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), model=st.sampled_from(list(MODELS)), rule=st.sampled_from(list(RULES)),
+       alpha=st.sampled_from([1.0, 0.7]), every=st.integers(1, 5))  # fmt: skip
+def test_it_answers_as_batches_without_a_shape_do(
+    data: st.DataObject, model: str, rule: str, alpha: float, every: int
+) -> None:
+    """Queues shorter and longer than a load; loads of one row and of many; pruning on and off."""
+    tokens = data.draw(st.sampled_from([8, 64, 1_000]), "tokens of a load")
+    texts = window(data.draw(st.lists(st.integers(2, 40), min_size=1, max_size=50), "lengths"), seed=1)
+    with torch.inference_mode():
+        found = refill(encoder(model, rule, alpha, True, tokens), texts, every=every)
+        grown = refill(encoder(model, rule, alpha, False, tokens), texts, every=every)
+        shrunk = shrink(encoder(model, rule, alpha, False, tokens), texts)
+    for other in (grown, shrunk):
+        same(found, other, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_text_has_the_same_bits_alone_and_in_a_crowd(model: str, precision: torch.dtype) -> None:
+    texts = window([3, 9, 30, 5, 8, 7, 8, 12, 8, 8, 6, 31, 29, 8, 7], seed=2)
+    made = in_precision(encoder(model, "trend", 0.8, True), precision)
+    with torch.inference_mode():
+        together = refill(made, texts)
+        backwards = refill(made, Window(texts.rows[::-1], texts.predicted), every=3)
+        alone = [refill(made, Window([row], texts.predicted[:1])) for row in texts.rows]
+    assert len(set(together.exit_depth.tolist())) > 1, "texts must leave at different depths"
+    assert np.array_equal(together.probabilities, backwards.probabilities[::-1])
+    assert np.array_equal(together.probabilities, np.concatenate([one.probabilities for one in alone]))
+    assert together.exit_depth.tolist() == [int(one.exit_depth[0]) for one in alone]
+
+
+@pytest.mark.parametrize("model", ["one group", "a group a depth"])
+def test_no_row_idles_before_the_queue_runs_dry(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[tuple[str, int]] = []
+    enter, deepen = Slots.enter, Slots.deepen
+
+    def entered(self: Slots, slots: NDArray[np.int64], *others: NDArray[np.int64]) -> None:
+        loads.append(("enter", len(slots)))
+        enter(self, slots, *others)  # type: ignore[arg-type]
+
+    def deepened(self: Slots, group: int, slots: NDArray[np.int64], *others: NDArray[np.int64]) -> None:
+        loads.append(("deepen", len(slots)))
+        deepen(self, group, slots, *others)
+
+    monkeypatch.setattr(Slots, "enter", entered)
+    monkeypatch.setattr(Slots, "deepen", deepened)
+    with torch.inference_mode():
+        answers = refill(encoder(model, "confidence", 1.0, True), window([8] * 83))
+    assert len(set(answers.exit_depth.tolist())) > 2
+    dry = max(place for place, (step, _) in enumerate(loads) if step == "enter")
+    assert dry > 10
+    assert {size for _, size in loads[:dry]} == {8}, "64 tokens are 8 rows of 8"
+    assert sum(size for step, size in loads if step == "enter") == 83
+    assert sum(size for step, size in loads if step == "deepen") == answers.exit_depth.sum()
+
+
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What a CUDA graph does, on any device: the operations of one run, repeated on the same memory, without Python.
+
+    As in a capture, nobody may look at a value, make a tensor of Python's numbers, or let a shape hang on values.
+    """
+
+    FORBIDDEN = ("_local_scalar_dense", "lift_fresh", "lift_fresh_copy", "nonzero", "masked_select", "unique", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.replays = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.FORBIDDEN, f"{name} cannot be captured"
+        masks = name in ("index", "index_put", "index_put_") and any(
+            one is not None and one.dtype == torch.bool for one in args[1]
+        )
+        assert not masks, "an index by a mask cannot be captured"
+        result = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, result))
+        return result
+
+    def recorded(self, step: Step) -> Step:
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+        with self:
+            step()
+        operations = self.operations
+
+        def replay() -> None:
+            self.replays += 1
+            for func, args, kwargs, result in operations:
+                again = func(*args, **kwargs)
+                for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+        return replay
+
+
+@pytest.mark.parametrize("rule", ["confidence", "trend"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("alpha", "precision"), [(1.0, torch.bfloat16), (0.7, torch.float32)])
+def test_steps_can_be_captured_and_replayed(
+    model: str, rule: str, alpha: float, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "earlybell.inference.model.elbert.pays_fused", lambda device, tokens: tokens > 20
+    )  # as on a GPU
+    tape = Tape()
+    monkeypatch.setattr("earlybell.inference.backends.slots.Recorder", lambda device: tape)
+    made = in_precision(encoder(model, rule, alpha, True), precision)
+    texts = [window([8] * 30 + [3, 40, 21, 22, 37]), window([40, 7, 6]), window([20] * 9, seed=5)]
+    with torch.inference_mode():
+        replayed = [refill(made, one, every=every) for one in texts for every in (1, 2)]
+        assert tape.replays > 20
+        eager = [refill(replace(made, fixed=False), one, every=every) for one in texts for every in (1, 2)]
+    for one, other in zip(replayed, eager, strict=True):
+        same(one, other, tolerance=1e-5 if precision == torch.float32 else 1e-3)
+
+
+def test_slots_stay_where_they_are() -> None:
+    """A graph reads and writes the addresses that it was captured with."""
+    made = replace(encoder("two groups of two", "trend", 0.7, True))
+    slots = made.slots(8)
+    assert slots is not None
+    tensors = {name: value.data_ptr() for name, value in vars(slots).items() if isinstance(value, torch.Tensor)}
+    kept = {name: value.data_ptr() for name, value in vars(slots._window).items() if isinstance(value, torch.Tensor)}
+    assert {"_x", "_plan", "_ids", "_outcome"} <= set(tensors)
+    assert set(kept) == {"run", "label", "lead"}
+    with torch.inference_mode():
+        refill(made, window([8] * 40 + [30] * 10 + [5] * 9))
+    assert made.slots(8) is slots
+    assert {name: value.data_ptr() for name, value in vars(slots).items() if name in tensors} == tensors
+    assert {name: value.data_ptr() for name, value in vars(slots._window).items() if name in kept} == kept
+
+
+def test_a_window_that_failed_half_way_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = replace(encoder("one group", "trend", 1.0, True))
+    texts = window([8] * 30)
+    with torch.inference_mode():
+        expected = refill(made, texts)
+        with monkeypatch.context() as patch:
+            calls = iter(range(100))
+            outcome = Slots.outcome
+
+            def fails(self: Slots) -> NDArray[np.float32]:
+                if next(calls) == 3:
+                    raise torch.OutOfMemoryError("out of memory")
+                return outcome(self)
+
+            patch.setattr(Slots, "outcome", fails)
+            with pytest.raises(torch.OutOfMemoryError):
+                refill(made, texts)
+        same(refill(made, texts), expected, tolerance=0.0)
+
+
+def test_more_widths_than_are_kept_are_answered_too() -> None:
+    made = replace(encoder("one group", "trend", 1.0, True), model=outspoken(tiny(positions=1_500), seed=3))
+    texts = window([8, 1_200, *range(40, 1_400, 32)], seed=4)
+    assert len(texts.rows) > MOST_WIDTHS
+    with torch.inference_mode():
+        found = refill(made, texts)
+        expected = shrink(replace(made, fixed=False), texts)
+    same(found, expected, tolerance=1e-5)
+
+
+def same(one: Answers, other: Answers, tolerance: float) -> None:
+    assert one.exit_depth.tolist() == other.exit_depth.tolist()
+    assert one.tokens_kept.tolist() == other.tokens_kept.tolist()
+    assert np.abs(one.probabilities - other.probabilities).max() <= tolerance

@@ -1,0 +1,62 @@
+"""The checkpoint that comes with the package: whole, within its size, and as good as its card says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from earlybell.inference.engine import open_engine
+from earlybell.inference.model.checkpoint import SHIPPED, describe, load, verify
+from earlybell.inference.training.data import DataError, data_directory, read_corpus
+from earlybell.inference.training.evaluate import evaluate
+
+RECORD = json.loads((SHIPPED / "calibration-record.json").read_text(encoding="utf-8"))
+
+
+def test_it_is_whole_and_within_its_size() -> None:
+    assert len(verify(SHIPPED)) == 16
+    assert (SHIPPED / "model.safetensors").stat().st_size <= 32_000_000
+    described = describe(SHIPPED)
+    assert described["name"] == "elbert-small"
+    assert described["predicts_depth"]
+    assert {"README.md", "training.json"} <= {file.name for file in SHIPPED.iterdir()}
+
+
+def test_the_default_dial_is_the_fastest_within_half_a_point() -> None:
+    calibration = load(SHIPPED).calibration
+    default = calibration.point(calibration.default_dial)
+    assert default.accuracy_lost <= 0.005
+    assert default.mean_depth <= 0.4 * load(SHIPPED).model.config.layers
+
+
+def test_every_exit_knows_how_sure_it_is() -> None:
+    assert max(RECORD["ece_after"]) <= 0.03
+
+
+def test_it_reads_plain_news_as_people_do() -> None:
+    engine = open_engine("cpu")
+    said = engine.score(
+        [
+            "Acme profit soars to a record, raises its outlook",
+            "Borealis shares plunge after it cuts its dividend and warns of losses",
+            "Cedar Corp to hold its annual meeting on May 4",
+        ]
+    )
+    labels = [engine.description.labels[place] for place in said.probabilities.argmax(1)]
+    assert labels == ["positive", "negative", "neutral"]
+
+
+@pytest.mark.parametrize("dial", ["full", "default"])
+def test_tfns_validation_is_as_the_card_says(dial: str) -> None:
+    try:
+        corpus = read_corpus(data_directory())
+    except DataError as missing:
+        pytest.skip(str(missing))
+    card = RECORD["reported"]["tfns_validation"][0 if dial == "full" else 1]
+    found = evaluate(corpus.report["tfns_validation"], dial=card["dial"], precision="bfloat16")
+    assert found["model_revision"] == card["model_revision"]
+    # Another processor sums in another order: a few near-ties of 2,388 may fall otherwise.
+    assert found["accuracy"] == pytest.approx(card["accuracy"], abs=0.002)
+    assert found["mean_depth"] == pytest.approx(card["mean_depth"], abs=0.05)
+    assert found["accuracy"] >= 0.88

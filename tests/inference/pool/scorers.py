@@ -1,0 +1,108 @@
+"""Scorers for the pool's tests: the pool's subject is processes, so these do to theirs what a model might.
+
+A text begins with a number, which its answer carries back in `tokens`; the words after it say what it does to the
+process that scores it. Imported by the workers, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from earlybell.inference.pool.worker import MakeScorer
+from earlybell.inference.predictions import ModelDescription, Predictions
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's, which the pool tells by its name."""
+
+
+class ObedientScorer:
+    """Does what its texts say."""
+
+    def __init__(self, device: str, revision: str, most_texts: int | None, fails_after: Path | None) -> None:
+        self.description = ModelDescription(
+            "obedient", revision, ("negative", "neutral", "positive"), ("en",), 6, 128, 0.5, "dial=0.50", "none", device
+        )
+        self._most_texts = most_texts
+        self._fails_after = fails_after
+        self._warm = False
+        self._broken = False
+
+    def warm_up(self) -> None:
+        self._warm = True
+        print("model loaded")
+
+    def score(self, texts: Sequence[str]) -> Predictions:
+        assert self._warm
+        if self._fails_after is not None and any("break" in text for text in texts) and not self._fails_after.exists():
+            self._fails_after.touch()
+            self._broken = True
+        if self._broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if self._most_texts is not None and len(texts) > self._most_texts:
+            raise OutOfMemoryError(f"{len(texts)} texts do not fit")
+        numbers = [_obey(text) for text in texts]
+        n = len(texts)
+        return Predictions(
+            np.full((n, 3), 1 / 3, np.float32),
+            np.ones(n, np.int16),
+            np.full(n, np.nan, np.float32),
+            np.array(numbers, np.int32),
+            np.array(numbers, np.int32),
+        )
+
+
+def obedient(revision: str = "first", *, most_texts: int | None = None, fails_after: Path | None = None) -> MakeScorer:
+    return partial(ObedientScorer, revision=revision, most_texts=most_texts, fails_after=fails_after)
+
+
+def obedient_of(device: str, checkpoint: Path) -> ObedientScorer:
+    checkpoint.read_bytes()
+    return ObedientScorer(device, "first", None, None)
+
+
+def without_checkpoint(device: str) -> ObedientScorer:
+    raise FileNotFoundError(f"no checkpoint for {device}:\n  /nowhere/model.safetensors")
+
+
+def dies_while_loading(device: str) -> ObedientScorer:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError(device)
+
+
+def never_ready(device: str) -> ObedientScorer:
+    time.sleep(3600)
+    raise AssertionError(device)
+
+
+def _obey(text: str) -> int:
+    number, *words = text.split()
+    match words:
+        case ["raise"]:
+            raise ValueError(f"cannot read {number}")
+        case ["memory"]:
+            raise MemoryError
+        case ["kill"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case ["exit"]:
+            os._exit(3)
+        case ["hang"]:
+            # PyDLL keeps the interpreter's lock: native code that hangs as hard as it can.
+            ctypes.PyDLL(None).sleep(3600)
+        case ["wait", path]:
+            # Says that it has begun, and goes on when it is told to.
+            Path(path, f"begun-{number}").touch()
+            while not Path(path, f"go-{number}").exists():
+                time.sleep(0.005)
+        case ["stdout"]:
+            sys.stdout.write("a print in a window\n")
+    return int(number) if number.isdigit() else 0

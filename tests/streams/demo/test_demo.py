@@ -1,0 +1,168 @@
+"""The demonstration: run for real, broken off in the middle, and its verdict on what is not as it should be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from earlybell.streams.commands.feeds import raw_messages
+from earlybell.streams.commands.rows import open_file
+from earlybell.streams.dead_letters import letter
+from earlybell.streams.demo import sample
+from earlybell.streams.demo.tally import Tally
+from earlybell.streams.records import BadNews, NewsItem, SentimentSignal, decode_news, encode, signal_id
+
+ROOT = Path(__file__).parents[3]
+PATIENCE_S = 240.0
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+class Origin(msgspec.Struct):
+    """A message as it was read."""
+
+    key: bytes | None
+    value: bytes | None
+    topic: str = "news.raw"
+    partition: int = 0
+    offset: int = 0
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def scored(item: NewsItem, number: int) -> bytes:
+    return encode(
+        SentimentSignal(
+            signal_id=signal_id(item.id, item.revision, "r", "dial=0.50"), news_id=item.id, revision=item.revision,
+            symbols=item.symbols or [], source=item.source, label="neutral", score=0.0, probabilities={"neutral": 1.0},
+            confidence=1.0, published_at=item.published_at, ingested_at=NOON, scored_at=NOON + timedelta(seconds=1),
+            queue_ms=1.0, inference_ms=1.0, model="m", model_revision="r", policy="dial=0.50", dial=0.5,
+            precision="float32", exit_depth=number % 7, predicted_depth=None, depth_limit=6, tokens=5, tokens_kept=5,
+            topic="news.raw", partition=0, offset=number,
+        )
+    )  # fmt: skip
+
+
+def played(skip: Callable[[int], bool] = lambda line: False) -> Tally:
+    """A tally of what the sample gives, but for some lines."""
+    tally = Tally(published=sample.MESSAGES, news_rows=sample.NEWS, signal_rows=sample.SIGNALS)
+    for message in raw_messages(open_file(str(sample.FEED))):
+        if skip(message.line):
+            continue
+        if message.line in sample.BROKEN:
+            try:
+                reason = f"language {decode_news(message.value).language!r} is none that the model reads: en"
+            except BadNews as fault:
+                reason = str(fault)
+            sent = letter(Origin(message.key, message.value), stage="decode", kind="BadNews", reason=reason)
+            tally.add_letter(sent.value, list(sent.headers))
+        else:
+            tally.add_signal(
+                scored(decode_news(message.value), message.line), int(NOON.timestamp() * 1000) + message.line
+            )
+    return tally
+
+
+def test_what_the_sample_gives_is_not_found_wanting() -> None:
+    tally = played()
+    assert tally.complete()
+    assert tally.wrong() == []
+    assert sum(tally.depths.values()) == sample.SIGNALS
+    assert set(tally.depths) == set(range(7))
+    assert 60 < tally.as_intended < sample.SIGNALS
+    assert tally.percentile(0.5) == pytest.approx(sample.MESSAGES / 2, abs=10)
+    assert tally.percentile(0.0) < tally.percentile(0.99) <= sample.MESSAGES
+    assert tally.headline(tally.latest[-1])[0].startswith("Quillstone closes higher")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [(1, "distinct signals: 330, not 331"), (13, "dead letters: 13, not 14"), (235, "dead letters: 13, not 14")],
+)
+def test_what_is_missing_is_said(line: int, said: str) -> None:
+    tally = played(lambda number: number == line)
+    assert not tally.complete()
+    assert said in tally.wrong()
+
+
+def test_a_letter_for_another_reason_is_wrong_though_the_count_is_right() -> None:
+    tally = played(lambda line: line == 235)
+    sent = letter(Origin(None, b"?"), stage="decode", kind="BadNews", reason="out of memory")
+    tally.add_letter(sent.value, list(sent.headers))
+    assert tally.complete()
+    assert tally.wrong() == ["an unexpected dead letter: out of memory"]
+
+
+def test_a_row_too_many_is_wrong() -> None:
+    tally = played()
+    tally.signal_rows += 1
+    assert tally.complete()
+    assert tally.wrong() == ["rows in signals: 332, not 331"]
+
+
+def demo(temporary: Path, *arguments: str) -> subprocess.Popen[str]:
+    """One whose every process has the directory's name in its arguments or its environment."""
+    named = {"EARLYBELL_KAFKA_BOOTSTRAP": "127.0.0.1:1", "EARLYBELL_DATABASE_URL": "postgresql://127.0.0.1:1/theirs"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "earlybell.streams.cli", "demo", *arguments],
+        env={**os.environ, **named, "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True,
+    )  # fmt: skip
+
+
+def left_behind(temporary: Path) -> list[str]:
+    """Processes that know of the directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if str(temporary).encode() in told:
+            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def test_the_demonstration_shows_all_and_leaves_nothing(tmp_path: Path) -> None:
+    process = demo(tmp_path, "--seconds", "3")
+    said, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, said
+    assert f"{sample.SIGNALS} signals, each with its row, and {len(sample.BROKEN)} dead letters" in said
+    for title in ("Sentiment by symbol", "One story as of two moments", "slowest hop first"):
+        assert title in said
+    before, after = (line for line in said.splitlines() if line.startswith(("before the correction", "after it")))
+    assert "CORRECTED" in after
+    assert "CORRECTED" not in before
+    assert "\x1b[" not in said, "plain lines where the output is no terminal"
+    assert left_behind(tmp_path) == []
+    assert list(tmp_path.glob("earlybell-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [("starting a private", signal.SIGINT), ("starting both roles", signal.SIGTERM), ("replaying", signal.SIGINT)],
+)
+def test_broken_off_it_leaves_nothing(tmp_path: Path, phase: str, number: signal.Signals) -> None:
+    process = demo(tmp_path)
+    assert process.stdout is not None
+    said = ""
+    while phase not in said:
+        line = process.stdout.readline()
+        assert line, f"it ended before: {said}"
+        said += line
+    time.sleep(0.5)
+    process.send_signal(number)
+    time.sleep(0.1)
+    process.send_signal(number)  # a second one must not break off the cleaning up
+    said += process.communicate(timeout=PATIENCE_S)[0]
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert left_behind(tmp_path) == []
+    assert list(tmp_path.glob("earlybell-*")) == []
