@@ -1,7 +1,7 @@
 """A checkpoint on a device: texts in, predictions out. Can be imported and used alone.
 
-It joins checkpoint, reader, kernels and batching strategy, and decides what hangs on the machine (precision,
-strategy, threads). It knows nothing of Kafka, SQL or processes.
+It joins tokenizer, batching strategy and backend, and decides what depends on the machine (precision, strategy,
+threads). It knows nothing of Kafka, SQL or processes.
 """
 
 from __future__ import annotations
@@ -14,37 +14,39 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from earlybell.inference.backends.int8_weights import QuantisedEncoder
-from earlybell.inference.backends.packed_batches import PackedEncoder
-from earlybell.inference.backends.padded import PaddedEncoder
-from earlybell.inference.batching.backend import Encoder, Window, bucket
-from earlybell.inference.batching.strategies import STRATEGIES
+from earlybell.inference.backends.int8 import Int8Backend
+from earlybell.inference.backends.int8_weights import Int8Weights
+from earlybell.inference.backends.padded import PaddedBackend
+from earlybell.inference.batching.backend import Backend, Ids, Window
+from earlybell.inference.batching.planning import bucket
+from earlybell.inference.batching.strategies import STRATEGIES, Strategy
+from earlybell.inference.early_exit.depth_prediction import DepthPrediction
 from earlybell.inference.kernels import build, wordpiece
 from earlybell.inference.kernels.wordpiece import WordPieces
+from earlybell.inference.model.calibration import OperatingPoint
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
 from earlybell.inference.precision import PRECISIONS, fastest_precision, int8_kernels
 from earlybell.inference.predictions import ModelDescription, Predictions
 
-#: Padded tokens of a batch. On a CPU more than this no longer fits its caches; a GPU wants to be filled, but a batch of
-#: fixed shape costs a small window as much as a large one (reckoned, not measured: 0.1 to 0.2 ms a layer on an H200).
+#: Padded tokens of a batch. On a CPU more than this exceeds the caches; a GPU wants to be filled, but a batch of fixed
+#: shape costs a small window as much as a large one (estimated, not measured: 0.1 to 0.2 ms a layer on an H200).
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 16_384
-#: Of the exact mode on a CPU, where every row that idles is computed too.
+#: Of the exact mode on a CPU, where idle rows are computed too.
 EXACT_BATCH_TOKENS = 256
-#: Tokens of a batch of packed texts: as many as the largest chunk has, so that no small rest is left of it.
+#: Of a packed batch: as many as the largest chunk has, so that no small batch is left over.
 PACKED_BATCH_TOKENS = 6_144
-#: Characters that one thread takes at a time. While they are computed the next ones are read.
-LEAST_CHUNK, LARGEST_CHUNK, SHARES = 1_200, 18_000, 1.5
-#: Characters of a text that are counted: about as many as are read of a long one.
-COUNTED = 2_500
-#: Texts that a GPU gets at a time, while the next are read; and texts that a thread reads at a time. Most of
-#: reading is Python's own, which holds up whoever launches steps; more readers than two would only wait their turn.
-PORTION, READ_AT_ONCE, READERS = 16_384, 128, 2
+#: Characters that a thread takes at a time. While it computes, the next chunk is tokenized.
+SMALLEST_CHUNK, LARGEST_CHUNK, CHUNKS_PER_THREAD = 1_200, 18_000, 1.5
+#: Characters counted per text: about as many as are read of a long one.
+COUNTED_CHARACTERS = 2_500
+#: Texts that a GPU gets at a time while the next are tokenized, texts that a thread tokenizes at a time, and threads.
+#: Most of tokenizing holds the interpreter's lock, which delays launching steps: more than two threads only queue up.
+PORTION, TOKENIZED_AT_ONCE, TOKENIZER_THREADS = 16_384, 128, 2
 
 
 class EngineError(ValueError):
-    """A device, precision, dial or strategy that cannot be had; one line that says what can."""
+    """A device, precision, dial or strategy that is not available; one line that says what is."""
 
 
 class Engine:
@@ -62,12 +64,10 @@ class Engine:
         exact: bool = False,
         threads: int = 0,
     ) -> None:
-        if strategy != "auto" and strategy not in STRATEGIES:
-            raise EngineError(f"no strategy {strategy!r}: choose auto or one of {', '.join(STRATEGIES)}")
         calibration, model = checkpoint.calibration, checkpoint.model.eval()
-        chosen = calibration.default_dial if dial is None else dial
+        chosen_dial = calibration.default_dial if dial is None else dial
         try:
-            point = calibration.point(chosen)
+            point = calibration.point(chosen_dial)
         except ValueError as error:
             raise EngineError(str(error)) from error
         self._device = _device(device)
@@ -78,49 +78,35 @@ class Engine:
             raise EngineError(f"no precision {precision!r}: choose auto, {' or '.join(PRECISIONS)}")
         if precision == "int8" and kernels is None:
             raise EngineError("no int8 here: it needs a CPU device, a C compiler and a cache directory; choose auto")
-        if strategy == "auto":
-            strategy = default_strategy(precision, self._device)
-        if exact and precision != "int8" and strategy != "refill":
-            if strategy in ("padded", "predict"):
-                raise EngineError(f"the strategy {strategy!r} is never exact: choose auto or refill")
-            strategy = "refill"
-        self._strategy = STRATEGIES[strategy]
-        self._threads, self._count = None, 1
-        self.encoder: Encoder
+        self.strategy = _strategy(strategy, precision, self._device, exact)
+        self.backend: Backend
+        self._threads, self._thread_count = None, 1
         if kernels is not None and precision == "int8":
-            self.encoder = PackedEncoder(
-                kernels=QuantisedEncoder(model, kernels),
-                rule=point.rule,
-                temperatures=np.array(calibration.temperatures, np.float32),
-                alpha=point.alpha,
-                batch_tokens=batch_tokens or PACKED_BATCH_TOKENS,
+            self.backend = Int8Backend(
+                kernels,
+                Int8Weights(model),
+                point.rule,
+                np.array(calibration.temperatures, np.float32),
+                point.alpha,
+                batch_tokens or PACKED_BATCH_TOKENS,
             )
-            self._count = threads or _cores()
-            if self._count > 1:
-                self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="engine")
+            self._thread_count = threads or _cores()
+            if self._thread_count > 1:
+                self._threads = ThreadPoolExecutor(self._thread_count, thread_name_prefix="engine")
         else:
-            model.to(self._device)
-            # The exits stay in float32: they are small, and a confidence is compared with a threshold.
-            model.embedding.to(PRECISIONS[precision])
-            model.layers.to(PRECISIONS[precision])
-            self.encoder = PaddedEncoder(
-                model=model,
-                rule=point.rule,
-                temperatures=torch.tensor(calibration.temperatures, device=self._device),
-                alpha=point.alpha,
-                device=self._device,
-                batch_tokens=batch_tokens or _batch_tokens(self._device, exact),
-                fixed=exact or self._device.type == "cuda",
-            )
-        # Of the strategies on a GPU only this one gives a text the same bits however a window is cut.
-        reads_ahead = self._device.type == "cuda" and strategy == "refill"
-        self._ahead: Executor | None = ThreadPoolExecutor(READERS, "reader") if reads_ahead else None
+            tokens = batch_tokens or _batch_tokens(self._device, self.strategy)
+            self.backend = _padded_backend(checkpoint, point, self._device, precision, tokens)
+        # Tokenizing ahead cuts a window into portions, which may not change a bit of an answer.
+        ahead = self._device.type == "cuda" and self.strategy.exact
+        self._ahead: Executor | None = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer") if ahead else None
         self._reader = checkpoint.reader
         compiled = build.library()
-        if compiled is not None and wordpiece.fits(self._reader.tokenizer):
+        if compiled is not None and wordpiece.is_supported(self._reader.tokenizer):
             self._reader = replace(self._reader, quick=WordPieces(self._reader.tokenizer, compiled))
-        expected = calibration.expected_depths(model.config.depths.start)
-        self._expected_depth = None if expected is None else expected.numpy()
+        expected_depths = calibration.expected_depths(model.config.depths.start)
+        self._depth_prediction = DepthPrediction(
+            None if expected_depths is None else expected_depths.numpy(), self._reader.pad_id
+        )
         self._description = ModelDescription(
             model=calibration.name,
             model_revision=checkpoint.revision,
@@ -128,12 +114,11 @@ class Engine:
             languages=calibration.languages,
             depth_limit=model.config.layers,
             max_tokens=calibration.max_tokens,
-            dial=chosen,
-            policy=f"dial={chosen:.2f}",
+            dial=chosen_dial,
+            policy=f"dial={chosen_dial:.2f}",
             precision=precision,
             device=str(self._device),
         )
-        self.strategy = strategy
 
     @property
     def description(self) -> ModelDescription:
@@ -141,20 +126,24 @@ class Engine:
         return self._description
 
     def warm_up(self) -> None:
-        """Run the widths of headlines, and the widest, once: kernels are chosen and memory is claimed.
+        """Run the widths of headlines, and the widest, once: libraries choose kernels and allocate memory.
 
-        On a GPU every width: each is recorded as a CUDA graph at its first use (`fixed_slots`).
+        On a GPU every width: each is recorded as a CUDA graph at its first use (`backends.slots`).
         """
-        widest = self._description.max_tokens
-        widths = {widest} if not self.encoder.pads else {*range(8, 36, 4), 40, 48, 64, bucket(widest)}
+        longest = self._description.max_tokens
+        widths = {longest} if not self.backend.pads else {*range(8, 36, 4), 40, 48, 64, bucket(longest)}
         if self._device.type == "cuda":
-            widths = {bucket(tokens) for tokens in range(1, widest + 1)}
-        for width in sorted(min(width, widest) for width in widths):
-            self._answer([np.full(width, self._reader.sep_id, np.int32)])
+            widths = {bucket(tokens) for tokens in range(1, longest + 1)}
+        for tokens in sorted(min(width, longest) for width in widths):
+            self._answer([np.full(tokens, self._reader.sep_id, np.int32)])
 
-    def read(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """The token ids of each text, as the model reads it."""
+    def read(self, texts: Sequence[str]) -> list[Ids]:
+        """Return the token ids of each text, as the model reads it."""
         return self._reader.read(texts)
+
+    def window(self, texts: Sequence[Ids]) -> Window:
+        """Return the window of these texts, with a predicted exit depth for each."""
+        return Window(texts, self._depth_prediction.predict(texts))
 
     def score(self, texts: Sequence[str]) -> Predictions:
         """Score the texts; an empty window gives no rows."""
@@ -163,7 +152,7 @@ class Engine:
             return Predictions.concatenate([], classes)
         if self._ahead is not None and len(texts) > PORTION:
             portions = read_ahead(self.read, texts, self._ahead)
-            return Predictions.concatenate([self._answer(rows) for rows in portions], classes)
+            return Predictions.concatenate([self._answer(portion) for portion in portions], classes)
         chunks = self._chunks(texts) if self._threads is not None else []
         if self._threads is None or len(chunks) == 1:
             return self._answer(self.read(texts))
@@ -171,43 +160,29 @@ class Engine:
         return Predictions.concatenate([chunk.result() for chunk in running], classes)
 
     def _chunks(self, texts: Sequence[str]) -> list[tuple[int, int]]:
-        """Where to cut a window for the threads: ever smaller, so that they end together."""
-        sizes = [min(len(text), COUNTED) + 1 for text in texts]
+        """Cut a window for the threads into ever smaller chunks, so that they finish together."""
+        sizes = [min(len(text), COUNTED_CHARACTERS) + 1 for text in texts]
         left, start, chunks = sum(sizes), 0, []
         while start < len(texts):
-            wanted = min(max(left / (SHARES * self._count), LEAST_CHUNK), LARGEST_CHUNK)
-            stop, taken = start, 0
-            while stop < len(texts) and taken < wanted:
-                taken += sizes[stop]
+            wanted = min(max(left / (CHUNKS_PER_THREAD * self._thread_count), SMALLEST_CHUNK), LARGEST_CHUNK)
+            stop, size = start, 0
+            while stop < len(texts) and size < wanted:
+                size += sizes[stop]
                 stop += 1
             chunks.append((start, stop))
-            left, start = left - taken, stop
+            left, start = left - size, stop
         return chunks
 
-    def _answer(self, rows: list[NDArray[np.int32]]) -> Predictions:
-        predicted = self.predict_depths(rows)
-        with torch.inference_mode():
-            answers = self._strategy(self.encoder, Window(rows, predicted))
+    def _answer(self, texts: list[Ids]) -> Predictions:
+        window = self.window(texts)
+        answers = self.strategy.run(self.backend, window)
         return Predictions(
             probabilities=answers.probabilities,
             exit_depth=answers.exit_depth,
-            predicted_depth=predicted,
-            tokens=np.array([len(row) for row in rows], np.int32),
+            predicted_depth=window.predicted,
+            tokens=np.array([len(ids) for ids in texts], np.int32),
             tokens_kept=answers.tokens_kept,
         )
-
-    def predict_depths(self, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        """(texts,) GEEP's expectation: the mean over a text's tokens, special ones apart; NaN without a token table."""
-        if self._expected_depth is None:
-            return np.full(len(rows), np.nan, np.float32)
-        lengths = np.array([len(row) - 2 for row in rows])
-        # In double precision a text's mean does not hang on what was summed before it.
-        values = self._expected_depth[np.concatenate([row[1:-1] for row in rows])].astype(np.float64)
-        starts = np.minimum(np.cumsum(lengths) - lengths, len(values))
-        sums = np.add.reduceat(np.append(values, 0.0), starts)
-        # A text without a token of its own gets what an unseen token says.
-        prior = float(self._expected_depth[self._reader.pad_id])
-        return np.where(lengths > 0, sums / np.maximum(lengths, 1), prior).astype(np.float32)
 
 
 def open_engine(
@@ -228,27 +203,28 @@ def open_engine(
     device
         ``cpu``, ``cuda`` or ``cuda:N``.
     checkpoint
-        Its directory; None: the one that is shipped.
+        Its directory; None: the shipped one.
     dial
         0: full depth .. 1: the fastest calibrated; None: the checkpoint's default.
     precision
-        ``float32``, ``bfloat16``, ``int8`` (a CPU with a C compiler), or ``auto``: whichever measured fastest on this
-        machine, remembered from then on.
+        ``float32``, ``bfloat16``, ``int8`` (a CPU with a C compiler), or ``auto``: the one that measured fastest on
+        this machine, remembered from then on.
     threads
-        Of a CPU engine; 0: one a core. Holds for the whole process.
+        Of a CPU engine; 0: one per core. Applies to the whole process.
     strategy
-        How a window is put into batches: one of `refilling.STRATEGIES`, or ``auto``.
+        How a window is batched: one of `batching.strategies.STRATEGIES`, or ``auto``.
     batch_tokens
         Tokens of a batch, padding included; 0: what suits the device.
     exact
-        Promise the same bits for a text whatever stands beside it, at the cost of speed where int8 is not at hand.
+        Give a text's answer the same bits whatever else is in the window, at the cost of speed unless int8 is
+        available.
 
     Raises
     ------
     CheckpointError
         If the checkpoint is missing, damaged or foreign.
     EngineError
-        If the device, precision, dial or strategy cannot be had.
+        If the device, precision, dial or strategy is not available.
     """
     if threads > 0:
         torch.set_num_threads(threads)
@@ -265,38 +241,60 @@ def open_engine(
 
 
 def read_ahead(
-    read: Callable[[Sequence[str]], list[NDArray[np.int32]]], texts: Sequence[str], threads: Executor
-) -> Iterator[list[NDArray[np.int32]]]:
-    """What ``read`` gives for the texts, in their order, `PORTION` texts at a time.
+    read: Callable[[Sequence[str]], list[Ids]], texts: Sequence[str], threads: Executor
+) -> Iterator[list[Ids]]:
+    """Yield what ``read`` returns for the texts, in order, `PORTION` texts at a time.
 
-    While the caller has one portion the threads read the next, and no further: what they hold of the interpreter is
-    the caller's loss. ``read`` is called by several of them at once.
+    While the caller works on one portion the threads read the next, and no further: they compete with the caller for
+    the interpreter's lock. Several threads call ``read`` at once.
     """
-    reading: list[Future[list[NDArray[np.int32]]]] = []
+    reading: list[Future[list[Ids]]] = []
     for start in range(0, len(texts) + PORTION, PORTION):
         stop = min(start + PORTION, len(texts))
-        cuts = range(start, stop, READ_AT_ONCE)
-        following = [threads.submit(read, texts[cut : min(cut + READ_AT_ONCE, stop)]) for cut in cuts]
+        cuts = range(start, stop, TOKENIZED_AT_ONCE)
+        following = [threads.submit(read, texts[cut : min(cut + TOKENIZED_AT_ONCE, stop)]) for cut in cuts]
         if reading:
-            yield [row for chunk in reading for row in chunk.result()]
+            yield [ids for chunk in reading for ids in chunk.result()]
         reading = following
 
 
-def default_strategy(precision: str, device: torch.device) -> str:
-    """What measured fastest (tests/benchmarks/README.md).
+def default_strategy(precision: str, device: torch.device) -> Strategy:
+    """Return the strategy that measured fastest (docs/benchmarks.md).
 
-    Packed texts gain nothing from an order; a padded batch wants to stay full on a GPU, and on a CPU to do no more
-    work than it must.
+    Packed texts gain nothing from an order; a padded batch should stay full on a GPU, and on a CPU do as little work as
+    possible.
     """
     if precision == "int8":
-        return "shrink"
-    return "refill" if device.type == "cuda" else "presort"
+        return STRATEGIES["shrink"]
+    return STRATEGIES["refill" if device.type == "cuda" else "presort"]
 
 
-def _batch_tokens(device: torch.device, exact: bool) -> int:
+def _strategy(name: str, precision: str, device: torch.device, exact: bool) -> Strategy:
+    if name != "auto" and name not in STRATEGIES:
+        raise EngineError(f"no strategy {name!r}: choose auto or one of {', '.join(STRATEGIES)}")
+    strategy = default_strategy(precision, device) if name == "auto" else STRATEGIES[name]
+    if not exact or precision == "int8" or strategy.exact:
+        return strategy
+    if strategy.exits != "rule":
+        raise EngineError(f"the strategy {name!r} is never exact: choose auto or refill")
+    return STRATEGIES["refill"]
+
+
+def _padded_backend(
+    checkpoint: Checkpoint, point: OperatingPoint, device: torch.device, precision: str, batch_tokens: int
+) -> PaddedBackend:
+    model = checkpoint.model.to(device)
+    # The exits stay in float32: they are small, and a confidence is compared with a threshold.
+    model.embedding.to(PRECISIONS[precision])
+    model.layers.to(PRECISIONS[precision])
+    temperatures = torch.tensor(checkpoint.calibration.temperatures, device=device)
+    return PaddedBackend(model, point.rule, temperatures, point.alpha, device, batch_tokens)
+
+
+def _batch_tokens(device: torch.device, strategy: Strategy) -> int:
     if device.type == "cuda":
         return GPU_BATCH_TOKENS
-    return EXACT_BATCH_TOKENS if exact else CPU_BATCH_TOKENS
+    return EXACT_BATCH_TOKENS if strategy.exact else CPU_BATCH_TOKENS
 
 
 def _cores() -> int:

@@ -1,6 +1,6 @@
-"""Which precision runs a model fastest on this machine: measured once, and remembered (`tuning`).
+"""Which precision runs a model fastest on this machine: measured once and remembered (`kernels.autotune`).
 
-Processors differ more than one thinks: bfloat16 is five times as fast as float32 on one and half as fast on another.
+Processors differ widely: bfloat16 is five times as fast as float32 on one and half as fast on another.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ import numpy as np
 import torch
 
 from earlybell.inference.backends import int8_weights
-from earlybell.inference.backends.int8_weights import QuantisedEncoder
+from earlybell.inference.backends.int8 import Int8Backend
+from earlybell.inference.backends.int8_weights import Int8Weights
+from earlybell.inference.early_exit.confidence_window import ExitRule
 from earlybell.inference.kernels import autotune, build
 from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification, Layer
 
-#: By name, what torch computes the layers in; int8 is the compiled kernels' and leaves torch's model as it is.
+#: What torch computes the layers in, by precision; int8 uses the compiled kernels and leaves torch's model as it is.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.float32}
-#: A batch of headlines, as the candidates are timed on.
+#: A batch of headlines, on which the candidates are timed.
 TEXTS, TOKENS = 64, 20
+#: What the speed of a layer depends on.
+_LAYER_SHAPE = ("hidden", "heads", "feed_forward", "activation")
 
 
 def int8_kernels(config: Config) -> ctypes.CDLL | None:
-    """The compiled kernels, if there are any here and they can compute this model."""
-    return build.library() if int8_weights.fits(config) else None
+    """Return the compiled kernels, or None if there are none or they do not support this model."""
+    return build.library() if int8_weights.is_supported(config) else None
 
 
 def fastest_precision(
     model: ElbertForSequenceClassification, device: torch.device, kernels: ctypes.CDLL | None = None
 ) -> str:
-    """The precision of ``auto``: the same in every process of a machine, whatever is going on there."""
+    """Return the precision that ``auto`` stands for: the same in every process of a machine, under any load."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     candidates: dict[str, Callable[[], object]] = {
         name: _torch_layer(model.config, PRECISIONS[name]) for name in ("float32", "bfloat16")
     }
-    otherwise = "bfloat16" if _multiplies_bfloat16() else "float32"
+    fallback = "bfloat16" if _multiplies_bfloat16() else "float32"
     if kernels is not None:
         candidates["int8"] = _int8_layer(model, kernels)
-        otherwise = "int8" if kernels.earlybell_wide() else otherwise
+        fallback = "int8" if build.form(kernels) != "portable" else fallback
     shape = model.config.to_json()
-    question = {"shape": {name: shape[name] for name in _LAYER}, "torch": torch.__version__}
-    return autotune.fastest(candidates, question, otherwise)
-
-
-#: What a layer's speed hangs on.
-_LAYER = ("hidden", "heads", "feed_forward", "activation")
+    question = {"shape": {name: shape[name] for name in _LAYER_SHAPE}, "torch": torch.__version__}
+    return autotune.fastest(candidates, question, fallback)
 
 
 def _torch_layer(config: Config, dtype: torch.dtype) -> Callable[[], object]:
@@ -66,15 +66,16 @@ def _torch_layer(config: Config, dtype: torch.dtype) -> Callable[[], object]:
 
 def _int8_layer(model: ElbertForSequenceClassification, kernels: ctypes.CDLL) -> Callable[[], object]:
     @functools.cache
-    def encoder() -> QuantisedEncoder:
-        return QuantisedEncoder(model, kernels)
+    def backend() -> Int8Backend:
+        temperatures = np.ones(len(model.config.depths), np.float32)
+        return Int8Backend(kernels, Int8Weights(model), ExitRule(), temperatures, 1.0, TEXTS * TOKENS)
 
-    return lambda: encoder().deepen(encoder().embed([np.zeros(TOKENS, np.int32)] * TEXTS), 0)
+    return lambda: backend().run([np.zeros(TOKENS, np.int32)] * TEXTS, depth=1)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The kernels run one thread a batch; so does torch while the two are compared."""
+    """Hold torch to one thread, as the kernels use one per batch."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -84,4 +85,4 @@ def _one_thread() -> Iterator[None]:
 
 
 def _multiplies_bfloat16() -> bool:
-    return any(one in autotune.processor().split() for one in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(extension in autotune.processor().split() for extension in ("avx512_bf16", "amx_bf16", "bf16"))

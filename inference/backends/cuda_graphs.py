@@ -1,6 +1,6 @@
-"""What keeps a GPU from waiting for Python: copies through pinned memory, and steps that are launched as one.
+"""Keep a GPU from waiting for Python: copies through pinned memory, and steps that are launched as one graph.
 
-It knows CUDA streams, graphs and memory; nothing of models, texts or strategies. On a CPU a step is just called.
+It knows CUDA streams, graphs and memory; nothing of models, texts or strategies. On a CPU a step is simply called.
 """
 
 from __future__ import annotations
@@ -17,57 +17,57 @@ log = structlog.get_logger(__name__)
 
 Step = Callable[[], None]
 
-#: Runs before a capture: libraries choose kernels and claim their workspaces, neither of which can be captured.
+#: Runs before a capture: libraries choose kernels and allocate their workspaces, and neither can be captured.
 WARM_UPS = 3
 
 
 def staged(values: NDArray[Any], device: torch.device) -> Tensor:
-    """The values on the device; the copy is queued on the current stream, and nobody waits for it.
+    """Return the values on the device; the copy is queued on the current stream without waiting.
 
-    The pinned memory comes from torch's own store, which hands it out again only when the copy is through.
+    torch's allocator hands pinned memory out again only when the copy is complete.
     """
     tensor = torch.from_numpy(values)
     if device.type != "cuda":
         return tensor
-    with torch.cuda.device(device):  # pinning claims memory on the current device, whichever that is
+    with torch.cuda.device(device):  # pinning allocates on the current device, whichever that is
         return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fetched(values: Tensor) -> NDArray[Any]:
-    """The device's values on the host, once all that was queued before has run: the one place that waits."""
+    """Return the device's values on the host, after everything queued before has run: the one place that waits."""
     if values.device.type != "cuda":
         return values.clone().numpy()
     with torch.cuda.device(values.device):
-        home = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        home.copy_(values, non_blocking=True)
+        pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        pinned.copy_(values, non_blocking=True)
         torch.cuda.current_stream().synchronize()
-    found: NDArray[Any] = home.numpy()
-    return found
+    array: NDArray[Any] = pinned.numpy()
+    return array
 
 
 class Recorder:
     """Turns steps into CUDA graphs of one device, which share their memory.
 
-    A step takes no arguments and gives nothing back: it reads and writes tensors that stay where they are. Whatever
-    it makes on the way lies in the shared pool and is gone when another graph runs, so no two may run at once.
+    A step takes no arguments and returns nothing: it reads and writes tensors that stay in place. What it allocates on
+    the way lies in the shared pool and is overwritten when another graph runs, so no two may run at once.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._captures = device.type == "cuda"
         if self._captures:
-            # Of our own: torch's default for captures belongs to the device that was current at its first use.
+            # A stream of our own: torch's default for captures belongs to the device that was current at its first use.
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._pool = torch.cuda.graph_pool_handle()
 
     def recorded(self, step: Step) -> Step:
-        """A replay of the step on CUDA, the step itself elsewhere, or where it cannot be captured.
+        """Return a replay of the step on CUDA; elsewhere, or if it cannot be captured, the step itself.
 
-        The step is run a few times in recording, so its tensors must hold something that it can run on.
+        Recording runs the step a few times, so its tensors must hold values that it can run on.
         """
         if not self._captures:
             return step
-        # A capture that fails leaves its stream as the current one; the outer context brings ours back.
+        # A capture that fails leaves its stream current; the outer context restores ours.
         with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream(self._device)):
             try:
                 return self._captured(step)
@@ -75,7 +75,7 @@ class Recorder:
                 raise
             except RuntimeError as error:
                 self._captures = False
-                log.warning("no CUDA graphs here: every kernel is launched on its own, which is slower", why=str(error))
+                log.warning("cuda_graphs_unavailable", effect="kernels are launched one by one", reason=str(error))
         return step
 
     def _captured(self, step: Step) -> Step:
@@ -85,7 +85,7 @@ class Recorder:
                 step()
         torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # What another thread of the process does on its own stream must not spoil the capture: thread_local.
+        # thread_local: what another thread of the process does on its own stream must not spoil the capture.
         with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
             step()
         replay: Step = graph.replay

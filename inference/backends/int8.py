@@ -1,7 +1,9 @@
-"""Packed texts from their ids to their answers in one call of the compiled kernels (``packed_exits.c``).
+"""The int8 backend: packed texts from token ids to answers in one call of the compiled kernels (`forward.c`).
 
-The call holds no interpreter, so the threads of an engine really run side by side. It knows the kernels' encoder, the
-exit rule's numbers and the pruning's; nothing of strategies, windows or tokenizers.
+Texts are packed without padding and each is computed on its own, so an answer is the same to the last bit whatever else
+is in the batch: exact in every strategy, order, batch size and number of threads. The call holds no interpreter lock,
+so an engine's threads run in parallel.
+It knows packed weights, the exit rule's numbers and the pruning's; nothing of strategies, windows or tokenizers.
 """
 
 from __future__ import annotations
@@ -10,142 +12,182 @@ import ctypes
 import math
 import threading
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_float, c_int64, c_void_p
+from ctypes import Structure, byref, c_float, c_void_p, pointer
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earlybell.inference.backends.int8_weights import QuantisedEncoder, aligned, at
-from earlybell.inference.batching.backend import Answers
+from earlybell.inference.backends.int8_weights import Int8Weights
+from earlybell.inference.batching.backend import Answers, Ids
 from earlybell.inference.early_exit.confidence_window import ExitRule
 from earlybell.inference.early_exit.token_pruning import kept_tokens
+from earlybell.inference.kernels import structs
+from earlybell.inference.kernels.structs import EXIT_TEXTS, LANES, STRIP, address, aligned
+from earlybell.inference.model.elbert import Config
 
-#: As the C numbers them.
-FORMS = ("off", "agreement", "trend")
-
-
-class Rule(Structure):
-    """An `ExitRule` as the kernels read it."""
-
-    _fields_ = [("threshold", c_float), ("margin", c_float), ("uniform", c_float), ("form", c_int64),
-                ("window", c_int64)]  # fmt: skip
-
-    @classmethod
-    def of(cls, rule: ExitRule, classes: int) -> Rule:
-        """The same rule."""
-        return cls(rule.threshold, rule.margin, math.log(classes), FORMS.index(rule.window_rule), rule.window)
+#: Tokens that go through a layer together: their intermediate values must fit a core's own cache (1 MB).
+TILE_TOKENS = 96
+#: The rules of a window, in the order of ``enum window_rule``.
+WINDOW_RULES = ("off", "agreement", "trend")
 
 
-class Said(Structure):
-    """Where the kernels keep what each text has said so far."""
-
-    _fields_ = [("run", c_void_p), ("label", c_void_p), ("lead", c_void_p)]
-
-
-class _Journey(Structure):
-    _fields_ = [("embedding", c_void_p), ("layers", POINTER(c_void_p)), ("exits", POINTER(c_void_p)),
-                ("temperatures", POINTER(c_float)), ("rule", Rule), ("depths", c_int64), ("inner", c_int64),
-                ("hidden", c_int64), ("classes", c_int64), ("batch_tokens", c_int64),
-                ("asks_from", c_int64)]  # fmt: skip
-
-
-class _Room(Structure):
-    _fields_ = [("x", c_void_p), ("lengths", c_void_p), ("origin", c_void_p), ("keep", c_void_p), ("said", Said),
-                ("probabilities", c_void_p), ("stays", c_void_p)]  # fmt: skip
-
-
-class PackedExits:
-    """A model, its exits' temperatures and the rule that texts leave by. Any number of threads may use one.
+class Int8Backend:
+    """A model in int8 on a CPU, and the rule that texts exit by. Any number of threads may use one.
 
     Parameters
     ----------
     temperatures
         (exits,) in the order of ``config.depths``.
     alpha
-        ACC's share that a layer keeps; 1: no pruning.
+        The share of tokens that a layer keeps (ACC); 1: no pruning.
     batch_tokens
-        Tokens that travel together.
+        Tokens of a batch.
     """
+
+    pads = False
 
     def __init__(
         self,
-        kernels: QuantisedEncoder,
+        kernels: ctypes.CDLL,
+        weights: Int8Weights,
         rule: ExitRule,
         temperatures: NDArray[np.float32],
         alpha: float,
         batch_tokens: int,
     ) -> None:
-        config = kernels.config
-        self._kernels, self._alpha, self._batch_tokens = kernels, alpha, batch_tokens
-        groups = [kernels.layers[config.group_at(depth)] for depth in range(1, config.layers + 1)]
-        self._layers = _addresses([layer for group in groups for layer in group])
-        self._exits = _addresses([kernels.exits.get(depth) for depth in range(config.layers + 1)])
+        self.kernels, self.weights, self.batch_tokens = kernels, weights, batch_tokens
+        self._alpha = alpha
+        config = weights.config
         first = config.depths[0]
-        self._temperatures = (c_float * (config.layers + 1))(*[1.0] * first, *temperatures.tolist())
-        self._journey = _Journey(
-            embedding=ctypes.addressof(kernels.embedding),
-            layers=self._layers,
-            exits=self._exits,
-            temperatures=self._temperatures,
-            rule=Rule.of(rule, config.classes),
+        groups = [weights.layers[config.group_at(depth)] for depth in range(1, config.layers + 1)]
+        model = structs.Model(
+            embedding=pointer(weights.embedding),
+            layers=_addresses([layer for group in groups for layer in group]),
+            exits=_addresses([weights.exits.get(depth) for depth in range(config.layers + 1)]),
+            temperatures=(c_float * (config.layers + 1))(*[1.0] * first, *temperatures.tolist()),
+            rule=exit_rule(rule, config.classes),
             depths=config.layers,
-            inner=config.inner_layers,
+            inner_layers=config.inner_layers,
             hidden=config.hidden,
             classes=config.classes,
             batch_tokens=batch_tokens,
-            # Where nothing but the last depth can answer, no exit before it need be asked.
-            asks_from=config.layers if rule.never else first,
+            # If only the last depth can answer, no exit before it is evaluated.
+            first_exit=config.layers if rule.never else first,
         )
-        self._rooms = threading.local()
+        self._model = model
+        self._model_to_depth = {depth: _to_depth(model, depth) for depth in config.depths}
+        self._local = threading.local()
 
-    def answer(self, rows: Sequence[NDArray[np.int32]]) -> Answers:
-        """Take texts (the ids of each) to the exits that they leave by."""
-        texts, config = len(rows), self._kernels.config
-        lengths = np.fromiter((len(row) for row in rows), np.int32, texts)
-        answers = Answers.empty(texts, config.classes)
+    @property
+    def config(self) -> Config:
+        """The model's shape."""
+        return self.weights.config
+
+    def run(
+        self,
+        texts: Sequence[Ids],
+        width: int = 0,
+        *,
+        depth: int | None = None,
+        prunes: bool = True,
+        continuous: bool = False,
+    ) -> Answers:
+        """Run a batch; see `batching.backend.Backend`. Without padding, ``width`` and ``continuous`` have no effect."""
+        answers = Answers.empty(len(texts), self.config.classes)
         if not texts:
             return answers
-        longest = int(lengths.max())
-        ids = np.concatenate(rows)
+        lengths = np.fromiter((len(ids) for ids in texts), np.int32, len(texts))
+        ids = np.concatenate(texts)
+        layers = self.config.layers if depth is None else depth
         keep = None
-        if self._alpha < 1.0:
-            keep = kept_tokens(torch.from_numpy(lengths), self._alpha, config.layers).numpy().astype(np.int32)
-        self._kernels.library.earlybell_carry(
-            byref(self._journey),
-            at(ids),
-            at(lengths),
-            c_int64(texts),
-            None if keep is None else at(keep),
-            byref(self._room(longest)),
-            byref(self._kernels.scratch(longest)),
-            at(answers.probabilities),
-            at(answers.exit_depth),
-            at(answers.tokens_kept),
+        if prunes and self._alpha < 1.0 and layers:
+            keep = kept_tokens(torch.from_numpy(lengths), self._alpha, layers).numpy().astype(np.int32)
+        longest = int(lengths.max())
+        self.kernels.earlybell_forward(
+            byref(self._model if depth is None else self._model_to_depth[depth]),
+            address(ids),
+            address(lengths),
+            len(texts),
+            None if keep is None else address(keep),
+            byref(self._batch(longest)),
+            byref(self.workspace(longest)),
+            address(answers.probabilities),
+            address(answers.exit_depth),
+            address(answers.tokens_kept),
         )
         return answers
 
-    def _room(self, longest: int) -> _Room:
-        """The calling thread's own; kept, since a new one's pages would cost as much as embedding the texts."""
-        tokens = max(self._batch_tokens, longest)
-        if getattr(self._rooms, "tokens", 0) < tokens:
-            config = self._kernels.config
+    def _batch(self, longest: int) -> structs.Batch:
+        """Return the calling thread's own batch; kept, since fresh pages cost as much as embedding the texts."""
+        tokens = max(self.batch_tokens, longest)
+        if getattr(self._local, "batch_tokens", 0) < tokens:
+            config = self.config
             texts = tokens  # every text has at least one
             arrays = {
-                "x": aligned(tokens * config.hidden, np.float32),
+                "hidden": aligned(tokens * config.hidden, np.float32),
                 "lengths": aligned(texts, np.int32),
                 "origin": aligned(texts, np.int32),
                 "keep": aligned(texts, np.int32),
                 "probabilities": aligned(texts * config.classes, np.float32),
                 "stays": aligned(texts, np.uint8),
             }
-            said = aligned(texts, np.int32), aligned(texts, np.int32), aligned(texts, np.float32)
-            self._rooms.arrays, self._rooms.tokens = (arrays, said), tokens
-            places = {name: array.ctypes.data for name, array in arrays.items()}
-            self._rooms.room = _Room(**places, said=Said(*(array.ctypes.data for array in said)))
-        room: _Room = self._rooms.room
-        return room
+            window = {
+                "run": aligned(texts, np.int32),
+                "label": aligned(texts, np.int32),
+                "lead": aligned(texts, np.float32),
+            }
+            self._local.batch_arrays, self._local.batch_tokens = (arrays, window), tokens
+            self._local.batch = structs.Batch(**_pointers(arrays), window=structs.WindowState(**_pointers(window)))
+        batch: structs.Batch = self._local.batch
+        return batch
+
+    def workspace(self, longest: int) -> structs.Workspace:
+        """Return the calling thread's own workspace, large enough for a text of this many tokens."""
+        tokens = max(TILE_TOKENS, -(-longest // LANES) * LANES)
+        if getattr(self._local, "workspace_tokens", 0) < tokens:
+            weights, config = self.weights, self.config
+            layer = weights.layers[0][0]
+            taps = 3 * config.depth_zero_filters
+            outputs = max(layer.qkv.outputs, layer.feed_forward_in.outputs, config.embedding, taps)
+            inputs = max(layer.attention_out.inputs, layer.feed_forward_out.inputs, config.embedding)
+            arrays = {
+                "wide": aligned(tokens * outputs, np.float32),
+                "bytes": aligned(tokens * inputs, np.uint8),
+                "scale": aligned(tokens, np.float32),
+                "zero_point": aligned(tokens, np.int32),
+                "queries": aligned(layer.head_size * STRIP, np.float32),
+                "keys": aligned(tokens * layer.head_size, np.float32),
+                "values": aligned(tokens * layer.head_size, np.float32),
+                "scores": aligned(tokens * STRIP, np.float32),
+                "contribution": aligned(tokens * LANES, np.float32),
+                "selected": aligned(tokens, np.int32),
+                "pooled": aligned(EXIT_TEXTS * max(exit_.head.inputs for exit_ in weights.exits.values()), np.float32),
+            }
+            self._local.workspace_arrays, self._local.workspace_tokens = arrays, tokens
+            self._local.workspace = structs.Workspace(**_pointers(arrays), tile_tokens=TILE_TOKENS)
+        workspace: structs.Workspace = self._local.workspace
+        return workspace
+
+
+def exit_rule(rule: ExitRule, classes: int) -> structs.ExitRule:
+    """Return a rule as the kernels read it."""
+    return structs.ExitRule(
+        rule.threshold, rule.margin, math.log(classes), WINDOW_RULES.index(rule.window_rule), rule.window
+    )
+
+
+def _to_depth(model: structs.Model, depth: int) -> structs.Model:
+    """Return the same model, answering every text at this depth."""
+    shortened = structs.Model.from_buffer_copy(model)
+    shortened.depths = shortened.first_exit = depth
+    return shortened
 
 
 def _addresses(structures: Sequence[Structure | None]) -> ctypes.Array[c_void_p]:
-    return (c_void_p * len(structures))(*(None if one is None else ctypes.addressof(one) for one in structures))
+    return (c_void_p * len(structures))(*(None if item is None else ctypes.addressof(item) for item in structures))
+
+
+def _pointers(arrays: dict[str, NDArray[Any]]) -> dict[str, int]:
+    return {name: address(array) for name, array in arrays.items()}

@@ -1,7 +1,7 @@
-"""Batches of padded texts on torch: float32 and bfloat16, on any device.
+"""Padded batches on torch: float32 and bfloat16, on any device.
 
-Here a batch shrinks as texts leave; `fixed_slots` has the batches whose number of rows never changes.
-It knows the model and tensors; nothing of exit rules' meaning, strategies or tokenizers.
+The batch steps through the depths and shrinks as texts exit; continuous batching is in `slots`.
+It knows the model and tensors; nothing of strategies or tokenizers.
 """
 
 from __future__ import annotations
@@ -9,128 +9,99 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from earlybell.inference.backends.cuda_graphs import staged
-from earlybell.inference.backends.slots import Slots, SlotsByWidth, padded_ids
-from earlybell.inference.batching.backend import Ids
-from earlybell.inference.early_exit.confidence_window import ExitRule
-from earlybell.inference.early_exit.token_pruning import alive_tokens
+from earlybell.inference.backends.slots import SlotsByWidth, pad
+from earlybell.inference.batching.backend import Answers, Ids
+from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, ExitRule
+from earlybell.inference.early_exit.token_pruning import tokens_by_depth
 from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
 
 
 @dataclass(frozen=True)
-class PaddedEncoder:
-    """A model on a device; its embedding and layers are in the precision that they were put in."""
+class PaddedBackend:
+    """A model on a device; its embedding and layers have the precision that they were converted to."""
 
     model: ElbertForSequenceClassification
     rule: ExitRule
     temperatures: Tensor  # (exits,) float32 on the device
-    alpha: float  # ACC's share that a layer keeps; 1: no pruning
+    alpha: float  # the share of tokens that a layer keeps (ACC); 1: no pruning
     device: torch.device
     batch_tokens: int
-    fixed: bool = False  # whether `refilling.refill` keeps every shape, idle rows computed: exact, and one CUDA graph
-    pads: bool = True
+    refill_every: int = 1  # continuous batching: steps between looks at which texts have exited
+    pads: ClassVar[bool] = True
 
     @property
     def config(self) -> Config:
         """The model's shape."""
         return self.model.config
 
-    def start(self, rows: Sequence[Ids], width: int, prunes: bool = True) -> PaddedBatch:
-        """A batch at depth 0; see `batching.Encoder`."""
-        return PaddedBatch(self, rows, width, prunes)
-
-    def answer(self, rows: Sequence[Ids]) -> None:
-        """None: between two layers the rows that stay are gathered here."""
-
-    def slots(self, width: int) -> Slots | None:
-        """Slots of this width, nobody in them; None where shapes are not fixed."""
-        return self._slots.of(width) if self.fixed else None
+    def run(
+        self,
+        texts: Sequence[Ids],
+        width: int,
+        *,
+        depth: int | None = None,
+        prunes: bool = True,
+        continuous: bool = False,
+    ) -> Answers:
+        """Run a batch; see `batching.backend.Backend`."""
+        with torch.inference_mode():
+            if continuous:
+                return self.slots.of_width(width).run(texts, self.refill_every)
+            return self._shrink(texts, width, depth, self.alpha if prunes else 1.0)
 
     @cached_property
-    def _slots(self) -> SlotsByWidth:
-        return SlotsByWidth(self)
+    def slots(self) -> SlotsByWidth:
+        """The fixed slots of continuous batching, made at the first use of each width."""
+        return SlotsByWidth(self.model, self.rule, self.temperatures, self.alpha, self.device, self.batch_tokens)
 
+    def _shrink(self, texts: Sequence[Ids], width: int, depth: int | None, alpha: float) -> Answers:
+        config = self.config
+        answers = Answers.empty(len(texts), config.classes)
+        lengths, ids = pad(texts, width, config.pad_id)
+        kept = tokens_by_depth(lengths, alpha, config.layers)  # (texts, L + 1)
+        # What a text of full width would keep: a shape that does not depend on the neighbours.
+        widths = tokens_by_depth(np.array([width]), alpha, config.layers)[0]
+        x = self.model.embed(staged(ids, self.device))
+        live = torch.arange(width, device=self.device) < staged(lengths, self.device)[:, None]
+        last = config.layers if depth is None else depth
+        # If only the last depth can answer, no exit before it is evaluated.
+        first_exit = last if depth is not None or self.rule.never else config.depths.start
+        rows, window = np.arange(len(texts)), ConfidenceWindow(self.rule, len(texts))
+        for level in range(last + 1):
+            if level > 0 and alpha < 1.0:
+                keep = staged(kept[rows, level], self.device)
+                x, live = self.model.deepen(x, live, level, keep, int(widths[level]))
+            elif level > 0:
+                x, live = self.model.deepen(x, live, level)
+            if level < first_exit:
+                continue
+            probabilities = self._probabilities(x, live, level)
+            exits = np.full(len(rows), True) if level == last else window.decide(probabilities, level).numpy()
+            answers.put(
+                rows[exits],
+                Answers(
+                    probabilities.numpy()[exits],
+                    np.full(int(exits.sum()), level, np.int16),
+                    kept[rows[exits], level].astype(np.int32),
+                ),
+            )
+            if exits.all():
+                break
+            if exits.any():
+                stays = np.flatnonzero(~exits)
+                rows, index = rows[stays], staged(stays, self.device)
+                x, live = x[index], live[index]
+                window.select(torch.from_numpy(stays))
+        return answers
 
-class PaddedBatch:
-    """Rows of a common width; see `batching.Batch`."""
-
-    def __init__(self, encoder: PaddedEncoder, rows: Sequence[Ids], width: int, prunes: bool) -> None:
-        self._encoder, self._width = encoder, width
-        self._alpha = encoder.alpha if prunes else 1.0
-        self.depth: NDArray[np.int64] = np.zeros(len(rows), np.int64)
-        self._x, self._live, self._alive = self._embedded(rows)  # the last on the host, (rows, L + 1): by depth
-
-    def __len__(self) -> int:
-        return len(self.depth)
-
-    def deepen(self, rows: NDArray[np.int64]) -> None:
-        """Carry these rows one depth further."""
-        model = self._encoder.model
-        depth = self.depth[rows]
-        group = model.config.group_at(int(depth[0]) + 1)
-        whole = len(rows) == len(self)
-        index = slice(None) if whole else staged(rows, self._encoder.device)
-        keep, width = None, None
-        if self._alpha < 1.0:
-            keep = staged(self._alive[rows, depth + 1], self._encoder.device)
-            width = self._x.shape[1]
-            if whole and (depth == depth[0]).all():
-                # As many as the longest text that is padded to this width would keep: a shape of the text's own.
-                width = int(self._alive_of(np.array([self._width]))[0, depth[0] + 1])
-        x, live = model.deepen(self._x[index], self._live[index], _any_depth(model, group), keep, width)
-        if whole:
-            self._x, self._live = x, live
-        else:
-            self._x[index], self._live[index] = x, live
-        self.depth[rows] += 1
-
-    def probabilities(self, rows: NDArray[np.int64]) -> Tensor:
-        """(len(rows), C); see `batching.Batch`."""
-        encoder = self._encoder
-        found = torch.empty(len(rows), encoder.config.classes)
-        for depth in np.unique(self.depth[rows]):
-            of_depth = np.flatnonzero(self.depth[rows] == depth)
-            place = int(depth) - encoder.config.depths.start
-            index = slice(None) if len(of_depth) == len(self) else staged(rows[of_depth], encoder.device)
-            logits = encoder.model.exit_logits(self._x[index], self._live[index], int(depth))
-            found[of_depth] = (logits.float() / encoder.temperatures[place]).softmax(-1).cpu()
-        return found
-
-    def tokens(self) -> NDArray[np.int32]:
-        """(rows,) tokens that are alive."""
-        alive: NDArray[np.int32] = self._alive[np.arange(len(self)), self.depth].astype(np.int32)
-        return alive
-
-    def exchange(self, stays: NDArray[np.bool_], new: Sequence[Ids]) -> None:
-        """Drop rows and take in new texts; see `batching.Batch`."""
-        index = staged(np.flatnonzero(stays), self._encoder.device)
-        self._x, self._live, self._alive = self._x[index], self._live[index], self._alive[stays]
-        self.depth = np.concatenate([self.depth[stays], np.zeros(len(new), np.int64)])
-        if len(new):
-            x, live, alive = self._embedded(new)
-            narrower = self._width - self._x.shape[1]
-            self._x = torch.cat([F.pad(self._x, (0, 0, 0, narrower)), x])
-            self._live = torch.cat([F.pad(self._live, (0, narrower)), live])
-            self._alive = np.concatenate([self._alive, alive])
-
-    def _embedded(self, rows: Sequence[Ids]) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-        """The states at depth 0, (rows, width, h), which tokens are alive, (rows, width), and `_alive_of` them."""
-        device = self._encoder.device
-        lengths, ids = padded_ids(rows, self._width, self._encoder.config.pad_id)
-        live = torch.arange(self._width, device=device) < staged(lengths, device)[:, None]
-        return self._encoder.model.embed(staged(ids, device)), live, self._alive_of(lengths)
-
-    def _alive_of(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        return alive_tokens(lengths, self._alpha, self._encoder.config.layers)
-
-
-def _any_depth(model: ElbertForSequenceClassification, group: int) -> int:
-    """A depth that the group's weights carry to."""
-    return next(depth for depth in range(1, model.config.layers + 1) if model.config.group_at(depth) == group)
+    def _probabilities(self, x: Tensor, live: Tensor, depth: int) -> Tensor:
+        """Return the answer of one exit, after its temperature: (texts, C) on the CPU."""
+        logits = self.model.exit_logits(x, live, depth)
+        return (logits.float() / self.temperatures[depth - self.config.depths.start]).softmax(-1).cpu()

@@ -1,7 +1,7 @@
-"""ACC: how many tokens each layer keeps, what that saves by the paper's account, and its inverse.
+"""ACC: how many tokens each layer keeps, the analytical speed-up of that, and its inverse.
 
 Source: Kachuee & Sharifkhani, arXiv 2201.03327; no code was released and only abstracts could be read, so this is a
-reconstruction (ours). Which tokens are kept is `elbert.context_contribution`'s matter.
+reconstruction (ours). Which tokens are kept is decided in `elbert.strongest_tokens`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-#: [CLS] and one more: fewer cannot carry a text.
+#: [CLS] and one more token.
 LEAST_TOKENS = 2
 
 
 def kept_tokens(tokens: Tensor, alpha: float, layers: int, least: int = LEAST_TOKENS) -> Tensor:
-    """n_l = max(n_min, ceil(alpha^l n_0)), never more than the text has.
+    """Return n_l = max(n_min, ceil(alpha^l n_0)), never more than the text has.
 
     Parameters
     ----------
     tokens
-        (B,) n_0, each text's own live length: what a text keeps does not depend on its neighbours.
+        (B,) n_0, each text's own length without padding: what a text keeps does not depend on its neighbours.
     alpha
-        Share that a layer keeps, 0 < alpha <= 1.
+        Share of tokens that a layer keeps, 0 < alpha <= 1.
 
     Returns
     -------
@@ -36,19 +36,19 @@ def kept_tokens(tokens: Tensor, alpha: float, layers: int, least: int = LEAST_TO
     if not 0.0 < alpha <= 1.0:
         raise ValueError(f"alpha must be above 0 and at most 1, not {alpha}")
     shares = torch.tensor([alpha**depth for depth in range(1, layers + 1)], dtype=torch.float64, device=tokens.device)
-    # 1e-9: 0.9 * 10 is 9, whatever binary fractions make of it.
+    # 1e-9: 0.9 * 10 is 9, also in binary floating point.
     keep = torch.ceil(tokens[:, None].double() * shares - 1e-9).long().clamp_min(least)
     return torch.minimum(keep, tokens[:, None])
 
 
-def alive_tokens(tokens: NDArray[np.int64], alpha: float, layers: int) -> NDArray[np.int64]:
-    """(B,) n_0 of each text -> (B, layers + 1), how many of them are alive at depths 0..layers."""
+def tokens_by_depth(tokens: NDArray[np.int64], alpha: float, layers: int) -> NDArray[np.int64]:
+    """Return how many of each text's n_0 tokens, (B,), are alive at depths 0..layers: (B, layers + 1)."""
     kept = kept_tokens(torch.from_numpy(tokens), alpha, layers).numpy()
     return np.concatenate([tokens[:, None], kept], axis=1)
 
 
 def speed_up(tokens: int, alpha: float, layers: int, hidden: int) -> float:
-    """K, the analytical speed-up over no pruning, for a feed-forward of 4h and n_l as `kept_tokens` gives it.
+    """Return K, the analytical speed-up over no pruning, for a feed-forward of 4h and n_l from `kept_tokens`.
 
     K = L (24 n_0 h^2 + 4 n_0^2 h) / sum_l [8 n_{l-1} h^2 + 4 n_{l-1}^2 h + 16 n_l h^2].
     """
@@ -61,22 +61,22 @@ def speed_up(tokens: int, alpha: float, layers: int, hidden: int) -> float:
 
 
 def solve_alpha(wanted: float, tokens: int, layers: int, hidden: int) -> float:
-    """The alpha whose analytical speed-up at ``tokens`` tokens is ``wanted``, by bisection.
+    """Return the alpha whose analytical speed-up at ``tokens`` tokens is ``wanted``, by bisection.
 
     Raises
     ------
     ValueError
-        If ``wanted`` is below 1, or above what keeping the least tokens in every layer gives.
+        If ``wanted`` is below 1, or above the speed-up of keeping the fewest tokens in every layer.
     """
     if wanted < 1.0:
-        raise ValueError(f"a speed-up below 1 ({wanted}) is none")
+        raise ValueError(f"the speed-up must be at least 1, not {wanted}")
     most = speed_up(tokens, 1e-6, layers, hidden)
     if wanted > most:
         raise ValueError(f"a speed-up of {wanted} is out of reach at {tokens} tokens: the most is {most:.2f}")
     low, high = 1e-6, 1.0
     for _ in range(60):
         middle = math.sqrt(low * high) if high / low > 2 else (low + high) / 2
-        # Rounding up makes K a staircase in alpha; bisection finds the edge where it crosses what is wanted.
+        # Rounding up makes K a staircase in alpha; bisection finds the step that crosses the wanted value.
         if speed_up(tokens, middle, layers, hidden) >= wanted:
             low = middle
         else:

@@ -1,9 +1,7 @@
-"""The compiled part: builds the C sources beside it by the machine's own C compiler, and loads them.
+"""Compile the C sources in this directory with the machine's own compiler, and load them.
 
-The library lies in the user's cache directory, named by a hash over the source, the compiler and the processor. A
-machine without a compiler does without it (`library` returns None) and the engine computes with torch alone.
-It knows compilers and files; the structures that cross the border are declared in `quantised`,
-`packed_exits` and `word_pieces`.
+The library is kept in the user's cache directory, named by a hash over the sources, the compiler and the processor. On
+a machine without a compiler `library` returns None, and the engine computes with torch alone.
 """
 
 from __future__ import annotations
@@ -16,34 +14,60 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from earlybell.inference.kernels import autotune
+from earlybell.inference.kernels import autotune, structs
 
 _HERE = Path(__file__).parent
-SOURCES = tuple(_HERE / name for name in ("layer.c", "attention.c", "exit_heads.c", "forward.c", "wordpiece.c"))
-HEADERS = (_HERE / "int8.h", _HERE / "simd.h")
-#: -ffp-contract=fast is GCC's default and not Clang's; named, so that both multiply and add in one step.
+SOURCES = tuple(
+    _HERE / name for name in ("layer.c", "attention.c", "exit_heads.c", "forward.c", "wordpiece.c", "library.c")
+)
+HEADERS = tuple(_HERE / name for name in ("int8.h", "wordpiece.h", "simd.h", "simd_avx512_vnni.h", "simd_portable.h"))
+#: -ffp-contract=fast is GCC's default but not Clang's; with it both fuse multiplications and additions.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno")
 COMPILERS = ("cc", "gcc", "clang")
-LONGEST_BUILD_S = 120
+BUILD_TIMEOUT_S = 120
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, built now if need be; None where there is no compiler or nowhere to keep them."""
-    compiler = os.environ.get("CC") or next((found for name in COMPILERS if (found := shutil.which(name))), None)
+    """Return the compiled kernels, compiling them if need be; None without a compiler or a writable cache.
+
+    Raises
+    ------
+    RuntimeError
+        The library does not match `structs`.
+    """
+    file = _built()
+    if file is None:
+        return None
+    try:
+        loaded = ctypes.CDLL(str(file))
+    except OSError:
+        return None
+    structs.check(loaded)
+    return loaded
+
+
+def form(loaded: ctypes.CDLL) -> str:
+    """Return the name of the SIMD form that the kernels were compiled in (see `simd.h`)."""
+    name: bytes = loaded.earlybell_form()
+    return name.decode()
+
+
+def _built() -> Path | None:
+    compiler = os.environ.get("CC") or next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         return None
     sources = [source.read_text(encoding="utf-8") for source in (*SOURCES, *HEADERS)]
-    hangs_on = "\n".join([*sources, compiler, *FLAGS, autotune.processor()])
-    file = autotune.cache() / f"kernels-{hashlib.sha256(hangs_on.encode()).hexdigest()[:16]}.so"
+    inputs = "\n".join([*sources, compiler, *FLAGS, autotune.processor()])
+    file = autotune.cache() / f"kernels-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}.so"
     try:
         if not file.is_file():
             with autotune.locked(file.with_suffix(".lock")):
                 if not file.is_file():
                     _compile(compiler, file)
-        return ctypes.CDLL(str(file))
     except (OSError, subprocess.SubprocessError):
         return None
+    return file
 
 
 def _compile(compiler: str, file: Path) -> None:
@@ -53,7 +77,7 @@ def _compile(compiler: str, file: Path) -> None:
             [compiler, *FLAGS, *map(str, SOURCES), "-o", str(partial), "-lm"],
             check=True,
             capture_output=True,
-            timeout=LONGEST_BUILD_S,
+            timeout=BUILD_TIMEOUT_S,
         )
         partial.replace(file)
     finally:

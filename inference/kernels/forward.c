@@ -1,52 +1,17 @@
-/* Packed texts from their ids to their answers in one call: every text leaves at the first exit that suffices.
+/* The whole forward pass in one call: packed token ids in, answers out, every text exiting by its own rule.
  *
- * Between two layers there are few numbers a text to look at. An interpreter takes longer over them than the kernels,
- * and nobody else can use it meanwhile; here nothing holds it. When a text leaves is CWB's matter
- * (`confidence_window.py` says what the rules are and why; this is their int8 form, tested against it). As in
- * `layer.c` nothing allocates, locks or keeps state, and a text's numbers hang on nothing but the text.
+ * Between two layers there is little to do per text, and an interpreter would take longer over it than the kernels take
+ * over the layer, with its lock held; here no lock is held. When a text exits is CWB: `confidence_window.py` defines
+ * the rules, and this is their int8 twin, tested against it. As everywhere in these kernels nothing allocates, locks or
+ * keeps state, and a text's numbers depend on that text alone.
  */
 #include <math.h>
 #include <string.h>
 
 #include "int8.h"
 
-enum { OFF, AGREEMENT, TREND };
-
-struct rule {
-    float threshold;     /* leave when the normalised entropy is below it */
-    float margin;        /* for AGREEMENT, by how much the class must lead */
-    float uniform;       /* ln(classes), the entropy of knowing nothing */
-    int64_t form, window;
-};
-
-/* What a text has said so far. */
-struct said {
-    int32_t *run, *label;
-    float *lead;
-};
-
-struct journey {
-    const struct embedding *embedding;
-    const struct layer *const *layers; /* by depth from 1: `inner` of them each */
-    const struct exit *const *exits;   /* by depth from 0; NULL where there is none */
-    const float *temperatures;         /* by depth from 0 */
-    struct rule rule;
-    int64_t depths, inner, hidden, classes;
-    int64_t batch_tokens;              /* that travel together; a longer text travels alone */
-    int64_t asks_from;                 /* the first depth whose exit is asked */
-};
-
-/* For one batch. */
-struct room {
-    float *x;                 /* (batch_tokens or the longest text, hidden) */
-    int32_t *lengths, *origin, *keep; /* (batch_tokens,) each, as many as there may be texts */
-    struct said said;
-    float *probabilities;     /* (batch_tokens, classes) */
-    uint8_t *stays;
-};
-
-/* Logits to the exit's probabilities, in place. */
-void earlybell_probabilities(float *logits, int64_t texts, int64_t classes, float temperature) {
+/* Logits to probabilities, in place. */
+void earlybell_softmax(float *logits, int64_t texts, int64_t classes, float temperature) {
     for (int64_t text = 0; text < texts; text++, logits += classes) {
         float top = -INFINITY, total = 0.0f;
         for (int64_t c = 0; c < classes; c++) {
@@ -58,9 +23,9 @@ void earlybell_probabilities(float *logits, int64_t texts, int64_t classes, floa
     }
 }
 
-/* Take in one more depth, and mark who leaves. */
-void earlybell_decide(const struct rule *rule, const float *probabilities, int64_t texts, int64_t classes, int64_t depth,
-                      const struct said *said, uint8_t *leaves) {
+/* Update each text's window with one more depth and mark the texts that exit. */
+void earlybell_decide(const struct exit_rule *rule, const float *probabilities, int64_t texts, int64_t classes,
+                      int64_t depth, const struct window_state *window, uint8_t *exits) {
     for (int64_t text = 0; text < texts; text++, probabilities += classes) {
         float entropy = 0.0f, lead = -1.0f, second = -1.0f;
         int32_t label = 0;
@@ -73,72 +38,72 @@ void earlybell_decide(const struct rule *rule, const float *probabilities, int64
                 label = c;
             } else if (p > second) second = p;
         }
-        leaves[text] = entropy / rule->uniform < rule->threshold;
-        if (rule->form == OFF) continue;
-        int same = label == said->label[text];
-        int32_t run = same ? said->run[text] + 1 : 1;
-        if (rule->form == AGREEMENT && !(lead - second > rule->margin)) run = 0;
-        if (rule->form == TREND && lead < said->lead[text]) run = 1;
+        exits[text] = entropy / rule->max_entropy < rule->threshold;
+        if (rule->window_rule == OFF) continue;
+        int same = label == window->label[text];
+        int32_t run = same ? window->run[text] + 1 : 1;
+        if (rule->window_rule == AGREEMENT && !(lead - second > rule->margin)) run = 0;
+        if (rule->window_rule == TREND && lead < window->lead[text]) run = 1;
         int counts = depth >= 1;
-        said->run[text] = counts ? run : 0;
-        said->label[text] = counts ? label : -1;
-        said->lead[text] = counts ? lead : 0.0f;
-        leaves[text] |= said->run[text] >= rule->window;
+        window->run[text] = counts ? run : 0;
+        window->label[text] = counts ? label : -1;
+        window->lead[text] = counts ? lead : 0.0f;
+        exits[text] |= window->run[text] >= rule->window;
     }
 }
 
-/* Put down who leaves, and move the others together; returns how many those are. */
-static int64_t part(const struct journey *j, struct room *r, int64_t texts, int64_t depth, float *probabilities,
-                    int16_t *exit_depth, int32_t *kept) {
+/* Write the answers of the texts that exit and pack the others; returns how many those are. */
+static int64_t retire(const struct model *m, struct batch *b, int64_t texts, int64_t depth, float *probabilities,
+                      int16_t *exit_depth, int32_t *kept) {
     int64_t left = 0;
     for (int64_t text = 0; text < texts; text++) {
-        int32_t from = r->origin[text];
-        if (!r->stays[text]) {
-            memcpy(probabilities + from * j->classes, r->probabilities + text * j->classes, j->classes * sizeof(float));
-            exit_depth[from] = (int16_t)depth;
-            kept[from] = r->lengths[text];
+        int32_t origin = b->origin[text];
+        if (!b->stays[text]) {
+            memcpy(probabilities + origin * m->classes, b->probabilities + text * m->classes, m->classes * sizeof(float));
+            exit_depth[origin] = (int16_t)depth;
+            kept[origin] = b->lengths[text];
             continue;
         }
-        r->origin[left] = from;
-        r->said.run[left] = r->said.run[text];
-        r->said.label[left] = r->said.label[text];
-        r->said.lead[left++] = r->said.lead[text];
+        b->origin[left] = origin;
+        b->window.run[left] = b->window.run[text];
+        b->window.label[left] = b->window.label[text];
+        b->window.lead[left++] = b->window.lead[text];
     }
-    if (left < texts) earlybell_select(r->x, r->lengths, texts, j->hidden, r->stays);
+    if (left < texts) earlybell_compact(b->hidden, b->lengths, texts, m->hidden, b->stays);
     return left;
 }
 
-/* keep: (texts, depths) tokens that live on past each depth's layers, or NULL for all. */
-void earlybell_carry(const struct journey *j, const int32_t *ids, const int32_t *lengths, int64_t texts,
-                     const int32_t *keep, struct room *r, struct scratch *s, float *probabilities, int16_t *exit_depth,
-                     int32_t *kept) {
+/* keep: (texts, depths) tokens to keep after attention at each depth, or NULL for all. */
+void earlybell_forward(const struct model *m, const int32_t *ids, const int32_t *lengths, int64_t texts,
+                       const int32_t *keep, struct batch *b, struct workspace *s, float *probabilities,
+                       int16_t *exit_depth, int32_t *kept) {
     for (int64_t first = 0, stop; first < texts; first = stop) {
         int64_t tokens = 0;
-        for (stop = first; stop < texts && (stop == first || tokens + lengths[stop] <= j->batch_tokens); stop++) {
-            int64_t place = stop - first;
-            tokens += r->lengths[place] = lengths[stop];
-            r->origin[place] = (int32_t)stop;
-            r->said.run[place] = 0;
-            r->said.label[place] = -1;
-            r->said.lead[place] = 0.0f;
+        for (stop = first; stop < texts && (stop == first || tokens + lengths[stop] <= m->batch_tokens); stop++) {
+            int64_t text = stop - first;
+            tokens += b->lengths[text] = lengths[stop];
+            b->origin[text] = (int32_t)stop;
+            b->window.run[text] = 0;
+            b->window.label[text] = -1;
+            b->window.lead[text] = 0.0f;
         }
-        int64_t here = stop - first;
-        earlybell_embed(j->embedding, ids, r->lengths, here, r->x, s);
+        int64_t left = stop - first;
+        earlybell_embed(m->embedding, ids, b->lengths, left, b->hidden, s);
         ids += tokens;
-        for (int64_t depth = 0; here; depth++) {
+        for (int64_t depth = 0; left; depth++) {
             if (depth) {
-                for (int64_t text = 0; keep && text < here; text++)
-                    r->keep[text] = keep[r->origin[text] * j->depths + depth - 1];
-                for (int64_t inner = 0; inner < j->inner; inner++)
-                    earlybell_layer(j->layers[(depth - 1) * j->inner + inner], r->x, r->lengths, here,
-                                    keep ? r->keep : 0, s);
+                for (int64_t text = 0; keep && text < left; text++)
+                    b->keep[text] = keep[b->origin[text] * m->depths + depth - 1];
+                for (int64_t inner = 0; inner < m->inner_layers; inner++)
+                    earlybell_layer(m->layers[(depth - 1) * m->inner_layers + inner], b->hidden, b->lengths, left,
+                                    keep ? b->keep : 0, s);
             }
-            if (depth < j->asks_from) continue;
-            earlybell_exit(j->exits[depth], r->x, r->lengths, here, r->probabilities, s);
-            earlybell_probabilities(r->probabilities, here, j->classes, j->temperatures[depth]);
-            earlybell_decide(&j->rule, r->probabilities, here, j->classes, depth, &r->said, r->stays);
-            for (int64_t text = 0; text < here; text++) r->stays[text] = !r->stays[text] && depth < j->depths;
-            here = part(j, r, here, depth, probabilities, exit_depth, kept);
+            if (depth < m->first_exit) continue;
+            earlybell_exit(m->exits[depth], b->hidden, b->lengths, left, b->probabilities, s);
+            earlybell_softmax(b->probabilities, left, m->classes, m->temperatures[depth]);
+            earlybell_decide(&m->rule, b->probabilities, left, m->classes, depth, &b->window, b->stays);
+            for (int64_t text = 0; text < left; text++) b->stays[text] = !b->stays[text] && depth < m->depths;
+            left = retire(m, b, left, depth, probabilities, exit_depth, kept);
         }
     }
 }

@@ -1,22 +1,21 @@
-/* The structures of the int8 kernels and what computes with them; `int8_weights.py` declares the same ones. */
-#ifndef EARLYBELL_QUANTISED_H
-#define EARLYBELL_QUANTISED_H
+/* The structures that cross from Python into the int8 kernels, and the kernels' functions.
+ *
+ * `structs.py` declares the same structures; their sizes are compared when the library is loaded (`build.py`). */
+#ifndef EARLYBELL_INT8_H
+#define EARLYBELL_INT8_H
 
 #include <stdint.h>
 
-#define PANEL 64      /* columns of a weight panel: four vectors */
-#define VECTORS 4
-#define ROWS 6        /* 6 x 4 accumulators, 4 weights and a broadcast fill the 32 registers */
-#define STRIP 32      /* queries whose scores are computed together: two vectors, a query a lane */
-#define TERMS 9       /* of the polynomial that stands for the activation */
+#define PANEL 64      /* columns of a panel of weights: four vectors */
+#define TERMS 9       /* of the polynomial that approximates the activation */
 #define EXIT_TEXTS 24 /* texts whose pooled states are kept at a time */
 
 /* out = in @ weight.T + bias; weight packed as (panels, inputs / 4, 64 columns, 4). */
 struct linear {
     const int8_t *weight;
-    const float *scale;   /* (outputs,) of the weights */
-    const float *bias;    /* (outputs,) */
-    const int32_t *sums;  /* (outputs,) of a column's weights: what a zero point of 1 adds */
+    const float *scale;         /* (outputs,) of the weights */
+    const float *bias;          /* (outputs,) */
+    const int32_t *column_sums; /* (outputs,) sum of a column's weights: what a zero point of 1 adds */
     int64_t inputs, outputs;
 };
 
@@ -28,9 +27,9 @@ struct norm {
 struct layer {
     struct linear qkv, attention_out, feed_forward_in, feed_forward_out;
     struct norm attention_norm, feed_forward_norm;
-    int64_t heads, head_size; /* padded to a multiple of 16 */
+    int64_t heads, head_size; /* head_size padded to a multiple of 16 */
     float attention_scale;
-    int64_t activation;       /* 0: relu; 1: x times a polynomial of x that stands for the normal distribution */
+    int64_t activation;       /* 0: relu; 1: x times a polynomial of x that approximates the normal distribution */
     float activation_clamp;
     float activation_terms[TERMS];
 };
@@ -39,7 +38,7 @@ struct embedding {
     const float *token, *position, *type;
     struct norm norm;
     int64_t size;
-    const struct linear *projection; /* NULL where the embedding is as wide as the model */
+    const struct linear *projection; /* NULL if the embedding is as wide as the model */
 };
 
 /* tanh(pooled @ pooler.T + bias) @ classifier.T + bias, in float32; pooler packed as (panels, inputs, 64). */
@@ -50,35 +49,73 @@ struct head {
 
 struct exit {
     struct head head;
-    const struct linear *taps; /* of the features of three neighbouring tokens; NULL where it reads none */
-    int64_t width;             /* of the model */
+    const struct linear *taps; /* of the features of three neighbouring tokens; NULL if the exit reads none */
+    int64_t width;             /* hidden size of the model */
     int64_t mean;              /* whether it reads the mean over the text beside the first token */
 };
 
-struct scratch {
-    float *wide;       /* (tokens, widest of qkv and feed forward) */
-    uint8_t *bytes;    /* (tokens, widest input) */
-    float *scale;      /* (tokens,) */
-    int32_t *zero;     /* (tokens,) */
-    float *queries;    /* (head_size, STRIP) */
-    float *keys, *values; /* (longest text, head_size) of one head */
-    float *scores;     /* (longest text, STRIP) */
-    float *given;      /* (longest text, LANES) ACC's contributions */
-    int32_t *chosen;   /* (longest text,) */
-    float *pooled;     /* (EXIT_TEXTS, the most inputs of a head) */
-    int64_t tokens;    /* that a tile may hold; a longer text than this must not come */
+/* When a text exits; `confidence_window.py` defines the rules. */
+enum window_rule { OFF, AGREEMENT, TREND };
+
+struct exit_rule {
+    float threshold;   /* exit below this normalised entropy */
+    float margin;      /* AGREEMENT: by how much the class must lead */
+    float max_entropy; /* ln(classes) */
+    int64_t window_rule, window;
 };
 
-/* out (rows, outputs): rows of `from`, `stride` apart, as 8-bit integers times a matrix. */
-void earlybell_multiply(const struct linear *w, const float *from, int64_t stride, int64_t rows, float *out,
-                        struct scratch *s);
-void earlybell_attention(float *qkv, int64_t n, const struct layer *l, struct scratch *s, int pruning);
+/* What each text's confidence window remembers. */
+struct window_state {
+    int32_t *run, *label;
+    float *lead;
+};
+
+/* A model, its exits and the rule that texts exit by. */
+struct model {
+    const struct embedding *embedding;
+    const struct layer *const *layers; /* by depth from 1: `inner_layers` of them each */
+    const struct exit *const *exits;   /* by depth from 0; NULL where there is none */
+    const float *temperatures;         /* by depth from 0 */
+    struct exit_rule rule;
+    int64_t depths, inner_layers, hidden, classes;
+    int64_t batch_tokens;              /* of a batch; a longer text is a batch of its own */
+    int64_t first_exit;                /* exits at lower depths are not evaluated */
+};
+
+/* The state of one batch, with space for `batch_tokens` tokens or the longest text, and as many texts. */
+struct batch {
+    float *hidden;                    /* (tokens, hidden) */
+    int32_t *lengths, *origin, *keep; /* (texts,) each */
+    struct window_state window;
+    float *probabilities;             /* (texts, classes) */
+    uint8_t *stays;                   /* (texts,) */
+};
+
+/* Intermediate values of one thread. */
+struct workspace {
+    float *wide;          /* (tokens, the widest of qkv and feed forward) */
+    uint8_t *bytes;       /* (tokens, the widest input) */
+    float *scale;         /* (tokens,) */
+    int32_t *zero_point;  /* (tokens,) */
+    float *queries;       /* (head_size, STRIP) */
+    float *keys, *values; /* (longest text, head_size) of one head */
+    float *scores;        /* (longest text, STRIP) */
+    float *contribution;  /* (longest text, LANES) of ACC */
+    int32_t *selected;    /* (longest text,) */
+    float *pooled;        /* (EXIT_TEXTS, the most inputs of a head) */
+    int64_t tile_tokens;  /* tokens that go through a layer together; a longer text goes alone */
+};
+
+/* out (rows, outputs): rows of `from`, `stride` apart, quantised, times a matrix. */
+void earlybell_matmul(const struct linear *w, const float *from, int64_t stride, int64_t rows, float *out,
+                      struct workspace *s);
+void earlybell_attention(float *qkv, int64_t n, const struct layer *l, struct workspace *s, int pruning);
 void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_t *lengths, int64_t texts, float *x,
-                     struct scratch *s);
+                     struct workspace *s);
 void earlybell_layer(const struct layer *l, float *x, int32_t *lengths, int64_t texts, const int32_t *keep,
-                     struct scratch *s);
+                     struct workspace *s);
 void earlybell_exit(const struct exit *e, const float *x, const int32_t *lengths, int64_t texts, float *logits,
-                    struct scratch *s);
-int64_t earlybell_select(float *x, int32_t *lengths, int64_t texts, int64_t h, const uint8_t *stays);
+                    struct workspace *s);
+int64_t earlybell_compact(float *x, int32_t *lengths, int64_t texts, int64_t h, const uint8_t *stays);
 
 #endif

@@ -1,99 +1,73 @@
-/* The arithmetic of an ELBERT in int8: embedding and layers over packed texts (`attention.c`, `exit_heads.c`: the rest).
+/* An ELBERT in int8: the embedding and the layers (attention and exits have files of their own).
  *
- * Texts lie one behind the other without padding: x is (tokens, hidden) float32, lengths the tokens of each text.
- * Products take 8-bit integers on both sides, with one scale and zero point a token for activations and one scale a
- * column for weights. Everything else (attention, norms, GELU, residuals, exits) is float32.
+ * Texts are packed one after the other without padding: x is (tokens, hidden) float32, lengths the tokens of each
+ * text. Matrix products take 8-bit integers on both sides: a scale and a zero point per token for activations, a scale
+ * per column for weights. Everything else (attention, norms, GELU, residuals, exits) is float32.
  *
- * A text's numbers hang on nothing but the text: integer sums are exact in any order, and every float operation
- * works on one row or one text, in an order that its own length gives. So answers are the same to the last bit
- * whatever stands beside a text. Nothing here allocates, locks or keeps state: any number of threads may call,
- * each with its own scratch.
- *
- * Only the dot product of 8-bit integers and a few moves have AVX-512 forms of their own; the rest is `simd.h`.
+ * A text's numbers depend on that text alone: integer sums are exact in any order, and every float operation works on
+ * one row or one text, in an order that depends only on the text's length. So answers are the same to the last bit
+ * whatever else is in the batch. Nothing here allocates, locks or keeps state: any number of threads may call, each
+ * with a workspace of its own.
  */
-#include <math.h>
-
 #include "int8.h"
 #include "simd.h"
 
-#define AHEAD 2 /* tokens whose embeddings are fetched before their turn */
+#define PREFETCH 2 /* tokens whose embeddings are prefetched */
 
-INLINE Ints dot4(Ints sums, int32_t four, const int8_t *weight) {
-#if WIDE
-    return (Ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(four), _mm512_loadu_si512(weight));
-#else
-    const uint8_t *a = (const uint8_t *)&four;
-    for (int lane = 0; lane < LANES; lane++)
-        for (int k = 0; k < 4; k++) sums[lane] += (int32_t)a[k] * weight[4 * lane + k];
-    return sums;
-#endif
-}
-
-/* One token's values as 8-bit integers: value = scale * (byte - zero). */
-INLINE void quantise_row(const float *from, int64_t n, uint8_t *to, float *scale, int32_t *zero) {
-    Floats low = all(0.0f), high = all(0.0f);
+/* Quantise one token's values: value = scale * (byte - zero_point). */
+INLINE void quantise_row(const float *from, int64_t n, uint8_t *to, float *scale, int32_t *zero_point) {
+    f32x16 low = splat(0.0f), high = splat(0.0f);
     for (int64_t i = 0; i < n; i += LANES) {
-        low = least(low, load(from + i));
-        high = most(high, load(from + i));
+        low = min(low, load(from + i));
+        high = max(high, load(from + i));
     }
-    float smallest = -highest(-low), range = highest(high) - smallest;
+    float smallest = -reduce_max(-low), range = reduce_max(high) - smallest;
     float step = range > 0 ? range / 255.0f : 1.0f, inverse = 1.0f / step;
     int32_t shift = (int32_t)lrintf(-smallest * inverse);
     *scale = step;
-    *zero = shift;
-    for (int64_t i = 0; i < n; i += LANES) {
-#if WIDE
-        __m512i whole = _mm512_cvtps_epi32((__m512)(load(from + i) * inverse));
-        whole = _mm512_max_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(shift)), _mm512_setzero_si512());
-        _mm_storeu_si128((__m128i *)(to + i), _mm512_cvtusepi32_epi8(whole));
-#else
-        for (int lane = 0; lane < LANES; lane++) {
-            long whole = lrintf(from[i + lane] * inverse) + shift;
-            to[i + lane] = (uint8_t)(whole < 0 ? 0 : whole > 255 ? 255 : whole);
-        }
-#endif
-    }
+    *zero_point = shift;
+    for (int64_t i = 0; i < n; i += LANES) quantise16(from + i, inverse, shift, to + i);
 }
 
-INLINE void quantise(const float *from, int64_t stride, int64_t rows, int64_t n, struct scratch *s) {
+INLINE void quantise(const float *from, int64_t stride, int64_t rows, int64_t n, struct workspace *s) {
     for (int64_t row = 0; row < rows; row++)
-        quantise_row(from + row * stride, n, s->bytes + row * n, s->scale + row, s->zero + row);
+        quantise_row(from + row * stride, n, s->bytes + row * n, s->scale + row, s->zero_point + row);
 }
 
 INLINE void normalise(float *x, int64_t n, const struct norm *norm) {
-    Floats total = all(0.0f), spread = all(0.0f);
+    f32x16 total = splat(0.0f), spread = splat(0.0f);
     for (int64_t i = 0; i < n; i += LANES) total += load(x + i);
-    float mean = sum(total) / (float)n;
+    float mean = reduce_add(total) / (float)n;
     for (int64_t i = 0; i < n; i += LANES) {
-        Floats off = load(x + i) - mean;
-        spread += off * off;
+        f32x16 offset = load(x + i) - mean;
+        spread += offset * offset;
     }
-    float inverse = 1.0f / sqrtf(sum(spread) / (float)n + norm->epsilon);
+    float inverse = 1.0f / sqrtf(reduce_add(spread) / (float)n + norm->epsilon);
     for (int64_t i = 0; i < n; i += LANES)
         store(x + i, (load(x + i) - mean) * inverse * load(norm->weight + i) + load(norm->bias + i));
 }
 
-INLINE Floats activate(Floats v, const struct layer *l) {
-    if (l->activation == 0) return most(v, all(0.0f));
-    Floats z = least(most(v, all(-l->activation_clamp)), all(l->activation_clamp));
-    Floats square = z * z, p = all(l->activation_terms[TERMS - 1]);
+INLINE f32x16 activate(f32x16 v, const struct layer *l) {
+    if (l->activation == 0) return max(v, splat(0.0f));
+    f32x16 z = min(max(v, splat(-l->activation_clamp)), splat(l->activation_clamp));
+    f32x16 square = z * z, p = splat(l->activation_terms[TERMS - 1]);
     for (int term = TERMS - 2; term >= 0; term--) p = p * square + l->activation_terms[term];
     return v * (z * p + 0.5f);
 }
 
-enum after { STORE, ADD, ACTIVATE };
+enum epilogue { STORE, ADD, ACTIVATE };
 
-/* `rows` (at most ROWS, a constant where this is expanded) tokens by one panel of 64 columns. */
-INLINE void block(const int rows, enum after after, const struct linear *w, int64_t panel, const struct scratch *s,
+/* `rows` tokens (at most ROWS, a constant at each call) times one panel of 64 columns. */
+INLINE void block(const int rows, enum epilogue epilogue, const struct linear *w, int64_t panel, const struct workspace *s,
                   int64_t first, float *out, int64_t stride, const struct layer *l) {
     const int64_t inputs = w->inputs;
     const uint8_t *a = s->bytes + first * inputs;
     const int8_t *weight = w->weight + panel * PANEL * inputs;
-    Ints sums[ROWS][VECTORS];
+    i32x16 sums[ROWS][VECTORS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) sums[r][v] = (Ints){};
+        for (int v = 0; v < VECTORS; v++) sums[r][v] = (i32x16){};
     for (int64_t k = 0; k < inputs; k += 4) {
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
@@ -107,134 +81,134 @@ INLINE void block(const int rows, enum after after, const struct linear *w, int6
     for (int v = 0; v < VECTORS; v++) {
         int64_t column = panel * PANEL + v * LANES;
         if (column >= w->outputs) break;
-        Ints adds = *(const Ints *)(w->sums + column);
-        Floats scale = load(w->scale + column), bias = load(w->bias + column);
+        i32x16 column_sums = *(const i32x16 *)(w->column_sums + column);
+        f32x16 scale = load(w->scale + column), bias = load(w->bias + column);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
-            Ints whole = sums[r][v] - adds * s->zero[first + r];
-            Floats value = __builtin_convertvector(whole, Floats) * (scale * s->scale[first + r]) + bias;
+            i32x16 product = sums[r][v] - column_sums * s->zero_point[first + r];
+            f32x16 value = __builtin_convertvector(product, f32x16) * (scale * s->scale[first + r]) + bias;
             float *to = out + r * stride + column;
-            if (after == ADD) value += load(to);
-            if (after == ACTIVATE) value = activate(value, l);
+            if (epilogue == ADD) value += load(to);
+            if (epilogue == ACTIVATE) value = activate(value, l);
             store(to, value);
         }
     }
 }
 
-/* The quantised rows in the scratch times a matrix. A panel stays in the nearest cache for all rows. */
-INLINE void multiply(enum after after, const struct linear *w, int64_t rows, const struct scratch *s, float *out,
+/* The workspace's quantised rows times a matrix. A panel stays in the L1 cache for all rows. */
+INLINE void matmul(enum epilogue epilogue, const struct linear *w, int64_t rows, const struct workspace *s, float *out,
                      int64_t stride, const struct layer *l) {
     for (int64_t panel = 0; panel * PANEL < w->outputs; panel++) {
         int64_t row = 0;
-        for (; row + ROWS <= rows; row += ROWS) block(ROWS, after, w, panel, s, row, out + row * stride, stride, l);
+        for (; row + ROWS <= rows; row += ROWS) block(ROWS, epilogue, w, panel, s, row, out + row * stride, stride, l);
         float *to = out + row * stride;
         switch (rows - row) {
-        case 5: block(5, after, w, panel, s, row, to, stride, l); break;
-        case 4: block(4, after, w, panel, s, row, to, stride, l); break;
-        case 3: block(3, after, w, panel, s, row, to, stride, l); break;
-        case 2: block(2, after, w, panel, s, row, to, stride, l); break;
-        case 1: block(1, after, w, panel, s, row, to, stride, l); break;
+        case 5: block(5, epilogue, w, panel, s, row, to, stride, l); break;
+        case 4: block(4, epilogue, w, panel, s, row, to, stride, l); break;
+        case 3: block(3, epilogue, w, panel, s, row, to, stride, l); break;
+        case 2: block(2, epilogue, w, panel, s, row, to, stride, l); break;
+        case 1: block(1, epilogue, w, panel, s, row, to, stride, l); break;
         }
     }
 }
 
-static void multiply_store(const struct linear *w, int64_t rows, const struct scratch *s, float *out, int64_t stride) {
-    multiply(STORE, w, rows, s, out, stride, 0);
+static void matmul_store(const struct linear *w, int64_t rows, const struct workspace *s, float *out, int64_t stride) {
+    matmul(STORE, w, rows, s, out, stride, 0);
 }
 
-static void multiply_add(const struct linear *w, int64_t rows, const struct scratch *s, float *out, int64_t stride) {
-    multiply(ADD, w, rows, s, out, stride, 0);
+static void matmul_add(const struct linear *w, int64_t rows, const struct workspace *s, float *out, int64_t stride) {
+    matmul(ADD, w, rows, s, out, stride, 0);
 }
 
-static void multiply_activate(const struct layer *l, int64_t rows, const struct scratch *s, float *out) {
-    multiply(ACTIVATE, &l->feed_forward_in, rows, s, out, l->feed_forward_in.outputs, l);
+static void matmul_activate(const struct layer *l, int64_t rows, const struct workspace *s, float *out) {
+    matmul(ACTIVATE, &l->feed_forward_in, rows, s, out, l->feed_forward_in.outputs, l);
 }
 
-void earlybell_multiply(const struct linear *w, const float *from, int64_t stride, int64_t rows, float *out,
-                        struct scratch *s) {
+void earlybell_matmul(const struct linear *w, const float *from, int64_t stride, int64_t rows, float *out,
+                        struct workspace *s) {
     quantise(from, stride, rows, w->inputs, s);
-    multiply_store(w, rows, s, out, w->outputs);
+    matmul_store(w, rows, s, out, w->outputs);
 }
 
-/* The first token and the keep - 1 others that give most, ties to the earlier, in the order of the text. */
-static void strongest(int64_t n, int64_t keep, struct scratch *s) {
-    memset(s->chosen, 0, n * sizeof(int32_t));
-    s->chosen[0] = 1;
+/* Select the first token and the keep - 1 others of highest contribution; ties go to the earlier token. */
+static void select_tokens(int64_t n, int64_t keep, struct workspace *s) {
+    memset(s->selected, 0, n * sizeof(int32_t));
+    s->selected[0] = 1;
     for (int64_t taken = 1; taken < keep; taken++) {
         int64_t best = -1;
         for (int64_t j = 1; j < n; j++)
-            if (!s->chosen[j] && (best < 0 || s->given[j] > s->given[best])) best = j;
-        s->chosen[best] = 1;
+            if (!s->selected[j] && (best < 0 || s->contribution[j] > s->contribution[best])) best = j;
+        s->selected[best] = 1;
     }
 }
 
-/* Apply a layer once to all texts, in place.
+/* Apply a layer to all texts, in place.
  *
- * keep: how many tokens of each text live on past the attention, or NULL for all; lengths is then brought up to date
- * and the texts move together. */
+ * keep: how many tokens of each text to keep after attention, or NULL for all; lengths is then updated and the texts
+ * stay packed. */
 void earlybell_layer(const struct layer *l, float *x, int32_t *lengths, int64_t texts, const int32_t *keep,
-                     struct scratch *s) {
+                     struct workspace *s) {
     const int64_t h = l->attention_out.outputs, all_heads = l->heads * l->head_size;
     const int64_t stride = 3 * all_heads, wide = l->feed_forward_in.outputs;
     float *from = x, *to = x;
     for (int64_t text = 0; text < texts;) {
         int64_t stop = text, tokens = 0;
-        while (stop < texts && (stop == text || tokens + lengths[stop] <= s->tokens)) tokens += lengths[stop++];
+        while (stop < texts && (stop == text || tokens + lengths[stop] <= s->tile_tokens)) tokens += lengths[stop++];
         quantise(from, h, tokens, h, s);
-        multiply_store(&l->qkv, tokens, s, s->wide, stride);
+        matmul_store(&l->qkv, tokens, s, s->wide, stride);
         int64_t at = 0, rows = 0;
         for (; text < stop; text++) {
             int64_t n = lengths[text], left = keep ? keep[text] : n;
             int pruning = left < n;
             float *qkv = s->wide + at * stride;
             earlybell_attention(qkv, n, l, s, pruning);
-            if (pruning) strongest(n, left, s);
+            if (pruning) select_tokens(n, left, s);
             for (int64_t j = 0; j < n; j++, at++) {
-                if (pruning && !s->chosen[j]) continue;
-                quantise_row(s->wide + at * stride, all_heads, s->bytes + rows * all_heads, s->scale + rows, s->zero + rows);
+                if (pruning && !s->selected[j]) continue;
+                quantise_row(s->wide + at * stride, all_heads, s->bytes + rows * all_heads, s->scale + rows, s->zero_point + rows);
                 if (to + rows * h != from + at * h) memmove(to + rows * h, from + at * h, h * sizeof(float));
                 rows++;
             }
             lengths[text] = (int32_t)left;
         }
-        multiply_add(&l->attention_out, rows, s, to, h);
+        matmul_add(&l->attention_out, rows, s, to, h);
         for (int64_t row = 0; row < rows; row++) {
             normalise(to + row * h, h, &l->attention_norm);
-            quantise_row(to + row * h, h, s->bytes + row * h, s->scale + row, s->zero + row);
+            quantise_row(to + row * h, h, s->bytes + row * h, s->scale + row, s->zero_point + row);
         }
-        multiply_activate(l, rows, s, s->wide);
+        matmul_activate(l, rows, s, s->wide);
         quantise(s->wide, wide, rows, wide, s);
-        multiply_add(&l->feed_forward_out, rows, s, to, h);
+        matmul_add(&l->feed_forward_out, rows, s, to, h);
         for (int64_t row = 0; row < rows; row++) normalise(to + row * h, h, &l->feed_forward_norm);
         from += tokens * h;
         to += rows * h;
     }
 }
 
-/* Token ids, packed as the texts are -> x at depth 0. */
+/* Packed token ids -> x at depth 0. */
 void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_t *lengths, int64_t texts, float *x,
-                     struct scratch *s) {
+                     struct workspace *s) {
     const int64_t n = e->size, h = e->projection ? e->projection->outputs : n;
     const int32_t *end = ids;
     for (int64_t text = 0; text < texts; text++) end += lengths[text];
     for (int64_t text = 0; text < texts; text++)
         for (int64_t place = 0; place < lengths[text]; place++, ids++, x += h) {
             const float *token = e->token + (int64_t)*ids * n, *position = e->position + place * n;
-            /* The table is larger than any cache: fetch a token ahead while this one is computed. */
-            if (end - ids > AHEAD)
-                for (int64_t i = 0; i < n; i += LANES) __builtin_prefetch(e->token + (int64_t)ids[AHEAD] * n + i);
+            /* The table exceeds every cache: prefetch a token while this one is computed. */
+            if (end - ids > PREFETCH)
+                for (int64_t i = 0; i < n; i += LANES) __builtin_prefetch(e->token + (int64_t)ids[PREFETCH] * n + i);
             float *row = e->projection ? s->wide : x;
             for (int64_t i = 0; i < n; i += LANES)
                 store(row + i, load(token + i) + load(e->type + i) + load(position + i));
             normalise(row, n, &e->norm);
             if (!e->projection) continue;
             quantise(row, n, 1, n, s);
-            multiply_store(e->projection, 1, s, x, h);
+            matmul_store(e->projection, 1, s, x, h);
         }
 }
 
-/* Keep the texts that are marked, in their order; returns how many. lengths is brought up to date. */
-int64_t earlybell_select(float *x, int32_t *lengths, int64_t texts, int64_t h, const uint8_t *stays) {
+/* Keep the texts that stay, packed and in order; returns how many. Updates lengths. */
+int64_t earlybell_compact(float *x, int32_t *lengths, int64_t texts, int64_t h, const uint8_t *stays) {
     int64_t kept = 0;
     float *to = x;
     for (int64_t text = 0; text < texts; text++) {
@@ -248,6 +222,3 @@ int64_t earlybell_select(float *x, int32_t *lengths, int64_t texts, int64_t h, c
     }
     return kept;
 }
-
-/* Whether the fast dot product was compiled in. */
-int64_t earlybell_wide(void) { return WIDE; }

@@ -1,75 +1,57 @@
-/* Vectors of 16 numbers, on any processor by GCC's vector extensions (which Clang has too). */
-#ifndef EARLYBELL_VECTORS_H
-#define EARLYBELL_VECTORS_H
+/* Vectors of 16 numbers, by the vector extensions of GCC and Clang, and the one place that picks a form of them.
+ *
+ * A form is a header that holds everything that differs between kinds of processor; nothing else in this directory
+ * looks at the processor. Each must define
+ *
+ *   FORM                        its name, as EARLYBELL_ISA and logs give it
+ *   ROWS, VECTORS               tokens and vectors of columns that a block of a matrix product keeps in registers
+ *   min, max                    of two f32x16, lane by lane
+ *   reduce_add, reduce_max      of the lanes of an f32x16
+ *   dot4                        adds, to each of 16 sums, 4 unsigned bytes (the same for all lanes) times 4 signed ones
+ *   quantise16                  16 floats times a factor, rounded to even, plus a zero point, clamped to a byte
+ *   transpose16                 up to 16 rows of 16 floats, scaled, to columns that are STRIP apart
+ */
+#ifndef EARLYBELL_SIMD_H
+#define EARLYBELL_SIMD_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
-#include <immintrin.h>
-#define WIDE 1
-#else
-#define WIDE 0
-#endif
-
 #define LANES 16
+#define STRIP 32 /* queries whose attention scores are computed together: two vectors, a query a lane */
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
+typedef float f32x16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t i32x16 __attribute__((vector_size(64), aligned(4), may_alias));
 
-INLINE Floats all(float value) { return (Floats){} + value; }
+INLINE f32x16 splat(float value) { return (f32x16){} + value; }
 
-INLINE Floats load(const float *from) { return *(const Floats *)from; }
+INLINE f32x16 load(const float *from) { return *(const f32x16 *)from; }
 
-INLINE void store(float *to, Floats value) { *(Floats *)to = value; }
+INLINE void store(float *to, f32x16 value) { *(f32x16 *)to = value; }
 
-INLINE Floats pick(Ints mask, Floats yes, Floats no) { return (Floats)(((Ints)yes & mask) | ((Ints)no & ~mask)); }
-
-#if WIDE
-INLINE Floats least(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
-INLINE Floats most(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#include "simd_avx512_vnni.h"
 #else
-INLINE Floats least(Floats a, Floats b) { return pick(a < b, a, b); }
-INLINE Floats most(Floats a, Floats b) { return pick(a > b, a, b); }
+#include "simd_portable.h"
 #endif
 
-#if WIDE
-INLINE float sum(Floats v) { return _mm512_reduce_add_ps((__m512)v); }
-INLINE float highest(Floats v) { return _mm512_reduce_max_ps((__m512)v); }
-#else
-INLINE float sum(Floats v) {
-    float part[LANES];
-    memcpy(part, &v, sizeof part);
-    for (int step = LANES / 2; step; step /= 2)
-        for (int i = 0; i < step; i++) part[i] += part[i + step];
-    return part[0];
-}
-
-INLINE float highest(Floats v) {
-    float part[LANES];
-    memcpy(part, &v, sizeof part);
-    for (int step = LANES / 2; step; step /= 2)
-        for (int i = 0; i < step; i++) part[i] = part[i] > part[i + step] ? part[i] : part[i + step];
-    return part[0];
-}
-#endif
-
-/* 2^t to about 2e-7, by 2^(whole + fraction), for t up to 126; far below it is 2^-126. */
-INLINE Floats power(Floats t) {
-    t = most(t, all(-126.0f));
-    Floats whole = (t + 12582912.0f) - 12582912.0f;
-    Floats f = t - whole;
-    Floats p = all(1.540353039e-4f);
+/* 2^t to about 2e-7, as 2^(integer + fraction), for t up to 126; below -126 it is 2^-126. */
+INLINE f32x16 exp2_approx(f32x16 t) {
+    t = max(t, splat(-126.0f));
+    f32x16 integer = (t + 12582912.0f) - 12582912.0f;
+    f32x16 f = t - integer;
+    f32x16 p = splat(1.540353039e-4f);
     p = p * f + 1.333355814e-3f;
     p = p * f + 9.618129107e-3f;
     p = p * f + 5.550410866e-2f;
     p = p * f + 2.402265069e-1f;
     p = p * f + 6.931471805e-1f;
     p = p * f + 1.0f;
-    return (Floats)((Ints)p + (__builtin_convertvector(whole, Ints) << 23));
+    return (f32x16)((i32x16)p + (__builtin_convertvector(integer, i32x16) << 23));
 }
 
-INLINE Floats exponential(Floats v) { return power(least(v * 1.44269504f, all(126.0f))); }
+INLINE f32x16 exp_approx(f32x16 v) { return exp2_approx(min(v * 1.44269504f, splat(126.0f))); }
 
 #endif

@@ -1,40 +1,32 @@
-/* BERT's word pieces for plain text: ASCII and general punctuation (U+2010 .. U+2027), lower-cased.
+/* BERT's WordPiece for plain text: ASCII and general punctuation (U+2010 to U+2027), lower-cased.
  *
- * Most headlines are plain; every other text is refused, and the caller takes the tokenizer proper for it. It does
- * what BertNormalizer, BertPreTokenizer and WordPiece do, and nothing for what they treat in a special way: control
- * characters, accents, wide scripts, and "[", which may begin a special token.
+ * Most headlines are plain. Any other text is declined, and the caller falls back to the tokenizers library. For plain
+ * text this does what BertNormalizer, BertPreTokenizer and WordPiece do; it handles nothing that they treat specially:
+ * control characters, accents, wide scripts, and "[", which may start a special token.
  */
-#include <stdint.h>
+#include "wordpiece.h"
+
 #include <string.h>
 
 #define LONGEST_WORD 100
-#define FIRST 14695981039346656037ull
-#define NEXT(hash, byte) (((hash) ^ (uint8_t)(byte)) * 1099511628211ull)
+#define FNV_BASIS 14695981039346656037ull
+#define FNV(hash, byte) (((hash) ^ (uint8_t)(byte)) * 1099511628211ull)
 
-/* Open addressing; a slot holds a piece's id, or -1. `slots` is a power of two. */
-struct pieces {
-    const int32_t *starts, *inside; /* slots of pieces that begin a word, and of those that go on ("##" left off) */
-    const char *text;               /* of all pieces, one behind the other */
-    const int32_t *at, *length;     /* by id */
-    int64_t slots;
-    int32_t unknown;
-};
-
-static int32_t find(const struct pieces *v, const int32_t *table, uint64_t hash, const char *word, int64_t n) {
+static int32_t find(const struct vocabulary *v, const int32_t *table, uint64_t hash, const char *word, int64_t n) {
     for (uint64_t slot = (hash ^ hash >> 32) & (v->slots - 1);; slot = (slot + 1) & (v->slots - 1)) {
         int32_t id = table[slot];
-        if (id < 0 || (v->length[id] == n && !memcmp(v->text + v->at[id], word, n))) return id;
+        if (id < 0 || (v->length[id] == n && !memcmp(v->text + v->offset[id], word, n))) return id;
     }
 }
 
-/* The longest piece first, again and again; a word that does not come out even is unknown as a whole. */
-static int64_t split(const struct pieces *v, const char *word, int64_t n, int64_t characters, int32_t *ids) {
+/* Greedy longest match first; a word that cannot be split completely is one unknown token. */
+static int64_t split(const struct vocabulary *v, const char *word, int64_t n, int64_t characters, int32_t *ids) {
     uint64_t hashes[LONGEST_WORD * 3 + 1];
     int64_t count = 0;
     for (int64_t start = 0; start < n && characters <= LONGEST_WORD;) {
-        const int32_t *table = start ? v->inside : v->starts;
-        uint64_t hash = FIRST;
-        for (int64_t end = start; end < n; end++) hashes[end] = hash = NEXT(hash, word[end]);
+        const int32_t *table = start ? v->continuations : v->starts;
+        uint64_t hash = FNV_BASIS;
+        for (int64_t end = start; end < n; end++) hashes[end] = hash = FNV(hash, word[end]);
         int64_t end = n;
         int32_t id = -1;
         for (; end > start && (id = find(v, table, hashes[end - 1], word + start, end - start)) < 0; end--) {}
@@ -51,8 +43,8 @@ static int is_punctuation(unsigned char c) {
     return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
 }
 
-/* counts: the pieces of each text, or -1 where it is not plain. ids must have room for as many as there are bytes. */
-void earlybell_word_pieces(const struct pieces *v, const char *bytes, const int64_t *ends, int64_t texts, int32_t *ids,
+/* counts: the pieces of each text, or -1 if it is not plain. ids needs space for one id per byte. */
+void earlybell_wordpiece(const struct vocabulary *v, const char *bytes, const int64_t *ends, int64_t texts, int32_t *ids,
                            int32_t *counts) {
     int64_t i = 0;
     for (int64_t text = 0; text < texts; text++) {

@@ -6,6 +6,7 @@ loses by it is far below what it is off anyway.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from earlybell.inference.backends.int8_weights import QuantisedEncoder
+from earlybell.inference.backends.int8 import Int8Backend
+from earlybell.inference.backends.int8_weights import Int8Weights
+from earlybell.inference.early_exit.confidence_window import ExitRule
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.huggingface import WEIGHTS_FILE
 from earlybell.inference.model.tokenizer import Reader
@@ -24,8 +27,8 @@ from earlybell.inference.training.optimise import all_logits
 
 #: Texts that are labelled between two saves: what an interruption can lose.
 SHARD_TEXTS = 50_000
-#: Texts that the int8 kernels take at once.
-BATCH_TEXTS = 256
+#: Texts that the int8 kernels take at once, and tokens of a batch.
+BATCH_TEXTS, BATCH_TOKENS = 256, 6_144
 
 
 def teacher_logits(
@@ -47,7 +50,7 @@ def teacher_logits(
             assert reader is not None
             rows = reader.read(part)
             if kernels is not None:
-                logits = _int8_logits(QuantisedEncoder(model, kernels), rows)
+                logits = _int8_logits(model, kernels, rows)
             else:
                 logits = all_logits(model, rows, device=device, precision=precision, title=f"{teacher.name} labels")[
                     :, -1
@@ -60,12 +63,15 @@ def teacher_logits(
     return np.concatenate(shards) if shards else np.empty((0, 0), np.float32)
 
 
-def _int8_logits(encoder: QuantisedEncoder, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-    config = encoder.config
-    found = []
+def _int8_logits(
+    model: ElbertForSequenceClassification, kernels: ctypes.CDLL, rows: Sequence[NDArray[np.int32]]
+) -> NDArray[np.float32]:
+    """Return log-probabilities, which are logits up to a constant per text, and so the same to every softmax."""
+    config = model.config
+    untempered = np.ones(len(config.depths), np.float32)
+    backend = Int8Backend(kernels, Int8Weights(model), ExitRule(), untempered, alpha=1.0, batch_tokens=BATCH_TOKENS)
+    logits = []
     for start in track(range(0, len(rows), BATCH_TEXTS), "labels"):
-        batch = encoder.embed(rows[start : start + BATCH_TEXTS])
-        for depth in range(1, config.layers + 1):
-            encoder.deepen(batch, config.group_at(depth))
-        found.append(encoder.logits(batch, config.layers))
-    return np.concatenate(found)
+        answers = backend.run(rows[start : start + BATCH_TEXTS], depth=config.layers)
+        logits.append(np.log(np.maximum(answers.probabilities, np.finfo(np.float32).tiny)))
+    return np.concatenate(logits)

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earlybell.inference.batching.backend import Window, batches
 from earlybell.inference.early_exit.confidence_window import ExitRule, normalised_entropy
 from earlybell.inference.engine import Engine
 from earlybell.inference.model.calibration import Calibration, OperatingPoint
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
 from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from tests.benchmarks.every_exit import every_exit
 
 #: ALBERT-base, arXiv 1909.11942, table 1, but for the vocabulary, which is the shipped tokenizer's.
 SHAPE = Config(embedding=128, hidden=768, heads=12, feed_forward=3_072, layers=12, projection=True,
@@ -47,19 +47,9 @@ def with_exits(checkpoint: Checkpoint, temperatures: Sequence[float]) -> Checkpo
 
 
 def log_probabilities(engine: Engine, texts: Sequence[str]) -> Tensor:
-    """What every exit says, in the engine's own precision: (texts, exits, C) float32."""
-    rows, config = engine.read(texts), engine.encoder.config
-    found = torch.zeros(len(rows), len(config.depths), config.classes)
-    window = Window(rows, np.full(len(rows), np.nan, np.float32))
-    with torch.inference_mode():
-        for part in batches(window, "length", engine.encoder.batch_tokens):
-            batch = engine.encoder.start([rows[text] for text in part.texts], part.width)
-            every = np.arange(len(part.texts))
-            for place, depth in enumerate(config.depths):
-                if depth > 0:
-                    batch.deepen(every)
-                found[torch.from_numpy(part.texts), place] = batch.probabilities(every).log()
-    return found
+    """Return the log-probabilities of every exit, in the engine's own precision: (texts, exits, C) float32."""
+    probabilities, _ = every_exit(engine.backend, engine.read(texts))
+    return torch.from_numpy(probabilities).log()
 
 
 def drawn_temperatures(said: Tensor, shares: NDArray[np.float64]) -> list[float]:

@@ -24,8 +24,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earlybell.inference.batching.backend import Answers, Order, Strategy, Window
-from earlybell.inference.batching.strategies import refill, shrink
+from earlybell.inference.backends.padded import PaddedBackend
+from earlybell.inference.batching.backend import Answers, Backend
+from earlybell.inference.batching.planning import Order
+from earlybell.inference.batching.strategies import STRATEGIES, Strategy
 from earlybell.inference.engine import Engine, open_engine, read_ahead
 from earlybell.inference.model.checkpoint import SHIPPED, TOKENIZER_FILE, load
 from earlybell.inference.model.elbert import Config
@@ -42,7 +44,6 @@ CROWD, WINDOW, WARM, WINDOWS = (64, 16, 16, 2) if SMALL else (100_000, 512, 4_09
 #: Side of the matrices that the peak is measured with.
 PEAK_SIZE = 256 if SMALL else 8_192
 PRECISION = "bfloat16"
-STRATEGIES = ("padded", "shrink", "presort", "predict", "refill")
 ORDERS: tuple[Order, ...] = ("arrival", "length", "predicted")
 BATCH_TOKENS = (512, 2_048) if SMALL else (4_096, 8_192, 16_384, 32_768, 65_536)
 EVERY = (1, 2, 3, 4)
@@ -108,14 +109,15 @@ def measure(servers: object = None) -> dict[str, Any]:
     )  # fmt: skip
     say("steps between refills")
     found["every"] = table(
-        {str(every): partial(by_hand, ours, partial(refill, every=every)) for every in EVERY}, crowd, labelled
+        {str(every): partial(by_hand, ours, STRATEGIES["refill"], refill_every=every) for every in EVERY},
+        crowd,
+        labelled,
     )
     say("order")
-    ordered: dict[str, Callable[..., Answers]] = {"presort": shrink, "refill": refill}
     found["order"] = table(
         {
-            f"{name}_{order}": partial(by_hand, ours, partial(strategy, order=order))
-            for name, strategy in ordered.items()
+            f"{name}_{order}": partial(by_hand, ours, replace(STRATEGIES[name], order=order))
+            for name in ("presort", "refill")
             for order in ORDERS
         },
         crowd, labelled,
@@ -241,14 +243,13 @@ def shipped(**how: Any) -> Candidate:
     return Candidate(engine.score)
 
 
-def by_hand(engine: Engine, strategy: Strategy) -> Candidate:
-    """A strategy with settings that no engine offers; nothing is read ahead."""
+def by_hand(engine: Engine, strategy: Strategy, refill_every: int = 1) -> Candidate:
+    """Return a strategy with settings that no engine offers; nothing is tokenized ahead."""
+    assert isinstance(engine.backend, PaddedBackend)
+    backend: Backend = replace(engine.backend, refill_every=refill_every) if refill_every > 1 else engine.backend
 
     def score(texts: Sequence[str]) -> Answers:
-        rows = engine.read(texts)
-        window = Window(rows, engine.predict_depths(rows))
-        with torch.inference_mode():
-            return strategy(engine.encoder, window)
+        return strategy.run(backend, engine.window(engine.read(texts)))
 
     return Candidate(score)
 
@@ -334,11 +335,11 @@ def _read_in(pool: ThreadPoolExecutor, engine: Engine, texts: Sequence[str]) -> 
 def roofline(ours: Engine, crowd: list[str], rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Peaks, and how near the shipped model and ALBERT-base's size at full depth come to what they allow."""
     device, tokens = torch.device(DEVICE), lengths(crowd)
-    at_once = ours.encoder.batch_tokens
+    at_once = ours.backend.batch_tokens
     peaks = gpu_roofline.peaks(device, PEAK_SIZE)
     found: dict[str, dict[str, float]] = {"peaks": peaks}
     cases: dict[str, tuple[Config, NDArray[np.int16]]] = {
-        OURS: (ours.encoder.config, ours.score(crowd).exit_depth),
+        OURS: (ours.backend.config, ours.score(crowd).exit_depth),
         f"{ALBERT}_full_depth": (ALBERT_SHAPE, np.full(len(crowd), ALBERT_SHAPE.layers, np.int16)),
     }
     for name, (config, depth) in cases.items():

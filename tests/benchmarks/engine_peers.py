@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import torch
 
+from earlybell.inference.batching.strategies import STRATEGIES
 from earlybell.inference.engine import open_engine
 from earlybell.inference.model.checkpoint import SHIPPED
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
@@ -31,7 +32,6 @@ BATCH = 32
 #: The unshared model that the student learned from, where training left one.
 TEACHER = Path(os.environ.get("EARLYBELL_TEACHER", "runs/teacher-minilm"))
 TORCH_PRECISION = "bfloat16"
-STRATEGIES = ("padded", "shrink", "presort", "predict", "refill")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,30 @@
-"""How the engine's speed hangs on the window, the length of texts, the number of workers, and the order of work."""
+"""How the engine's speed depends on the window, the length of texts, the number of workers, and the order of work."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from earlybell.inference.backends.slots import Slots
-from earlybell.inference.batching.backend import Batch, Encoder, Ids, Order, Window, batches, bucket
-from earlybell.inference.batching.strategies import refill, shrink
+from earlybell.inference.batching.backend import Backend, Window
+from earlybell.inference.batching.planning import Order, batches, bucket
+from earlybell.inference.batching.strategies import STRATEGIES, Strategy
 from earlybell.inference.engine import Engine, open_engine
-from earlybell.inference.model.checkpoint import SHIPPED, load
 from earlybell.inference.pool.pool import Pool
 from earlybell.streams.model import _open
 from tests.benchmarks import engine_clock
 from tests.benchmarks.engine_texts import Texts
+from tests.benchmarks.every_exit import every_exit
 
 WINDOWS = (1, 8, 32, 128, 512, 2_048)
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -151,91 +152,67 @@ def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def orders(engine: Engine, texts: Sequence[str]) -> dict[str, Any]:
-    """Speed and occupancy of shrinking and refilled batches by the order of the queue; all else is the same."""
-    rows = engine.read(texts)
-    window = Window(rows, engine.predict_depths(rows))
-    strategies = {f"{name}_{order}": (strategy, order) for name, strategy in (("shrink", shrink), ("refill", refill))
+    """Return speed and occupancy of shrinking and refilled batches by the order of the queue; all else is the same."""
+    window = engine.window(engine.read(texts))
+    strategies = {f"{name}_{order}": replace(STRATEGIES[name], order=order) for name in ("shrink", "refill")
                   for order in ORDERS}  # fmt: skip
     laps: dict[str, list[float]] = defaultdict(list)
-    with torch.inference_mode():
-        for _ in range(ROUNDS):
-            for name, (strategy, order) in strategies.items():
-                began = engine_clock.now()
-                strategy(engine.encoder, window, order)
-                laps[name].append(engine_clock.now() - began)
-        occupied = {name: _occupancy(engine.encoder, window, *strategies[name]) for name in strategies}
+    for _ in range(ROUNDS):
+        for name, strategy in strategies.items():
+            began = engine_clock.now()
+            strategy.run(engine.backend, window)
+            laps[name].append(engine_clock.now() - began)
     return {
-        name: {"texts_per_second": len(texts) / statistics.median(laps[name]), **occupied[name]} for name in strategies
+        name: {
+            "texts_per_second": len(texts) / statistics.median(laps[name]),
+            **_occupancy(engine.backend, window, strategy),
+        }
+        for name, strategy in strategies.items()
     }
 
 
-def _occupancy(encoder: Encoder, window: Window, strategy: Any, order: Order) -> dict[str, Any]:
-    """How full batches were when each depth was computed, and the mean over all layers run."""
-    watched = _Watched(encoder)
-    strategy(watched, window, order)
-    by_depth = {
-        str(depth): float(sum(alive for alive, _ in seen) / sum(room for _, room in seen))
-        for depth, seen in sorted(watched.seen.items())
-    }
-    ran = [one for seen in watched.seen.values() for one in seen]
+def _occupancy(backend: Backend, window: Window, strategy: Strategy) -> dict[str, Any]:
+    """Return how full batches were when each depth was computed, and the mean over all layers run."""
+    runs = _runs_in_slots(backend, window, strategy) if strategy.continuous else _runs(backend, window, strategy)
+    every_run = [run for of_depth in runs.values() for run in of_depth]
     return {
-        "occupancy_by_depth": by_depth,
-        "rows_per_layer_run": sum(alive for alive, _ in ran) / len(ran),
-        "layer_runs": len(ran),
+        "occupancy_by_depth": {
+            str(depth): sum(alive for alive, _ in of_depth) / sum(size for _, size in of_depth)
+            for depth, of_depth in sorted(runs.items())
+        },
+        "rows_per_layer_run": sum(alive for alive, _ in every_run) / len(every_run),
+        "layer_runs": len(every_run),
     }
 
 
-class _Watched:
-    """An encoder whose batches note how many texts each layer run served."""
+def _runs(backend: Backend, window: Window, strategy: Strategy) -> dict[int, list[tuple[int, int]]]:
+    """Return, by depth, the texts that each run of a layer served, and the size of their batch."""
+    exit_depth = strategy.run(backend, window).exit_depth
+    runs: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for batch in batches(window, strategy.order, backend.batch_tokens, backend.pads):
+        depths = exit_depth[batch.rows]
+        for depth in range(1, int(depths.max()) + 1):
+            runs[depth].append((int((depths >= depth).sum()), len(depths)))
+    return runs
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self.config, self.rule = encoder.config, encoder.rule
-        self.batch_tokens, self.pads = encoder.batch_tokens, encoder.pads
-        self.seen: dict[int, list[tuple[int, int]]] = defaultdict(list)
 
-    def start(self, rows: Sequence[Ids], width: int, prunes: bool = True) -> Batch:
-        batch = self._encoder.start(rows, width, prunes)
-        room, deepen = len(rows), batch.deepen
+def _runs_in_slots(backend: Backend, window: Window, strategy: Strategy) -> dict[int, list[tuple[int, int]]]:
+    runs: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    deepen = Slots.deepen
 
-        def watched(served: NDArray[np.int64]) -> None:
-            self.seen[int(batch.depth[served].min()) + 1].append((len(served), room))
-            deepen(served)
+    def watched(
+        self: Slots, group: int, slots: NDArray[np.int64], depth: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> None:
+        runs[int(depth.min()) + 1].append((len(slots), self.rows))
+        deepen(self, group, slots, depth, length)
 
-        batch.deepen = watched  # type: ignore[method-assign, assignment]
-        return batch
-
-    def answer(self, rows: Sequence[Ids]) -> None:
-        """None: each layer run is to be seen."""
-
-    def slots(self, width: int) -> Slots | None:
-        slots = self._encoder.slots(width)
-        if slots is None:
-            return None
-        watched, deepen = copy.copy(slots), slots.deepen  # the encoder keeps the slots, unwatched
-
-        def noted(group: int, served: NDArray[np.int64], depth: NDArray[np.int64], length: NDArray[np.int64]) -> None:
-            self.seen[int(depth.min()) + 1].append((len(served), watched.rows))
-            deepen(group, served, depth, length)
-
-        watched.deepen = noted  # type: ignore[method-assign, assignment]
-        return watched
+    with mock.patch.object(Slots, "deepen", watched):
+        strategy.run(backend, window)
+    return runs
 
 
 def at_every_exit(precision: str, texts: Sequence[str]) -> list[NDArray[np.float32]]:
-    """(texts, C) of each exit."""
+    """Return the probabilities of each exit: (texts, C) each."""
     engine = open_engine("cpu", dial=0.0, precision=precision, threads=engine_clock.THREADS)
-    rows = engine.read(texts)
-    config = load(SHIPPED).model.config
-    found = [np.zeros((len(rows), config.classes), np.float32) for _ in config.depths]
-    window = Window(rows, np.full(len(rows), np.nan, np.float32))
-    with torch.inference_mode():
-        for part in batches(window, "length", engine.encoder.batch_tokens, engine.encoder.pads):
-            batch = engine.encoder.start([rows[text] for text in part.texts], part.width)
-            every = np.arange(len(part.texts))
-            for depth in range(config.layers + 1):
-                if depth:
-                    batch.deepen(every)
-                if depth in config.depths:
-                    found[depth - config.depths[0]][part.texts] = batch.probabilities(every).numpy()
-    return found
+    probabilities, _ = every_exit(engine.backend, engine.read(texts))
+    return list(probabilities.swapaxes(0, 1))

@@ -18,9 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earlybell.inference.backends.padded import PaddedEncoder
-from earlybell.inference.batching.backend import Window
-from earlybell.inference.batching.strategies import shrink
+from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.early_exit.confidence_window import ExitRule
 from earlybell.inference.model.checkpoint import MANIFEST_FILE, SHIPPED, load
 from earlybell.inference.predictions import Predictions
@@ -71,44 +69,21 @@ def scorer(checkpoint: Path, dtype: torch.dtype, batch: int) -> Callable[[Sequen
     model.layers.to(dtype)
     threshold = calibration.point(calibration.default_dial).rule.threshold
     temperatures = torch.tensor(calibration.temperatures[1 if skipped else 0 :])
-    encoder = PaddedEncoder(model, ExitRule(threshold), temperatures, 1.0, torch.device("cpu"), batch_tokens=0)
+    backend = PaddedBackend(model, ExitRule(threshold), temperatures, 1.0, torch.device("cpu"), batch_tokens=0)
 
     def score(texts: Sequence[str]) -> Predictions:
         parts = []
         for start in range(0, len(texts), batch):
             rows = loaded.reader.read(texts[start : start + batch])
-            parts.append(_shrinking(encoder, rows))
+            parts.append(_shrinking(backend, rows))
         return Predictions.concatenate(parts, model.config.classes)
 
     return score
 
 
-def _shrinking(encoder: PaddedEncoder, rows: list[NDArray[np.int32]]) -> Predictions:
-    """One batch, padded to its longest text."""
-    width = max(len(row) for row in rows)
-    whole = replace(encoder, batch_tokens=width * len(rows))
-    unpredicted = np.full(len(rows), np.nan, np.float32)
-    with torch.inference_mode():
-        answers = shrink(_OneWidth(whole, width), Window(rows, unpredicted))
+def _shrinking(backend: PaddedBackend, rows: list[NDArray[np.int32]]) -> Predictions:
+    """Score one batch, padded to its longest text."""
+    answers = backend.run(rows, max(len(row) for row in rows))
     tokens = np.array([len(row) for row in rows], np.int32)
+    unpredicted = np.full(len(rows), np.nan, np.float32)
     return Predictions(answers.probabilities, answers.exit_depth, unpredicted, tokens, answers.tokens_kept)
-
-
-class _OneWidth:
-    """An encoder that pads all texts of a batch to the longest, as FastBERT does."""
-
-    pads = False  # the batch is not cut by widths
-
-    def __init__(self, encoder: PaddedEncoder, width: int) -> None:
-        self._encoder, self._width = encoder, width
-        self.config, self.rule, self.batch_tokens = encoder.config, encoder.rule, 2**62
-
-    def start(self, rows: Sequence[NDArray[np.int32]], width: int, prunes: bool = True) -> Any:
-        """A batch of one width."""
-        return self._encoder.start(rows, self._width, prunes)
-
-    def answer(self, rows: Sequence[NDArray[np.int32]]) -> None:
-        """None: depth by depth."""
-
-    def slots(self, width: int) -> None:
-        """None: its batches shrink."""

@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earlybell.inference.backends.packed_batches import PackedEncoder
-from earlybell.inference.backends.padded import PaddedEncoder
-from earlybell.inference.batching.backend import Encoder, Window, batches
+from earlybell.inference.backends.int8 import Int8Backend
+from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.early_exit.confidence_window import ExitRule, exit_depths
 from earlybell.inference.engine import Engine
 from earlybell.inference.model.calibration import Calibration
@@ -34,6 +33,7 @@ from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.calibrate import Judgement, fit_temperature, judge
 from earlybell.inference.training.data import DEV_SEED, data_directory, hash_file, is_set_aside
 from tests.benchmarks import engine_clock
+from tests.benchmarks.every_exit import every_exit
 
 MODEL = Path(os.environ.get("EARLYBELL_LONG_MODEL", "runs/imdb12-pruned"))
 PLAIN = Path(os.environ.get("EARLYBELL_LONG_PLAIN", "runs/imdb12-plain"))
@@ -156,7 +156,8 @@ class Subject:
         """What every exit says of the texts."""
         engine = self.engines[precision]
         self._tune(engine, ExitRule(), alpha)
-        return _every_exit(engine.encoder, engine.read(texts))
+        probabilities, seconds = every_exit(engine.backend, engine.read(texts))
+        return Seen(probabilities, seconds / len(texts))
 
     def tuned(self, setting: Setting) -> Engine:
         """The engine of a setting."""
@@ -165,12 +166,14 @@ class Subject:
         return engine
 
     def _tune(self, engine: Engine, rule: ExitRule, alpha: float) -> None:
-        encoder = engine.encoder
-        if isinstance(encoder, PackedEncoder):
-            engine.encoder = PackedEncoder(encoder.kernels, rule, self.temperatures, alpha, encoder.batch_tokens)
-        elif isinstance(encoder, PaddedEncoder):
+        backend = engine.backend
+        if isinstance(backend, Int8Backend):
+            engine.backend = Int8Backend(
+                backend.kernels, backend.weights, rule, self.temperatures, alpha, backend.batch_tokens
+            )
+        elif isinstance(backend, PaddedBackend):
             tensor = torch.from_numpy(self.temperatures)
-            engine.encoder = replace(encoder, rule=rule, alpha=alpha, temperatures=tensor)
+            engine.backend = replace(backend, rule=rule, alpha=alpha, temperatures=tensor)
 
 
 def read_reviews(part: str) -> Reviews:
@@ -242,25 +245,3 @@ def _losses(
 def say(what: str) -> None:
     """A sign of life: all of it takes a while."""
     print(f"  {time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
-
-
-def _every_exit(encoder: Encoder, rows: Sequence[NDArray[np.int32]]) -> Seen:
-    """Run all texts to the last depth, ask every exit, and take the time of each depth."""
-    config = encoder.config
-    found = np.zeros((len(rows), len(config.depths), config.classes), np.float32)
-    seconds = np.zeros(config.layers + 1)
-    window = Window(rows, np.full(len(rows), np.nan, np.float32))
-    with torch.inference_mode():
-        for part in batches(window, "length", encoder.batch_tokens, encoder.pads):
-            every = np.arange(len(part.texts))
-            began = engine_clock.now()
-            batch = encoder.start([rows[text] for text in part.texts], part.width)
-            for depth in range(config.layers + 1):
-                if depth:
-                    batch.deepen(every)
-                if depth in config.depths:
-                    found[part.texts, depth - config.depths.start] = batch.probabilities(every).numpy()
-                ended = engine_clock.now()
-                seconds[depth] += ended - began
-                began = ended
-    return Seen(found, seconds / len(rows))

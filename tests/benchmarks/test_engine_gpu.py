@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from earlybell.inference.batching.strategies import STRATEGIES
 from earlybell.inference.early_exit.confidence_window import ExitRule, exit_depths
 from earlybell.inference.engine import Engine
 from earlybell.inference.model.elbert import Config, Layer
@@ -60,7 +61,7 @@ def test_a_fused_layer_moves_less_and_a_larger_batch_shares_its_weights() -> Non
 
 
 def test_the_better_of_the_peers_counts() -> None:
-    speeds = {f"earlybell_{name}": 10.0 for name in engine_gpu.STRATEGIES}
+    speeds = {f"earlybell_{name}": 10.0 for name in STRATEGIES}
     speeds |= {"earlybell_refill": 1_000.0, "albert_base_full_depth": 50.0, "albert_base_with_exits": 80.0}
     speeds |= {"bert_base_batch1_bfloat16": 4.0, "bert_base_batch1_float16": 5.0}
     speeds |= {"bert_base_batch32_bfloat16": 20.0, "bert_base_batch256_float16": 25.0}

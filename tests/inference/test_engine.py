@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earlybell.inference.batching.backend import bucket
+from earlybell.inference.batching.planning import bucket
 from earlybell.inference.batching.strategies import STRATEGIES
 from earlybell.inference.engine import Engine, EngineError, open_engine
 from earlybell.inference.model.checkpoint import CheckpointError

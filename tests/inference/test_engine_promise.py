@@ -1,4 +1,4 @@
-"""A text's answer does not hang on its neighbours: algorithms, section 5, over everything that could break it."""
+"""A text's answer does not depend on its neighbours, over everything that could break that."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earlybell.inference.batching.backend import Window
-from earlybell.inference.batching.strategies import refill
 from earlybell.inference.engine import Engine, open_engine
 from earlybell.inference.kernels.build import library
 from earlybell.inference.model import checkpoint
@@ -81,21 +79,6 @@ def one_by_one(directory: Path, dial: float, precision: str, texts: tuple[str, .
     """The reference: each text in a window of its own."""
     engine = opened(directory, dial, precision, "shrink")
     return Predictions.concatenate([engine.score([text]) for text in texts], 3)
-
-
-@needs_int8
-@settings(max_examples=40, deadline=None)
-@given(order=st.permutations(range(40)), tokens=st.sampled_from([16, 300, 100_000]), every=st.integers(1, 4))
-def test_every_refill_interval_gives_the_same_bits(
-    checkpoints: dict[int, Path], texts: list[str], order: list[int], tokens: int, every: int
-) -> None:
-    engine = opened(checkpoints[2], 1.0, "int8", "refill", tokens)
-    rows = engine.read([texts[index] for index in order])
-    with torch.inference_mode():
-        found = refill(engine.encoder, Window(rows, engine.predict_depths(rows)), every=every)
-    alone = one_by_one(checkpoints[2], 1.0, "int8", tuple(texts))
-    assert np.array_equal(found.probabilities, alone.probabilities[order])
-    assert np.array_equal(found.exit_depth, alone.exit_depth[order])
 
 
 @settings(max_examples=40, deadline=None)

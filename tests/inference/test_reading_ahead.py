@@ -26,7 +26,7 @@ VERBS = ("soars 12.5%", "falls — again", "is steady @ 9am", "beats “estimate
 @pytest.fixture(autouse=True)
 def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "PORTION", 48)
-    monkeypatch.setattr(engines, "READ_AT_ONCE", 7)
+    monkeypatch.setattr(engines, "TOKENIZED_AT_ONCE", 7)
 
 
 @pytest.fixture

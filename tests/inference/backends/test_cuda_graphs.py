@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from earlybell.inference.backends.cuda_graphs import Recorder, fetched, staged
-from earlybell.inference.backends.padded import PaddedEncoder
-from earlybell.inference.batching.backend import Window, bucket
-from earlybell.inference.batching.strategies import refill, shrink
+from earlybell.inference.backends.padded import PaddedBackend
+from earlybell.inference.batching.backend import Window
+from earlybell.inference.batching.planning import bucket
 from earlybell.inference.engine import open_engine
-from tests.inference.backends.test_slots import MODELS, encoder, in_precision, same, window
+from tests.inference.backends.test_slots import MODELS, backend, in_precision, refill, same, shrink, window
 
 CPU = torch.device("cpu")
 GPUS = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
@@ -25,8 +25,8 @@ needs_bfloat16 = pytest.mark.skipif(not halves, reason="no CUDA device here that
 PRECISIONS = [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)]
 
 
-def on_gpu(model: str, alpha: float, precision: torch.dtype) -> PaddedEncoder:
-    return in_precision(encoder(model, "trend", alpha, True, device=torch.device("cuda")), precision)
+def on_gpu(model: str, alpha: float, precision: torch.dtype) -> PaddedBackend:
+    return in_precision(backend(model, "trend", alpha, device=torch.device("cuda")), precision)
 
 
 @pytest.mark.parametrize("device", [CPU, *GPUS], ids=str)
@@ -105,8 +105,7 @@ def test_graphs_answer_as_single_launches_do(
     texts = [window([8] * 60 + [3, 40, 21, 22, 37]), window([40, 7, 6]), window([20] * 30, seed=5)]
     with torch.inference_mode():
         found = [refill(graphed, one, every=every) for one in texts for every in (1, 3)]
-        slots = graphed.slots(8)
-        assert slots is not None
+        slots = graphed.slots.of_width(8)
         assert all(step.__name__ == "replay" for step in slots._steps), "nothing was captured"
         with monkeypatch.context() as patch:
             patch.setattr(Recorder, "recorded", lambda self, step: step)
@@ -127,8 +126,8 @@ def test_a_text_has_the_same_bits_alone_and_in_a_crowd_on_a_gpu(model: str, prec
     texts = window([3, 9, 30, 5, 8, 7, 8, 12, 8, 8, 6, 31, 29, 8, 7] * 4, seed=2)
     with torch.inference_mode():
         together = refill(made, texts)
-        backwards = refill(made, Window(texts.rows[::-1], texts.predicted), every=3)
-        alone = [refill(made, Window([row], texts.predicted[:1])) for row in texts.rows]
+        backwards = refill(made, Window(texts.texts[::-1], texts.predicted), every=3)
+        alone = [refill(made, Window([row], texts.predicted[:1])) for row in texts.texts]
     assert np.array_equal(together.probabilities, backwards.probabilities[::-1])
     assert np.array_equal(together.probabilities, np.concatenate([one.probabilities for one in alone]))
     assert together.exit_depth.tolist() == [int(one.exit_depth[0]) for one in alone]
@@ -139,14 +138,15 @@ def test_a_warm_engine_has_a_graph_of_every_width_and_answers_as_a_cpu_does(
     tiny_checkpoint: Path, texts: list[str]
 ) -> None:
     engine = open_engine("cuda", checkpoint=tiny_checkpoint, precision="float32")
-    assert engine.strategy == "refill"
+    assert engine.strategy.name == "refill"
     engine.warm_up()
-    assert isinstance(engine.encoder, PaddedEncoder)
+    assert isinstance(engine.backend, PaddedBackend)
     widths = {bucket(tokens) for tokens in range(1, engine.description.max_tokens + 1)}
-    assert set(engine.encoder._slots._of) == widths
-    slots = dict(engine.encoder._slots._of)
+    assert engine.backend.slots.widths == widths
+    slots = {width: engine.backend.slots.of_width(width) for width in widths}
     found = engine.score(texts)
-    assert engine.encoder._slots._of == slots
+    assert engine.backend.slots.widths == widths, "no width was recorded after the warm-up"
+    assert all(engine.backend.slots.of_width(width) is slots[width] for width in widths)
     expected = open_engine("cpu", checkpoint=tiny_checkpoint, precision="float32").score(texts)
     assert found.exit_depth.tolist() == expected.exit_depth.tolist()
     assert np.abs(found.probabilities - expected.probabilities).max() < 1e-4

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import stat
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
-from earlybell.inference.backends import int8_weights
-from earlybell.inference.backends.int8_weights import QuantisedEncoder, activation_terms, fits
-from earlybell.inference.kernels import build
+from earlybell.inference.backends.int8_weights import activation_terms, is_supported
+from earlybell.inference.kernels import build, structs
 from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from tests.inference.backends.stepwise import Stepwise
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: no int8 kernels")
 
@@ -41,12 +43,6 @@ def model_of(config: Config) -> ElbertForSequenceClassification:
     return model
 
 
-def encoder_of(model: ElbertForSequenceClassification) -> QuantisedEncoder:
-    kernels = build.library()
-    assert kernels is not None
-    return QuantisedEncoder(model, kernels)
-
-
 def rows_of(lengths: list[int]) -> list[np.ndarray]:
     generator = np.random.default_rng(3)
     return [generator.integers(1, 200, length, dtype=np.int32) for length in lengths]
@@ -56,7 +52,7 @@ def rows_of(lengths: list[int]) -> list[np.ndarray]:
 def test_every_depth_follows_the_model_in_float32(shape: str) -> None:
     config = SHAPES[shape]
     model = model_of(config)
-    kernels = encoder_of(model)
+    kernels = Stepwise(model)
     rows = rows_of([2, 7, 16, 17, 33, 1, 130])
     packed = kernels.embed(rows)
     for depth in range(config.layers + 1):
@@ -70,8 +66,8 @@ def test_every_depth_follows_the_model_in_float32(shape: str) -> None:
                 x = model.embed(ids)
                 for below in range(1, depth + 1):
                     x, live = model.deepen(x, live, below)
-                found = packed.hidden[start : start + len(row)]
-                assert np.sqrt(np.mean((found - x[0].numpy()) ** 2)) < (0.05 if depth else 0.02) * float(x.std())
+                states = packed.hidden[start : start + len(row)]
+                assert np.sqrt(np.mean((states - x[0].numpy()) ** 2)) < (0.05 if depth else 0.02) * float(x.std())
                 if depth in config.depths:
                     logits = model.exit_logits(x, live, depth)[0].numpy()
                     assert kernels.logits(packed, depth)[text] == pytest.approx(logits, abs=0.1)
@@ -81,7 +77,7 @@ def test_every_depth_follows_the_model_in_float32(shape: str) -> None:
 def test_the_exits_are_float32_through_and_through() -> None:
     """At depth 0 nothing is quantised (there is no projection), so all that is left is rounding."""
     model = model_of(SHAPES["headlines"])
-    kernels = encoder_of(model)
+    kernels = Stepwise(model)
     rows = rows_of([5, 9, 40, 3, 8, 12, 7])
     found = kernels.logits(kernels.embed(rows), 0)
     for row, logits in zip(rows, found, strict=True):
@@ -94,7 +90,7 @@ def test_the_exits_are_float32_through_and_through() -> None:
 def test_features_of_neighbours_follow_the_model_and_do_not_hang_on_other_texts() -> None:
     """A text of one token has no neighbour, one of 130 is longer than a tile, and the ends have one neighbour."""
     model = model_of(SHAPES["filters"])
-    kernels = encoder_of(model)
+    kernels = Stepwise(model)
     rows = rows_of([1, 2, 3, 130, 16, 95, 1, 40, 96, 97, *range(1, 30)])
     together = kernels.logits(kernels.embed(rows), 0)
     for row, found in zip(rows, together, strict=True):
@@ -107,13 +103,13 @@ def test_features_of_neighbours_follow_the_model_and_do_not_hang_on_other_texts(
     assert np.array_equal(backwards[::-1], together)
     with torch.no_grad():
         model.exit_zero.filters.bias.sub_(1e3)  # type: ignore[union-attr]
-    unheard = encoder_of(model)
+    unheard = Stepwise(model)
     assert (np.abs(unheard.logits(unheard.embed(rows), 0) - together).max(1) > 0.1).all()
 
 
 def test_pruning_keeps_the_tokens_that_float32_keeps() -> None:
     model = model_of(SHAPES["headlines"])
-    kernels = encoder_of(model)
+    kernels = Stepwise(model)
     rows = rows_of([30, 12, 2, 64])
     keep = np.array([18, 12, 2, 20], np.int32)
     packed = kernels.embed(rows)
@@ -132,15 +128,15 @@ def test_pruning_keeps_the_tokens_that_float32_keeps() -> None:
 
 
 def test_selected_texts_move_together() -> None:
-    kernels = encoder_of(model_of(SHAPES["headlines"]))
+    kernels = Stepwise(model_of(SHAPES["headlines"]))
     rows = rows_of([4, 1, 9, 3])
     packed = kernels.embed(rows)
     before = packed.hidden.copy()
-    kernels.select(packed, np.array([False, True, False, True]))
+    kernels.compact(packed, np.array([False, True, False, True]))
     assert packed.lengths.tolist() == [1, 3]
     assert np.array_equal(packed.hidden[:4], before[[4, 14, 15, 16]])
-    kernels.select(packed, np.array([False, False]))
-    assert len(packed) == 0
+    kernels.compact(packed, np.array([False, False]))
+    assert len(packed.lengths) == 0
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_new"])
@@ -155,9 +151,9 @@ def test_the_polynomial_stands_for_the_activation(name: str) -> None:
 
 def test_a_shape_that_does_not_fill_vectors_is_left_to_torch() -> None:
     odd = Config(vocabulary=20, embedding=40, hidden=40, heads=4, feed_forward=64)
-    assert not fits(odd)
+    assert not is_supported(odd)
     with pytest.raises(ValueError, match="multiples of 16"):
-        encoder_of(ElbertForSequenceClassification(odd))
+        Stepwise(ElbertForSequenceClassification(odd))
 
 
 def test_the_library_is_built_once_and_survives_a_broken_compiler(
@@ -185,6 +181,7 @@ def test_the_library_is_built_once_and_survives_a_broken_compiler(
 
 
 def test_a_changed_header_is_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structs, "check", lambda library: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "answer.h").write_text("#define ANSWER 1\n")
     (tmp_path / "answer.c").write_text('#include "answer.h"\nint earlybell_answer(void) { return ANSWER; }\n')
@@ -213,10 +210,24 @@ def test_nowhere_to_keep_the_library_is_no_library(tmp_path: Path, monkeypatch: 
         build.library.cache_clear()
 
 
-def test_the_constants_are_those_of_the_source() -> None:
-    source = "".join(header.read_text() for header in build.HEADERS)
-    assert f"#define LANES {int8_weights.LANES}\n" in source
-    assert f"#define PANEL {int8_weights.PANEL} " in source
-    assert f"#define EXIT_TEXTS {int8_weights.EXIT_TEXTS} " in source
-    assert f"#define STRIP {int8_weights.STRIP} " in source
-    assert f"#define TERMS {int8_weights.TERMS} " in source
+@pytest.mark.parametrize("wrong", [{"PANEL": 32}, {"TERMS": 8}])
+def test_kernels_of_another_layout_are_refused(wrong: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    library = build.library()
+    assert library is not None
+    structs.check(library)
+    for name, value in wrong.items():
+        monkeypatch.setitem(structs._CONSTANTS, name, value)
+        with pytest.raises(RuntimeError, match=name):
+            structs.check(library)
+
+
+def test_a_structure_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = build.library()
+    assert library is not None
+
+    class Norm(structs.Norm):
+        _fields_: ClassVar = [("added", ctypes.c_int64)]
+
+    monkeypatch.setattr(structs, "_STRUCTURES", (structs.Linear, Norm, *structs._STRUCTURES[2:]))
+    with pytest.raises(RuntimeError, match="Norm is"):
+        structs.check(library)

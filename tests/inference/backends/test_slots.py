@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from earlybell.inference.backends.cuda_graphs import Step
-from earlybell.inference.backends.padded import PaddedEncoder
-from earlybell.inference.backends.slots import MOST_WIDTHS, Slots
+from earlybell.inference.backends.padded import PaddedBackend
+from earlybell.inference.backends.slots import MAX_WIDTHS, Slots
 from earlybell.inference.batching.backend import Answers, Ids, Window
-from earlybell.inference.batching.strategies import refill, shrink
+from earlybell.inference.batching.strategies import STRATEGIES
 from earlybell.inference.early_exit.confidence_window import ExitRule
 from tests.inference.tiny_models import outspoken, tiny
 
@@ -41,19 +41,27 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @cache
-def encoder(
-    model: str, rule: str, alpha: float, fixed: bool, tokens: int = 64, device: torch.device = CPU
-) -> PaddedEncoder:
+def backend(model: str, rule: str, alpha: float, tokens: int = 64, device: torch.device = CPU) -> PaddedBackend:
     made = outspoken(tiny(**MODELS[model]), seed=3).to(device)
     temperatures = torch.tensor([1.0, 1.5, 0.8, 1.2, 1.0], device=device)[5 - len(made.config.depths) :]
-    return PaddedEncoder(made, RULES[rule], temperatures, alpha, device, tokens, fixed)
+    return PaddedBackend(made, RULES[rule], temperatures, alpha, device, tokens)
 
 
-def in_precision(encoder: PaddedEncoder, precision: torch.dtype) -> PaddedEncoder:
-    model = outspoken(encoder.config, seed=3).to(encoder.device)
+def refill(backend: PaddedBackend, window: Window, every: int = 1) -> Answers:
+    if every != backend.refill_every:
+        backend = replace(backend, refill_every=every)
+    return STRATEGIES["refill"].run(backend, window)
+
+
+def shrink(backend: PaddedBackend, window: Window) -> Answers:
+    return STRATEGIES["shrink"].run(backend, window)
+
+
+def in_precision(backend: PaddedBackend, precision: torch.dtype) -> PaddedBackend:
+    model = outspoken(backend.config, seed=3).to(backend.device)
     model.embedding.to(precision)
     model.layers.to(precision)
-    return replace(encoder, model=model)
+    return replace(backend, model=model)
 
 
 def window(lengths: list[int], seed: int = 0) -> Window:
@@ -72,22 +80,20 @@ def test_it_answers_as_batches_without_a_shape_do(
     tokens = data.draw(st.sampled_from([8, 64, 1_000]), "tokens of a load")
     texts = window(data.draw(st.lists(st.integers(2, 40), min_size=1, max_size=50), "lengths"), seed=1)
     with torch.inference_mode():
-        found = refill(encoder(model, rule, alpha, True, tokens), texts, every=every)
-        grown = refill(encoder(model, rule, alpha, False, tokens), texts, every=every)
-        shrunk = shrink(encoder(model, rule, alpha, False, tokens), texts)
-    for other in (grown, shrunk):
-        same(found, other, tolerance=1e-5)
+        refilled = refill(backend(model, rule, alpha, tokens), texts, every=every)
+        shrunk = shrink(backend(model, rule, alpha, tokens), texts)
+    same(refilled, shrunk, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_text_has_the_same_bits_alone_and_in_a_crowd(model: str, precision: torch.dtype) -> None:
     texts = window([3, 9, 30, 5, 8, 7, 8, 12, 8, 8, 6, 31, 29, 8, 7], seed=2)
-    made = in_precision(encoder(model, "trend", 0.8, True), precision)
+    made = in_precision(backend(model, "trend", 0.8), precision)
     with torch.inference_mode():
         together = refill(made, texts)
-        backwards = refill(made, Window(texts.rows[::-1], texts.predicted), every=3)
-        alone = [refill(made, Window([row], texts.predicted[:1])) for row in texts.rows]
+        backwards = refill(made, Window(texts.texts[::-1], texts.predicted), every=3)
+        alone = [refill(made, Window([row], texts.predicted[:1])) for row in texts.texts]
     assert len(set(together.exit_depth.tolist())) > 1, "texts must leave at different depths"
     assert np.array_equal(together.probabilities, backwards.probabilities[::-1])
     assert np.array_equal(together.probabilities, np.concatenate([one.probabilities for one in alone]))
@@ -97,25 +103,25 @@ def test_a_text_has_the_same_bits_alone_and_in_a_crowd(model: str, precision: to
 @pytest.mark.parametrize("model", ["one group", "a group a depth"])
 def test_no_row_idles_before_the_queue_runs_dry(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[tuple[str, int]] = []
-    enter, deepen = Slots.enter, Slots.deepen
+    admit, deepen = Slots.admit, Slots.deepen
 
-    def entered(self: Slots, slots: NDArray[np.int64], *others: NDArray[np.int64]) -> None:
-        loads.append(("enter", len(slots)))
-        enter(self, slots, *others)  # type: ignore[arg-type]
+    def admitted(self: Slots, slots: NDArray[np.int64], *others: NDArray[np.int64]) -> None:
+        loads.append(("admit", len(slots)))
+        admit(self, slots, *others)  # type: ignore[arg-type]
 
     def deepened(self: Slots, group: int, slots: NDArray[np.int64], *others: NDArray[np.int64]) -> None:
         loads.append(("deepen", len(slots)))
         deepen(self, group, slots, *others)
 
-    monkeypatch.setattr(Slots, "enter", entered)
+    monkeypatch.setattr(Slots, "admit", admitted)
     monkeypatch.setattr(Slots, "deepen", deepened)
     with torch.inference_mode():
-        answers = refill(encoder(model, "confidence", 1.0, True), window([8] * 83))
+        answers = refill(backend(model, "confidence", 1.0), window([8] * 83))
     assert len(set(answers.exit_depth.tolist())) > 2
-    dry = max(place for place, (step, _) in enumerate(loads) if step == "enter")
+    dry = max(place for place, (step, _) in enumerate(loads) if step == "admit")
     assert dry > 10
     assert {size for _, size in loads[:dry]} == {8}, "64 tokens are 8 rows of 8"
-    assert sum(size for step, size in loads if step == "enter") == 83
+    assert sum(size for step, size in loads if step == "admit") == 83
     assert sum(size for step, size in loads if step == "deepen") == answers.exit_depth.sum()
 
 
@@ -170,34 +176,33 @@ def test_steps_can_be_captured_and_replayed(
     )  # as on a GPU
     tape = Tape()
     monkeypatch.setattr("earlybell.inference.backends.slots.Recorder", lambda device: tape)
-    made = in_precision(encoder(model, rule, alpha, True), precision)
+    made = in_precision(backend(model, rule, alpha), precision)
     texts = [window([8] * 30 + [3, 40, 21, 22, 37]), window([40, 7, 6]), window([20] * 9, seed=5)]
     with torch.inference_mode():
         replayed = [refill(made, one, every=every) for one in texts for every in (1, 2)]
         assert tape.replays > 20
-        eager = [refill(replace(made, fixed=False), one, every=every) for one in texts for every in (1, 2)]
+        eager = [shrink(made, one) for one in texts for _ in (1, 2)]
     for one, other in zip(replayed, eager, strict=True):
         same(one, other, tolerance=1e-5 if precision == torch.float32 else 1e-3)
 
 
 def test_slots_stay_where_they_are() -> None:
     """A graph reads and writes the addresses that it was captured with."""
-    made = replace(encoder("two groups of two", "trend", 0.7, True))
-    slots = made.slots(8)
-    assert slots is not None
+    made = replace(backend("two groups of two", "trend", 0.7))
+    slots = made.slots.of_width(8)
     tensors = {name: value.data_ptr() for name, value in vars(slots).items() if isinstance(value, torch.Tensor)}
     kept = {name: value.data_ptr() for name, value in vars(slots._window).items() if isinstance(value, torch.Tensor)}
     assert {"_x", "_plan", "_ids", "_outcome"} <= set(tensors)
     assert set(kept) == {"run", "label", "lead"}
     with torch.inference_mode():
         refill(made, window([8] * 40 + [30] * 10 + [5] * 9))
-    assert made.slots(8) is slots
+    assert made.slots.of_width(8) is slots
     assert {name: value.data_ptr() for name, value in vars(slots).items() if name in tensors} == tensors
     assert {name: value.data_ptr() for name, value in vars(slots._window).items() if name in kept} == kept
 
 
 def test_a_window_that_failed_half_way_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = replace(encoder("one group", "trend", 1.0, True))
+    made = replace(backend("one group", "trend", 1.0))
     texts = window([8] * 30)
     with torch.inference_mode():
         expected = refill(made, texts)
@@ -217,12 +222,12 @@ def test_a_window_that_failed_half_way_leaves_nothing_behind(monkeypatch: pytest
 
 
 def test_more_widths_than_are_kept_are_answered_too() -> None:
-    made = replace(encoder("one group", "trend", 1.0, True), model=outspoken(tiny(positions=1_500), seed=3))
+    made = replace(backend("one group", "trend", 1.0), model=outspoken(tiny(positions=1_500), seed=3))
     texts = window([8, 1_200, *range(40, 1_400, 32)], seed=4)
-    assert len(texts.rows) > MOST_WIDTHS
+    assert len(texts.texts) > MAX_WIDTHS
     with torch.inference_mode():
         found = refill(made, texts)
-        expected = shrink(replace(made, fixed=False), texts)
+        expected = shrink(made, texts)
     same(found, expected, tolerance=1e-5)
 
 

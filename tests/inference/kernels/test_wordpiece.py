@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from earlybell.inference.kernels import build
-from earlybell.inference.kernels.wordpiece import WordPieces, fits
+from earlybell.inference.kernels.wordpiece import WordPieces, is_supported
 from earlybell.inference.model.checkpoint import SHIPPED
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: no compiled word pieces")
@@ -96,11 +96,11 @@ def test_another_tokenizer_is_left_alone() -> None:
     other.decoder = decoders.WordPiece()
     other.normalizer = normalizers.BertNormalizer(lowercase=False)
     other.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    assert not fits(other)
+    assert not is_supported(other)
     other.normalizer = normalizers.BertNormalizer(lowercase=True)
-    assert fits(other)
+    assert is_supported(other)
     other.add_tokens(["zebra"])
-    assert not fits(other)
+    assert not is_supported(other)
     kernels = build.library()
     assert kernels is not None
     with pytest.raises(ValueError, match="word-piece"):

@@ -1,0 +1,81 @@
+"""Cut a window into batches: in which order, and how many texts fit the token budget.
+
+It knows lengths and predicted depths; nothing of models or of how a batch is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earlybell.inference.batching.backend import Batch, Window
+
+Order = Literal["arrival", "length", "predicted"]
+#: A budget that every window fits: all texts of one width form one queue.
+UNLIMITED = 2**62
+
+
+def bucket(tokens: int) -> int:
+    """Return the width that a text is padded to: steps of 4 up to 32, of 8 up to 64, then of 32.
+
+    A headline is padded by a few tokens and a body by a few per cent, yet a window has few distinct shapes.
+    """
+    step = 4 if tokens <= 32 else 8 if tokens <= 64 else 32
+    return max(8, -(-tokens // step) * step)
+
+
+def texts_within(batch_tokens: int, width: int) -> int:
+    """Return how many texts of this width fit the budget, at least one."""
+    return max(1, batch_tokens // width)
+
+
+def batches(
+    window: Window, order: Order, batch_tokens: int, pads: bool, among: NDArray[np.int64] | None = None
+) -> Iterator[Batch]:
+    """Cut a window into batches of at most ``batch_tokens`` tokens, or of one text, in the given order.
+
+    If texts are padded, the width takes precedence over the order (ours): a batch holds one `bucket`, so little padding
+    is computed and a text's shape depends on that text alone. Sorts are stable: equal texts stay in order of arrival.
+
+    Parameters
+    ----------
+    among
+        The rows of the window to be batched; None: all of them.
+    """
+    rows = np.arange(len(window.texts)) if among is None else among
+    lengths = np.array([len(window.texts[row]) for row in rows], np.int64)
+    key: NDArray[np.float32] = np.zeros(len(rows), np.float32)
+    if order == "length":
+        key = lengths.astype(np.float32)
+    elif order == "predicted":
+        key = np.nan_to_num(window.predicted[rows], nan=0.0)
+    if not pads:
+        arranged = np.lexsort((lengths, key)) if order == "predicted" else np.argsort(key, kind="stable")
+        number = np.cumsum(lengths[arranged]) // max(1, batch_tokens)
+        for part in np.split(arranged, np.flatnonzero(np.diff(number)) + 1) if len(rows) else ():
+            yield Batch(rows[part], 0)
+        return
+    widths = np.array([bucket(int(length)) for length in lengths], np.int64)
+    arranged = np.lexsort((key, widths))
+    for width in np.unique(widths):
+        of_width = arranged[widths[arranged] == width]
+        size = texts_within(batch_tokens, int(width))
+        for start in range(0, len(of_width), size):
+            yield Batch(rows[of_width[start : start + size]], int(width))
+
+
+def batches_as_they_come(window: Window, batch_tokens: int) -> Iterator[Batch]:
+    """Cut a window in order of arrival, each batch padded to its longest text: shapes depend on the neighbours."""
+    start = 0
+    while start < len(window.texts):
+        stop, longest = start, 0
+        while stop < len(window.texts):
+            longest = max(longest, len(window.texts[stop]))
+            if stop > start and (stop + 1 - start) * longest > batch_tokens:
+                break
+            stop += 1
+        yield Batch(np.arange(start, stop), max(len(text) for text in window.texts[start:stop]))
+        start = stop

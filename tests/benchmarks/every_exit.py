@@ -1,0 +1,33 @@
+"""The answer of every exit to every text, in a backend's own precision, and the time that each depth takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earlybell.inference.batching.backend import Backend, Ids, Window
+from earlybell.inference.batching.planning import batches
+from tests.benchmarks import engine_clock
+
+
+def every_exit(backend: Backend, texts: Sequence[Ids]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Run all texts to each depth in turn.
+
+    Returns
+    -------
+    probabilities, seconds
+        (texts, exits, C), after each exit's temperature, and (L + 1,): what each depth adds to the time, exit included.
+    """
+    config = backend.config
+    probabilities = np.zeros((len(texts), len(config.depths), config.classes), np.float32)
+    to_depth = np.zeros(config.layers + 1)
+    window = Window(texts, np.full(len(texts), np.nan, np.float32))
+    for batch in batches(window, "length", backend.batch_tokens, backend.pads):
+        rows = [texts[row] for row in batch.rows]
+        for exit_, depth in enumerate(config.depths):
+            began = engine_clock.now()
+            probabilities[batch.rows, exit_] = backend.run(rows, batch.width, depth=depth).probabilities
+            to_depth[depth] += engine_clock.now() - began
+    return probabilities, np.maximum(np.diff(to_depth, prepend=0.0), 0.0)

@@ -1,0 +1,99 @@
+"""The int8 kernels depth by depth, driven from Python: the reference for the one call that `Int8Backend` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import addressof, byref
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from earlybell.inference.backends.int8 import Int8Backend
+from earlybell.inference.backends.int8_weights import Int8Weights
+from earlybell.inference.batching.backend import Answers, Ids
+from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, ExitRule
+from earlybell.inference.early_exit.token_pruning import kept_tokens
+from earlybell.inference.kernels import build
+from earlybell.inference.kernels.structs import address
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
+
+
+@dataclass(slots=True)
+class Packed:
+    """Texts packed one after the other, all at one depth."""
+
+    hidden: NDArray[np.float32]  # (tokens, h)
+    lengths: NDArray[np.int32]  # (texts,)
+
+
+class Stepwise:
+    """Each kernel of an int8 model as a method."""
+
+    def __init__(self, model: ElbertForSequenceClassification) -> None:
+        kernels = build.library()
+        assert kernels is not None
+        self.kernels, self.weights, self.config = kernels, Int8Weights(model), model.config
+        self._backend = self.backend(ExitRule(), np.ones(len(model.config.depths), np.float32))
+
+    def backend(
+        self, rule: ExitRule, temperatures: NDArray[np.float32], alpha: float = 1.0, batch_tokens: int = 300
+    ) -> Int8Backend:
+        """The backend under test, over the same weights."""
+        return Int8Backend(self.kernels, self.weights, rule, temperatures, alpha, batch_tokens)
+
+    def embed(self, texts: Sequence[Ids]) -> Packed:
+        lengths = np.fromiter((len(ids) for ids in texts), np.int32, len(texts))
+        ids = np.concatenate(texts).astype(np.int32, copy=False)
+        hidden = np.empty((len(ids), self.config.hidden), np.float32)
+        self.kernels.earlybell_embed(
+            byref(self.weights.embedding), address(ids), address(lengths), len(texts), address(hidden),
+            byref(self._backend.workspace(1)),
+        )  # fmt: skip
+        return Packed(hidden, lengths)
+
+    def deepen(self, packed: Packed, group: int, keep: NDArray[np.int32] | None = None) -> None:
+        """Apply the layers of a group, in place; ``keep``: (texts,) tokens that ACC keeps of each text."""
+        workspace = self._backend.workspace(int(packed.lengths.max()))
+        for layer in self.weights.layers[group]:
+            self.kernels.earlybell_layer(
+                addressof(layer), address(packed.hidden), address(packed.lengths), len(packed.lengths),
+                None if keep is None else address(keep), byref(workspace),
+            )  # fmt: skip
+
+    def logits(self, packed: Packed, depth: int) -> NDArray[np.float32]:
+        logits = np.empty((len(packed.lengths), self.config.classes), np.float32)
+        self.kernels.earlybell_exit(
+            addressof(self.weights.exits[depth]), address(packed.hidden), address(packed.lengths),
+            len(packed.lengths), address(logits), byref(self._backend.workspace(int(packed.lengths.max()))),
+        )  # fmt: skip
+        return logits
+
+    def softmax(self, logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+        probabilities = logits.copy()
+        self.kernels.earlybell_softmax(address(probabilities), *logits.shape, temperature)
+        return probabilities
+
+    def compact(self, packed: Packed, stays: NDArray[np.bool_]) -> None:
+        """Drop the texts that do not stay; the others stay packed and in order."""
+        count = self.kernels.earlybell_compact(
+            address(packed.hidden), address(packed.lengths), len(packed.lengths), self.config.hidden, address(stays)
+        )
+        packed.lengths = packed.lengths[:count].copy()
+
+    def run(self, text: Ids, rule: ExitRule, temperatures: NDArray[np.float32], alpha: float) -> Answers:
+        """One text to its exit, decided by the confidence window in Python."""
+        config = self.config
+        packed = self.embed([text])
+        keep = kept_tokens(torch.tensor([len(text)]), alpha, config.layers)[0].numpy().astype(np.int32)
+        window = ConfidenceWindow(rule, 1)
+        for depth in range(config.layers + 1):
+            if depth:
+                self.deepen(packed, config.group_at(depth), keep[depth - 1 : depth] if alpha < 1.0 else None)
+            if depth in config.depths:
+                temperature = float(temperatures[depth - config.depths.start])
+                probabilities = self.softmax(self.logits(packed, depth), temperature)
+                if depth == config.layers or (not rule.never and window.decide(torch.from_numpy(probabilities), depth)):
+                    return Answers(probabilities, np.array([depth], np.int16), packed.lengths.astype(np.int32))
+        raise AssertionError("the last depth always answers")
