@@ -1,7 +1,8 @@
-"""CWB: the confidence-window exit. After each depth every text decides on its own whether to leave.
+"""CWB, the confidence-window exit: after each depth, decide for every text on its own whether it exits.
 
 Source: ELBERT, arXiv 2107.00175 (two-stage exit); the multi-class forms of the window are ours. The released code
 decides once for a whole batch, on its mean entropy; here each row is a text and no row sees another.
+Its twin in C, for the int8 backend, is ``earlybell_decide`` in `kernels/forward.c`; a test compares the two.
 It sees probabilities and depths; it knows nothing of encoders or batches.
 """
 
@@ -19,12 +20,12 @@ Window = Literal["off", "agreement", "trend"]
 
 @dataclass(frozen=True, slots=True)
 class ExitRule:
-    """When a text has seen enough. The numbers are calibrated; the defaults are full depth."""
+    """When a text exits. The numbers are calibrated; the defaults mean full depth."""
 
-    threshold: float = 0.0  # delta: leave when the normalised entropy is below it
+    threshold: float = 0.0  # delta: exit when the normalised entropy is below it
     window_rule: Window = "off"
     window: int = 2  # N: depths that must agree
-    margin: float = 0.0  # m: for `agreement`, by how much the class must lead at each of them
+    margin: float = 0.0  # m: for `agreement`, the class's lead over the second at each of them
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold <= 1.0 + 1e-9:
@@ -36,7 +37,7 @@ class ExitRule:
 
     @property
     def never(self) -> bool:
-        """Whether no text can leave before the last depth."""
+        """Whether no text can exit before the last depth."""
         return self.threshold <= 0.0 and self.window_rule == "off"
 
 
@@ -47,79 +48,79 @@ def normalised_entropy(probabilities: Tensor) -> Tensor:
 
 
 class ConfidenceWindow:
-    """What each text has said so far, as far as its window needs it.
+    """The state of each text's window.
 
-    Rows are texts, or slots that texts take in turn (`reset`). The window counts depths 1..; depth 0 can only be left
-    by its confidence.
+    Rows are texts, or slots that hold one text after another (`reset`). The window counts depths 1..; at depth 0 a text
+    exits by its confidence alone.
     """
 
     def __init__(self, rule: ExitRule, rows: int, device: torch.device | str = "cpu") -> None:
         self.rule = rule
-        self.run = torch.zeros(rows, dtype=torch.int32, device=device)  # depths in a row that fulfil the window's rule
+        self.run = torch.zeros(rows, dtype=torch.int32, device=device)  # consecutive depths that satisfy the rule
         self.label = torch.full((rows,), -1, dtype=torch.int64, device=device)
         self.lead = torch.zeros(rows, device=device)  # the class's probability at the depth before
 
     def decide(self, probabilities: Tensor, depth: int | Tensor) -> Tensor:
-        """Take in one more depth and say who leaves.
+        """Update the windows with one more depth and return which texts exit.
 
         Parameters
         ----------
         probabilities
             (B, C), after the exit's temperature.
         depth
-            The depth they come from, 0..; one for all, or (B,) one each.
+            Their depth, 0..: one for all, or (B,) one each.
 
         Returns
         -------
-        leaves
-            (B,) bool. The caller ends the last depth itself: it always answers.
+        exits
+            (B,) bool. The last depth is the caller's concern: it always answers.
         """
         rule = self.rule
-        leaves = normalised_entropy(probabilities) < rule.threshold
+        exits = normalised_entropy(probabilities) < rule.threshold
         if rule.window_rule == "off":
-            return leaves
+            return exits
         top = probabilities.topk(2, dim=-1)
         lead, label = top.values[:, 0], top.indices[:, 0]
         same = label == self.label
         if rule.window_rule == "agreement":
-            fulfilled = (lead - top.values[:, 1]) > rule.margin
-            run = torch.where(fulfilled, torch.where(same, self.run + 1, 1), 0)
+            leads = (lead - top.values[:, 1]) > rule.margin
+            run = torch.where(leads, torch.where(same, self.run + 1, 1), 0)
         else:
             run = torch.where(same & (lead >= self.lead), self.run + 1, 1)
         counts = torch.as_tensor(depth, device=probabilities.device) >= 1
         self.run = torch.where(counts, run, 0).to(torch.int32)
         self.label = torch.where(counts, label, -1)
         self.lead = torch.where(counts, lead, 0.0)
-        return leaves | (self.run >= rule.window)
+        return exits | (self.run >= rule.window)
 
     def decide_for(self, rows: Tensor, probabilities: Tensor, depth: Tensor) -> Tensor:
-        """`decide` for these rows (indices) alone; what is kept of each stays where it is in memory."""
+        """`decide` for these rows (indices) only, updating the state in place in memory."""
         part = ConfidenceWindow(self.rule, 0, probabilities.device)
         part.run, part.label, part.lead = self.run[rows], self.label[rows], self.lead[rows]
-        leaves = part.decide(probabilities, depth)
+        exits = part.decide(probabilities, depth)
         self.run.index_copy_(0, rows, part.run)
         self.label.index_copy_(0, rows, part.label)
         self.lead.index_copy_(0, rows, part.lead)
-        return leaves
+        return exits
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows only, in this order (indices, or a bool mask)."""
+        """Keep these rows only, in this order (indices, or a bool mask)."""
         self.run, self.label, self.lead = self.run[rows], self.label[rows], self.lead[rows]
 
     def reset(self, rows: Tensor) -> None:
-        """New texts stand in these rows (indices, or a bool mask)."""
+        """Start new texts in these rows (indices, or a bool mask)."""
         self.run[rows] = 0
         self.label[rows] = -1
         self.lead[rows] = 0.0
 
 
 def exit_depths(probabilities: Tensor, rule: ExitRule, first_depth: int) -> Tensor:
-    """Where each text would leave, from the probabilities of all its exits.
+    """Return the depth at which each text would exit, from the probabilities of all its exits.
 
     Parameters
     ----------
     probabilities
-        (B, exits, C): of depths ``first_depth``, ``first_depth + 1``, ... .
+        (B, exits, C), of depths ``first_depth``, ``first_depth + 1``, ... .
 
     Returns
     -------
@@ -130,8 +131,8 @@ def exit_depths(probabilities: Tensor, rule: ExitRule, first_depth: int) -> Tens
     window = ConfidenceWindow(rule, texts, probabilities.device)
     depths = torch.full((texts,), first_depth + exits - 1, dtype=torch.int64, device=probabilities.device)
     staying = torch.ones(texts, dtype=torch.bool, device=probabilities.device)
-    for place in range(exits - 1):
-        leaves = window.decide(probabilities[:, place], first_depth + place) & staying
-        depths[leaves] = first_depth + place
-        staying &= ~leaves
+    for index in range(exits - 1):
+        exiting = window.decide(probabilities[:, index], first_depth + index) & staying
+        depths[exiting] = first_depth + index
+        staying &= ~exiting
     return depths

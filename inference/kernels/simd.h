@@ -3,7 +3,7 @@
  * A form is a header that holds everything that differs between kinds of processor; nothing else in this directory
  * looks at the processor. Each must define
  *
- *   FORM                        its name, as EARLYBELL_ISA and logs give it
+ *   FORM                        its name
  *   ROWS, VECTORS               tokens and vectors of columns that a block of a matrix product keeps in registers
  *   min, max                    of two f32x16, lane by lane
  *   reduce_add, reduce_max      of the lanes of an f32x16
