@@ -1,18 +1,19 @@
-# Everything that is done with this repository from a shell. `make` alone lists it.
+# What you can do with this repository from a shell. `make` alone lists the targets.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# What torch is installed: the package index's (default), or PyTorch's own CPU build (EARLYBELL_TORCH=cpu).
+# Which torch to install: the package index's (default), or PyTorch's own CPU build (EARLYBELL_TORCH=cpu).
 TORCH  := $(or $(EARLYBELL_TORCH),default)
 STAMP  := $(VENV)/.installed-$(TORCH)
 
-# uv reads no pip settings: who has told pip about a mirror or a certificate need not say it twice.
+# uv and requests do not read pip's settings: pass on the mirror and the certificate that pip uses.
 ifdef PIP_INDEX_URL
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 endif
 ifdef PIP_CERT
 export SSL_CERT_FILE ?= $(PIP_CERT)
+export REQUESTS_CA_BUNDLE ?= $(PIP_CERT)
 endif
 export UV_HTTP_TIMEOUT ?= 180
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -23,17 +24,17 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup servers demo test lint format schemas bench lock clean distclean
+.PHONY: help setup demo test lint format schemas bench lock clean distclean
 
 help: ## List the targets.
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Make .venv with everything that is pinned in requirements/lock.txt.
+setup: $(STAMP) ## Create .venv with everything pinned in requirements/lock.txt.
 
-demo: servers $(STAMP) ## Show the whole of it: a real Kafka and Postgres, both roles, a sample feed.
+demo: $(STAMP) ## Run the whole pipeline on a sample feed, with a real Kafka and Postgres.
 	@$(BIN)/earlybell demo
 
-test: servers $(STAMP) lint ## Run the checks and all tests, on real servers.
+test: $(STAMP) lint ## Run the checks and all tests, on real servers.
 	$(BIN)/python -m pytest
 
 lint: $(STAMP) ## Check style, format and types.
@@ -41,44 +42,41 @@ lint: $(STAMP) ## Check style, format and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(STAMP) ## Bring the code into its format and mend what can be mended.
+format: $(STAMP) ## Format the code, and fix what can be fixed automatically.
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
-schemas: $(STAMP) ## Write deploy/schemas anew from the records.
+schemas: $(STAMP) ## Regenerate deploy/schemas from the records.
 	$(BIN)/python -m earlybell.streams.schemas deploy/schemas
 
-bench: servers $(STAMP) ## Run the benchmarks of tests/benchmarks.
+bench: $(STAMP) ## Run the benchmarks of tests/benchmarks.
 	$(BIN)/python -m tests.benchmarks
 
-lock: $(BIN)/uv ## Resolve pyproject.toml anew into requirements/ (`make lock UPGRADE=--upgrade` for newer versions).
+lock: $(BIN)/uv ## Resolve pyproject.toml into requirements/lock.txt (`make lock UPGRADE=--upgrade` for newer versions).
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --quiet $(UPGRADE) -o requirements/lock.txt
 
-clean: ## Remove caches and what was built.
+clean: ## Remove caches and build outputs.
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the virtual environment too.
 	rm -rf $(VENV)
 
-servers:
-	@deploy/prerequisites.sh servers
-
 $(BIN)/uv: requirements/uv.txt
-	@deploy/prerequisites.sh python "$(PYTHON)"
+	@deploy/prerequisites.sh "$(PYTHON)"
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
 	@touch $@
 
-# The package itself is built by what the lock has installed just before: nothing is fetched for it.
+# The package itself is built with what the lock has just installed: nothing more is downloaded.
 $(VENV)/.installed-default: pyproject.toml requirements/lock.txt $(BIN)/uv
 	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements/lock.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
-# The CPU wheels are other files than the lock's, so the lock fixes the versions here, and not the hashes.
+# The CPU wheels differ from the lock's files, so here the lock fixes the versions but not the hashes.
 $(VENV)/.installed-cpu: pyproject.toml requirements/lock.txt $(BIN)/uv
 	$(BIN)/uv pip install --python $(BIN)/python --no-verify-hashes --constraint requirements/lock.txt hatchling editables
 	$(BIN)/uv pip install --python $(BIN)/python --no-verify-hashes --constraint requirements/lock.txt \
@@ -87,4 +85,4 @@ $(VENV)/.installed-cpu: pyproject.toml requirements/lock.txt $(BIN)/uv
 	@touch $@
 
 $(VENV)/.installed-%:
-	@echo "earlybell: EARLYBELL_TORCH is '$*': set it to cpu, or leave it unset" >&2; exit 1
+	@echo "earlybell: EARLYBELL_TORCH is '$*': set it to cpu, or unset it" >&2; exit 1

@@ -1,7 +1,7 @@
-"""Where the local stack says what it started, so that every later command finds it.
+"""The state file of the local stack, in which every later command finds the servers that were started.
 
-One JSON object in the user's state directory (``EARLYBELL_HOME`` moves it); absent when nothing runs. It holds the
-database's password, so only its owner can read it. This module knows nothing of processes, Kafka or Postgres.
+It is one JSON object in the user's state directory (``EARLYBELL_HOME`` moves it), and absent when nothing runs. It
+holds the database's password, so only its owner can read it. Knows nothing of processes, Kafka or Postgres.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any
 import platformdirs
 
 
-def home() -> Path:
-    """The directory of the local stack: its state file, its data, its logs."""
+def default_home() -> Path:
+    """Return the directory of the user's stack: its state file, data and logs."""
     return Path(os.environ.get("EARLYBELL_HOME") or platformdirs.user_state_path("earlybell")).absolute()
 
 
-def path(of: Path | None = None) -> Path:
-    """The state file of the stack at home in `of`; by default in `home()`."""
-    return (of or home()) / "stack.json"
+def path(home: Path | None = None) -> Path:
+    """Return the state file of the stack in `home`, by default the user's."""
+    return (home or default_home()) / "stack.json"
 
 
-def read(of: Path | None = None) -> dict[str, Any]:
-    """What `earlybell up` left behind (``kafka_bootstrap``, ``database_url`` and more), or nothing."""
+def read(home: Path | None = None) -> dict[str, Any]:
+    """Return what `earlybell up` recorded (``kafka_bootstrap``, ``database_url`` and more); empty if nothing runs."""
     try:
-        found = json.loads(path(of).read_text())
+        stack = json.loads(path(home).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return stack if isinstance(stack, dict) else {}
 
 
-def write(stack: dict[str, Any], of: Path | None = None) -> None:
-    """Replace the state file in one step: a reader sees the old one or the new one."""
-    target = path(of)
+def write(stack: dict[str, Any], home: Path | None = None) -> None:
+    """Replace the state file atomically: a reader sees the old one or the new one."""
+    target = path(home)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
@@ -46,17 +46,17 @@ def write(stack: dict[str, Any], of: Path | None = None) -> None:
     partial.replace(target)
 
 
-def clear(of: Path | None = None) -> None:
-    """Forget the stack."""
-    path(of).unlink(missing_ok=True)
+def clear(home: Path | None = None) -> None:
+    """Delete the state file."""
+    path(home).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold `file` as a lock among processes; the system lets go of it when its holder dies, however it dies."""
-    import fcntl  # not on Windows, where settings must still be readable
+    """Hold a lock on `file` among processes. The system releases it when its holder exits, even if it is killed."""
+    import fcntl  # not available on Windows, where settings must still be readable
 
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with file.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield

