@@ -1,7 +1,7 @@
-"""Outlives the owner of a private stack by a moment, to take the stack down if the owner could not.
+"""Takes a private stack down when its owner is killed and cannot do so itself.
 
-``python -m earlybell.deploy.local.guard HOME PID [--delete]``, started by `stack.running` as a child of its owner.
-A process that is killed by SIGKILL cleans up nothing; this one notices within half a second and does.
+``python -m earlybell.deploy.local.guard HOME PID [--delete]``, started by `stack.running` as a child of the owner.
+A process killed by SIGKILL cleans nothing up; the guard notices within half a second and does it instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.5
 
 
 def main(home: Path, owner: int, *, delete: bool) -> None:
-    """Wait until `owner`, our parent, is gone; then stop what runs in `home`."""
+    """Wait until `owner`, our parent process, has exited; then stop the servers of `home`."""
     while os.getppid() == owner:
         time.sleep(POLL_SECONDS)
     stack.down(home)

@@ -1,7 +1,7 @@
-"""Server processes that outlive the command which started them, and how they are recognised and stopped.
+"""Server processes that outlive the command that started them: how to start, identify and stop them.
 
-A server is known by its process id *and* by an argument that only it has (the path of its configuration or of its
-data): an id alone may belong to another process after a crash or a reboot. Knows nothing of Kafka or Postgres.
+A server is identified by its process id *and* by an argument unique to it (the path of its configuration or of its
+data), because after a crash or a reboot the id may belong to another process. Knows nothing of Kafka or Postgres.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import psutil
 
 from earlybell.deploy.local.exceptions import StackError
 
-#: A server that has not ended by itself after so long is killed.
+#: A server that has not exited after this long is killed.
 STOP_SECONDS = 20.0
-#: How often something is looked at that we wait for.
+#: The pause between two checks of a condition we wait for.
 POLL_SECONDS = 0.05
 
-# Our own children have to be waited for, or they stay behind as zombies.
+# Child processes that nothing waits for remain as zombies.
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -40,13 +40,13 @@ class Server:
     address
         ``host:port`` or a URL: what a client connects to. A URL has its password in it.
     pid
-        The process that we started; None for a server that somebody else runs.
+        The process that we started; None for an external server.
     mark
-        The argument by which the process is recognised.
+        The argument that identifies the process.
     log
-        Where it writes what it has to say.
+        Its log file.
     stop_signal
-        What asks it to end cleanly.
+        The signal for a clean shutdown.
     """
 
     name: str
@@ -58,23 +58,23 @@ class Server:
 
     @property
     def ours(self) -> bool:
-        """Whether the local stack started it and has to stop it."""
+        """Whether the local stack started it, and has to stop it."""
         return self.pid is not None
 
     @property
     def running(self) -> bool:
-        """Whether our process is alive (never true of an external server)."""
+        """Whether our process is alive; always False for an external server."""
         return self.pid is not None and self.mark is not None and is_running(self.pid, self.mark)
 
     def to_json(self) -> dict[str, Any]:
-        """For the state file."""
+        """Return the entry for the state file."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: object) -> Server | None:
-        """From the state file; None where that says nothing usable."""
+    def from_json(cls, entry: object) -> Server | None:
+        """Read an entry of the state file; return None if it is missing or unusable."""
         try:
-            return cls(**found) if isinstance(found, dict) else None
+            return cls(**entry) if isinstance(entry, dict) else None
         except TypeError:
             return None
 
@@ -92,19 +92,18 @@ def is_running(pid: int, mark: str) -> bool:
                 return mark in arguments
         except psutil.Error:
             return False
-        # In the middle of an exec (Java's launcher executes itself) a process has no arguments for an instant.
+        # During an exec (Java's launcher re-executes itself) a process briefly has no arguments.
         time.sleep(0.01)
     return False
 
 
 def find(mark: str) -> list[int]:
-    """The processes that have `mark` among their arguments: what a lost state file no longer names."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        seen = process.info
-        if seen["status"] != psutil.STATUS_ZOMBIE and mark in (seen["cmdline"] or ()):
-            found.append(process.pid)
-    return found
+    """Return the ids of the processes with `mark` among their arguments, for when the state file was lost."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "status"])
+        if process.info["status"] != psutil.STATUS_ZOMBIE and mark in (process.info["cmdline"] or ())
+    ]
 
 
 def spawn(
@@ -115,14 +114,14 @@ def spawn(
     environment: Mapping[str, str] | None = None,
     directory: Path | None = None,
 ) -> int:
-    """Start `command` detached from the terminal, in a session of its own, writing to `log`; gives its id.
+    """Start `command` detached from the terminal, in a new session, with its output in `log`; return its process id.
 
     Parameters
     ----------
     user
-        The user (and group) id to run as; by default ours.
+        The user and group id to run as; by default ours.
     environment
-        What is added to our environment.
+        Variables to add to our environment.
     """
     identity: dict[str, Any] = {} if user is None else {"user": user, "group": user, "extra_groups": []}
     with log.open("ab") as output:
@@ -140,27 +139,27 @@ def spawn(
     return child.pid
 
 
-def stop(pid: int, mark: str, how: int = signal.SIGTERM, seconds: float = STOP_SECONDS) -> None:
-    """Ask a process to end, wait for it, and kill it if it does not. Does nothing to a process that is not ours."""
-    signal_process(pid, mark, how)
+def stop(pid: int, mark: str, stop_signal: int = signal.SIGTERM, seconds: float = STOP_SECONDS) -> None:
+    """Ask a process to exit, wait for it, and kill it after `seconds`. Leave it alone if it does not have `mark`."""
+    signal_process(pid, mark, stop_signal)
     if not ended(pid, mark, seconds):
         signal_process(pid, mark, signal.SIGKILL)
         ended(pid, mark, STOP_SECONDS)
 
 
-def signal_process(pid: int, mark: str, how: int) -> None:
-    """Send a signal to the process, if it still is the one that is meant."""
+def signal_process(pid: int, mark: str, signal_number: int) -> None:
+    """Send a signal to the process, if it still has `mark`."""
     if is_running(pid, mark):
         try:
-            os.kill(pid, how)
+            os.kill(pid, signal_number)
         except ProcessLookupError:
             return
         except PermissionError as error:
-            raise StackError(f"Process {pid} ({mark}) is another user's: take it down as that user") from error
+            raise StackError(f"Process {pid} ({mark}) belongs to another user: stop it as that user") from error
 
 
 def ended(pid: int, mark: str, seconds: float) -> bool:
-    """Wait until the process has ended; False where it has not within `seconds`."""
+    """Wait until the process has exited; return False if it has not within `seconds`."""
     deadline = time.monotonic() + seconds
     while is_running(pid, mark):
         if time.monotonic() > deadline:
@@ -170,23 +169,23 @@ def ended(pid: int, mark: str, seconds: float) -> bool:
 
 
 def free_port(preferred: int | None = None, taken: Sequence[int] = ()) -> int:
-    """A TCP port of the loopback interface that nothing listens on: `preferred` if it is free, else any."""
+    """Return a TCP port that nothing on the loopback interface listens on: `preferred` if it is free, else any."""
     for port in (preferred or 0, 0, 0, 0):
         with socket.socket() as probe:
-            # Connections that a stopped server left in TIME_WAIT do not keep it from its port.
+            # Connections that a stopped server left in TIME_WAIT must not block its port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            found: int = probe.getsockname()[1]
-        if found not in taken:
-            return found
-    raise StackError("No free TCP port on 127.0.0.1: end something that holds many, then try again")
+            free: int = probe.getsockname()[1]
+        if free not in taken:
+            return free
+    raise StackError("No free TCP port on 127.0.0.1: stop a program that uses many, then try again")
 
 
 def accepts_connections(host: str, port: int, seconds: float = 1.0) -> bool:
-    """Whether something listens there."""
+    """Whether something listens at the address."""
     try:
         socket.create_connection((host, port), seconds).close()
     except OSError:
@@ -195,7 +194,7 @@ def accepts_connections(host: str, port: int, seconds: float = 1.0) -> bool:
 
 
 def last_lines(log: Path, since: int, count: int = 1) -> str:
-    """The last lines that a server wrote after byte `since` of its log: usually why it ended."""
+    """Return the last lines that a server wrote after byte `since` of its log: usually why it exited."""
     try:
         with log.open("rb") as file:
             file.seek(since)

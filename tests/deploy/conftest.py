@@ -14,15 +14,15 @@ from earlybell.deploy.local import stack
 
 @pytest.fixture(autouse=True)
 def nothing_external(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests are about the servers that we start."""
+    """Ignore external servers: these tests are about the ones that we start."""
     monkeypatch.delenv("EARLYBELL_KAFKA_BOOTSTRAP", raising=False)
     monkeypatch.delenv("EARLYBELL_DATABASE_URL", raising=False)
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A home in which nothing is left running or lying about, whatever the test did."""
-    where = Path(tempfile.mkdtemp(prefix="earlybell test-"))
-    yield where
-    stack.down(where)
-    shutil.rmtree(where, ignore_errors=True)
+    """A home that is taken down and deleted after the test, even if it fails."""
+    directory = Path(tempfile.mkdtemp(prefix="earlybell test-"))
+    yield directory
+    stack.down(directory)
+    shutil.rmtree(directory, ignore_errors=True)
