@@ -17,7 +17,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-CENTRAL = "https://repo.maven.apache.org/maven2"
 #: A download is tried this often before it fails, with a pause that doubles each time.
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.5
@@ -48,7 +47,7 @@ class Artifact:
 class Repository:
     """Where artifacts are downloaded from."""
 
-    url: str = field(default=CENTRAL, repr=False)
+    url: str = field(repr=False)
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
 
@@ -68,7 +67,14 @@ def configured_repository() -> Repository:
     """
     if url := os.environ.get("MVNW_REPOURL"):
         return Repository(url.rstrip("/"), os.environ.get("MVNW_USERNAME"), os.environ.get("MVNW_PASSWORD"))
-    return _mirror_of_central(Path.home() / ".m2" / "settings.xml") or Repository()
+    return _mirror_of_central(Path.home() / ".m2" / "settings.xml") or Repository(maven_central())
+
+
+def maven_central() -> str:
+    """Return the address of Maven Central."""
+    from maven_artifact import Downloader
+
+    return str(Downloader().resolver.base)
 
 
 def download(artifact: Artifact, target: Path, repository: Repository, check: Callable[[], None]) -> None:

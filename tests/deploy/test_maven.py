@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from earlybell.deploy.local import maven
-from earlybell.deploy.local.maven import CENTRAL, Artifact, DownloadError, configured_repository
+from earlybell.deploy.local.maven import Artifact, DownloadError, configured_repository, maven_central
 from tests.deploy.repository import serving
 
 SETTINGS = """<?xml version="1.0" encoding="UTF-8"?>
@@ -40,9 +40,9 @@ def write(settings: Path, mirror_of: str = "central", password: str = "secret") 
 
 
 def test_maven_central_by_default(settings: Path) -> None:
-    assert configured_repository().url == CENTRAL
+    assert configured_repository().url == maven_central()
     settings.write_text("<settings/>")
-    assert configured_repository().url == CENTRAL
+    assert configured_repository().url == maven_central()
 
 
 @pytest.mark.parametrize("mirror_of", ["central", "*", "external:*", "snapshots, central", "*,!snapshots"])
@@ -57,7 +57,7 @@ def test_a_mirror_of_central_with_its_credentials(settings: Path, mirror_of: str
 @pytest.mark.parametrize("mirror_of", ["releases", "*,!central", "external:http:*"])
 def test_a_mirror_of_something_else(settings: Path, mirror_of: str) -> None:
     write(settings, mirror_of)
-    assert configured_repository().url == CENTRAL
+    assert configured_repository().url == maven_central()
 
 
 def test_credentials_from_the_environment(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
