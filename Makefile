@@ -37,9 +37,10 @@ demo: $(STAMP) ## Run the whole pipeline on a sample feed, with a real Kafka and
 test: $(STAMP) lint ## Run the checks and all tests, on real servers.
 	$(BIN)/python -m pytest
 
-lint: $(STAMP) ## Check style, format and types.
+lint: $(STAMP) ## Check style, format, layers and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 
 format: $(STAMP) ## Format the code, and fix what can be fixed automatically.

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("hatchling", reason="no build back end: hatchling is not installed")
+pytest.importorskip("hatchling", reason="no build backend: hatchling is not installed")
 
 ROOT = Path(__file__).parents[2]
 DIRECTORIES = ("deploy", "inference", "storage", "streams")
