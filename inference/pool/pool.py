@@ -1,9 +1,9 @@
-"""Worker processes, one scorer each: windows of texts in, predictions out, whatever happens to a worker.
+"""A pool of worker processes, one scorer each: windows of texts in, predictions out, even when workers die.
 
-For asyncio callers. It knows nothing of Kafka or SQL, and imports no torch: that is the workers'. The promise: a window
-that went in comes out exactly once, with one answer or one fault for each text. A worker that dies is restarted and its
-windows run again; what it was scoring is halved until a text that kills workers stands alone. Failures that no text is
-to blame for (a device that broke, a checkpoint that vanished) are waited out with back-off and never become faults.
+For asyncio callers. It knows nothing of Kafka or SQL, and leaves torch to the workers. The guarantee: each window is
+returned exactly once, with one prediction or one fault for each text. A worker that dies is restarted and its windows
+run again; the window that it was scoring is halved until a text that kills workers is alone. Failures that no text
+causes (a broken device, a missing checkpoint) are retried with back-off and never become faults.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import structlog
 from earlybell.inference.pool.bisection import Died, Outcome, WindowBisection, WindowResult
 from earlybell.inference.pool.devices import PoolError, devices
 from earlybell.inference.pool.process import WorkerGone, WorkerProcess
-from earlybell.inference.pool.worker import Answered, Broken, Failed, MakeScorer, Ready, Unbuildable
+from earlybell.inference.pool.worker import Answered, Broken, BuildFailed, Failed, MakeScorer, Ready
 from earlybell.inference.predictions import ModelDescription, Predictions
 
 __all__ = ["MakeScorer", "Pool", "PoolError", "WindowResult", "devices"]
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """A window or a piece of one on its way to a worker and back."""
+    """A window or part of one, from the queue to a worker and back."""
 
     texts: list[str]
     timeout_s: float
@@ -40,32 +40,32 @@ class _Part:
 
 
 @dataclass(eq=False, slots=True)
-class _Crew:
-    """The workers of one scorer. A hot swap hires a second crew beside the first."""
+class _WorkerGroup:
+    """The workers of one scorer. A hot swap starts a second group beside the first."""
 
     generation: int
     make_scorer: bytes
-    seats: list[_Seat] = field(default_factory=list)
+    slots: list[_WorkerSlot] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
-class _Seat:
-    """A worker's place: outlives the processes that take it one after the other."""
+class _WorkerSlot:
+    """A place for one worker: each process that dies is replaced by another in the same slot."""
 
-    crew: _Crew
+    group: _WorkerGroup
     device: str
     ready: asyncio.Future[ModelDescription]
-    process: WorkerProcess | None = None  # while it is ready for windows
+    process: WorkerProcess | None = None  # None while it is not ready for windows
     description: ModelDescription | None = None
     in_flight: deque[_Part] = field(default_factory=deque)  # the first of them is being scored
-    deaths: int = 0  # since the last answer
+    deaths: int = 0  # since the last reply
     retiring: bool = False
     timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[None] | None = None
 
 
 class Pool:
-    """Scores windows on worker processes, one a device.
+    """Scores windows in worker processes, one per device.
 
     Parameters
     ----------
@@ -75,17 +75,17 @@ class Pool:
     devices
         One worker each; see `devices`.
     windows_per_worker
-        Windows that a worker holds: one that it scores, and the next, so that it never waits for the parent.
+        Windows that a worker holds: the one being scored and the next, so that it never waits for the parent.
     timeout_s
-        A worker that has not answered a window so long after it could begin it is killed.
+        A worker that takes longer than this to score a window is killed.
     kills_per_text
-        So many workers must die of a text that they score alone before it is reported as that text's fault.
+        How many workers must die while scoring a text alone before the text is reported as faulty.
     start_timeout_s
-        For a worker to build and warm its scorer.
+        How long a worker may take to build and warm up its scorer.
     backoff_s
-        Before a worker is restarted: the first wait; doubles with each death that no answer came before.
+        Wait before the first restart of a worker; doubles with each further death without a reply in between.
     longest_backoff_s
-        The most that it waits.
+        Upper limit of that wait.
     """
 
     def __init__(
@@ -112,13 +112,13 @@ class Pool:
         self._start_timeout_s = start_timeout_s
         self._backoff_s = backoff_s
         self._longest_backoff_s = longest_backoff_s
-        self._crew: _Crew | None = None
-        self._seats: set[_Seat] = set()  # of all crews
+        self._group: _WorkerGroup | None = None
+        self._slots: set[_WorkerSlot] = set()  # of every group
         self._queue: deque[_Part] = deque()
         self._swapping = asyncio.Lock()
         self._generations = 0
         self._closed: PoolError | None = None
-        #: Workers that died and were, or are being, started again.
+        #: Worker deaths so far, each followed by a restart.
         self.restarts = 0
 
     async def __aenter__(self) -> Pool:
@@ -137,126 +137,127 @@ class Pool:
 
     @property
     def description(self) -> ModelDescription:
-        """The model that new windows are scored by.
+        """The model that scores new windows.
 
         Raises
         ------
         PoolError
             Before `start`.
         """
-        if self._crew is None or (description := self._crew.seats[0].description) is None:
+        if self._group is None or (description := self._group.slots[0].description) is None:
             raise PoolError("the pool has not been started")
         return description
 
     @property
     def in_flight(self) -> int:
-        """Windows (or halves of one) that are at a worker; at most `capacity`, but for a hot swap's last."""
-        return sum(len(seat.in_flight) for seat in self._seats)
+        """Windows, or parts of them, that workers hold. At most `capacity`, except during a hot swap."""
+        return sum(len(slot.in_flight) for slot in self._slots)
 
     @property
     def waiting(self) -> int:
-        """Callers of `score` that wait for a worker."""
+        """Windows, or parts of them, that wait for a worker."""
         return len(self._queue)
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that are ready for windows, those of both models during a hot swap."""
-        return sorted(seat.process.pid for seat in self._seats if seat.process is not None)
+        """Process ids of the workers that are ready for windows; of both models during a hot swap."""
+        return sorted(slot.process.pid for slot in self._slots if slot.process is not None)
 
     async def start(self) -> ModelDescription:
-        """Start the workers; returns when every one of them has built and warmed its scorer.
+        """Start the workers and return when each of them has built and warmed up its scorer.
 
         Raises
         ------
         PoolError
-            A scorer cannot be built or warmed (with the reason), or the pool was started before. Nothing is left
+            A scorer cannot be built or warmed up (with the reason), or the pool was started before. No worker is left
             running.
         """
-        if self._crew is not None or self._closed is not None:
-            raise PoolError("the pool was started before; make a new one")
+        if self._group is not None or self._closed is not None:
+            raise PoolError("the pool was started before; create a new one")
         async with self._swapping:
-            self._crew = await self._hire(self._make_scorer)
+            self._group = await self._start_group(self._make_scorer)
         self._dispatch()
-        log.info("pool started", devices=self._devices, revision=self.description.model_revision)
+        log.info("pool_started", devices=self._devices, revision=self.description.model_revision)
         return self.description
 
     async def replace(self, make_scorer: MakeScorer) -> ModelDescription:
-        """Hot swap: load another scorer beside this one; it takes over between windows.
+        """Swap in another scorer while the current one keeps working (hot swap).
 
-        The new scorers live in processes of their own, so nothing that goes wrong in loading one, however badly, can
-        touch the windows in flight. Those are answered by the old one; every later window by the new one. Returns when
-        the old workers are gone.
+        The new scorer is loaded in new processes, so a failure to load it cannot affect the windows in flight. The old
+        scorer finishes those; later windows go to the new one. Returns when the old workers have exited.
 
         Raises
         ------
         PoolError
-            The new scorer cannot be built; the old one serves on.
+            The new scorer cannot be built; the old one stays in service.
         """
         async with self._swapping:
-            if self._crew is None:
+            if self._group is None:
                 raise PoolError("the pool has not been started")
-            new = await self._hire(make_scorer)
-            old, self._crew = self._crew, new
+            new = await self._start_group(make_scorer)
+            old, self._group = self._group, new
         self._dispatch()
-        log.info("model replaced", revision=self.description.model_revision)
-        for seat in old.seats:
-            seat.retiring = True
-            if seat.process is not None and not seat.in_flight:
-                seat.process.hang_up()
-            elif seat.process is None and seat.task is not None:
-                seat.task.cancel()  # dead and about to be restarted, for nothing
-        await asyncio.wait([seat.task for seat in old.seats if seat.task is not None])
+        log.info("model_replaced", revision=self.description.model_revision)
+        for slot in old.slots:
+            slot.retiring = True
+            if slot.process is not None and not slot.in_flight:
+                slot.process.disconnect()
+            elif slot.process is None and slot.task is not None:
+                slot.task.cancel()  # dead and waiting to be restarted
+        await asyncio.wait([slot.task for slot in old.slots if slot.task is not None])
         return self.description
 
     async def score(self, texts: Sequence[str]) -> WindowResult:
-        """Score one window; waits for as long as all workers have enough to do.
+        """Score one window. Waits while every worker holds as many windows as it may.
 
-        Safe to call from many tasks. A caller that is cancelled takes nothing from the others: its window leaves the
-        queue, or is dropped when the worker that has it is through with it.
+        May be called from many tasks at once. Cancelling one call does not affect the others: its window is removed
+        from the queue, or its result discarded if a worker already has it.
 
         Raises
         ------
         PoolError
-            The pool has not been started, or was stopped before the window was answered.
+            The pool has not been started, or was stopped before the window was scored.
         """
-        entered = time.monotonic()
+        started = time.monotonic()
         description = self.description
         if not texts:
             return WindowResult(description, Predictions.concatenate([], len(description.labels)), {}, 0.0, 0.0)
         window = WindowBisection(list(texts), self._kills_per_text)
         first = True
         while (span := window.next_span()) is not None:
-            outcome = await self._run(list(window.texts(span)), self._timeout_s * window.patience(span), first)
+            outcome = await self._score_part(
+                list(window.texts(span)), self._timeout_s * window.timeout_share(span), first
+            )
             window.record(span, outcome)
             description = outcome.description
             first = False
         if window.faults:
-            log.warning("texts cannot be scored", faults=len(window.faults), texts=len(texts))
-        elapsed, inference_s = time.monotonic() - entered, window.inference_s
+            log.warning("texts_failed", faults=len(window.faults), texts=len(texts))
+        elapsed_s, inference_s = time.monotonic() - started, window.inference_s
         return WindowResult(
             description,
             window.predictions(len(description.labels)),
             dict(sorted(window.faults.items())),
-            max(0.0, elapsed - inference_s),
+            max(0.0, elapsed_s - inference_s),
             inference_s,
         )
 
     async def stop(self) -> None:
-        """End every worker, in mid-window too; who still waits in `score` gets a `PoolError`. May be called twice."""
+        """Stop every worker, even mid-window; pending calls of `score` raise `PoolError`. May be called twice."""
         await self._close(PoolError("the pool was stopped"))
 
     async def _close(self, reason: PoolError) -> None:
         self._closed = self._closed or reason
         for part in self._queue:
-            _refuse(part.outcome, reason)
+            _reject(part.outcome, reason)
         self._queue.clear()
-        await self._dismiss(list(self._seats))
+        await self._stop_slots(list(self._slots))
 
-    async def _run(self, texts: list[str], timeout_s: float, first: bool) -> Outcome:
+    async def _score_part(self, texts: list[str], timeout_s: float, first: bool) -> Outcome:
         if self._closed is not None:
             raise self._closed
         part = _Part(texts, timeout_s, asyncio.get_running_loop().create_future())
-        # What has to run again was first in line before.
+        # A retry goes to the front: it was first in line before.
         if first:
             self._queue.append(part)
         else:
@@ -270,40 +271,40 @@ class Pool:
             raise
 
     def _dispatch(self) -> None:
-        """Give waiting parts to the workers that have the least to do, until all have enough."""
-        while self._queue and self._crew is not None:
+        """Send waiting parts to the least loaded workers until all of them are full."""
+        while self._queue and self._group is not None:
             free = [
-                seat
-                for seat in self._crew.seats
-                if seat.process is not None
-                and seat.process.connected
-                and len(seat.in_flight) < self._windows_per_worker
+                slot
+                for slot in self._group.slots
+                if slot.process is not None
+                and slot.process.connected
+                and len(slot.in_flight) < self._windows_per_worker
             ]
             if not free:
                 return
             part = self._queue.popleft()
             if part.outcome.done():  # its caller was cancelled
                 continue
-            seat = min(free, key=lambda seat: len(seat.in_flight))
-            assert seat.process is not None
-            seat.process.send(part.texts)
-            seat.in_flight.append(part)
-            if len(seat.in_flight) == 1:
-                self._watch(seat)
+            slot = min(free, key=lambda slot: len(slot.in_flight))
+            assert slot.process is not None
+            slot.process.send(part.texts)
+            slot.in_flight.append(part)
+            if len(slot.in_flight) == 1:
+                self._restart_timer(slot)
 
-    def _watch(self, seat: _Seat) -> None:
-        """Give the part that is being scored its time, beginning now."""
-        if seat.timer is not None:
-            seat.timer.cancel()
-            seat.timer = None
-        if seat.in_flight and seat.process is not None:
-            timeout_s = seat.in_flight[0].timeout_s
-            seat.timer = asyncio.get_running_loop().call_later(
-                timeout_s, seat.process.kill, f"gave no answer within {timeout_s:g} s"
+    def _restart_timer(self, slot: _WorkerSlot) -> None:
+        """Restart the time-out for the part that the worker is scoring now."""
+        if slot.timer is not None:
+            slot.timer.cancel()
+            slot.timer = None
+        if slot.in_flight and slot.process is not None:
+            timeout_s = slot.in_flight[0].timeout_s
+            slot.timer = asyncio.get_running_loop().call_later(
+                timeout_s, slot.process.kill, f"sent no answer within {timeout_s:g} s"
             )
 
-    async def _hire(self, make_scorer: MakeScorer) -> _Crew:
-        """A new crew, all of it ready; or nothing and a `PoolError`."""
+    async def _start_group(self, make_scorer: MakeScorer) -> _WorkerGroup:
+        """Start a group and wait until all its workers are ready; if one fails, stop them and raise `PoolError`."""
         try:
             pickled = pickle.dumps(make_scorer)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -312,114 +313,114 @@ class Pool:
             ) from error
         loop = asyncio.get_running_loop()
         self._generations += 1
-        crew = _Crew(self._generations, pickled)
-        crew.seats += [_Seat(crew, device, loop.create_future()) for device in self._devices]
-        for seat in crew.seats:
-            self._seats.add(seat)
-            seat.task = asyncio.create_task(self._keep(seat), name=f"pool-{seat.device}")
-            seat.task.add_done_callback(self._left)
+        group = _WorkerGroup(self._generations, pickled)
+        group.slots += [_WorkerSlot(group, device, loop.create_future()) for device in self._devices]
+        for slot in group.slots:
+            self._slots.add(slot)
+            slot.task = asyncio.create_task(self._supervise(slot), name=f"pool-{slot.device}")
+            slot.task.add_done_callback(self._check_supervisor)
         try:
-            await asyncio.gather(*(seat.ready for seat in crew.seats))
+            await asyncio.gather(*(slot.ready for slot in group.slots))
             if self._closed is not None:
                 raise self._closed
         except BaseException:
-            await self._dismiss(crew.seats)
+            await self._stop_slots(group.slots)
             raise
-        return crew
+        return group
 
-    async def _dismiss(self, seats: Sequence[_Seat]) -> None:
-        tasks = [seat.task for seat in seats if seat.task is not None]
-        for seat in seats:
-            seat.retiring = True
-            if seat.task is not None:
-                seat.task.cancel()
+    async def _stop_slots(self, slots: Sequence[_WorkerSlot]) -> None:
+        tasks = [slot.task for slot in slots if slot.task is not None]
+        for slot in slots:
+            slot.retiring = True
+            if slot.task is not None:
+                slot.task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _keep(self, seat: _Seat) -> None:
-        """Keep a worker in the seat, one process after the other."""
+    async def _supervise(self, slot: _WorkerSlot) -> None:
+        """Keep a worker process running in the slot, restarting it with back-off when it dies."""
         try:
             while True:
-                cause = await self._live(seat)
-                if seat.retiring:
+                cause = await self._run_process(slot)
+                if slot.retiring:
                     return
-                if not seat.ready.done():
-                    seat.ready.set_exception(PoolError(f"no worker could be made ready on {seat.device}: {cause}"))
+                if not slot.ready.done():
+                    slot.ready.set_exception(PoolError(f"no worker could be started on {slot.device}: {cause}"))
                     return
                 self.restarts += 1
-                wait_s = min(self._longest_backoff_s, self._backoff_s * 2.0 ** min(seat.deaths, 32))
-                seat.deaths += 1
-                log.warning("worker died", device=seat.device, cause=cause, restart_in_s=wait_s)
-                await asyncio.sleep(wait_s)
+                backoff_s = min(self._longest_backoff_s, self._backoff_s * 2.0 ** min(slot.deaths, 32))
+                slot.deaths += 1
+                log.warning("worker_died", device=slot.device, cause=cause, restart_in_s=backoff_s)
+                await asyncio.sleep(backoff_s)
         finally:
-            self._seats.discard(seat)
-            for part in seat.in_flight:
-                _refuse(part.outcome, self._closed or PoolError(f"the worker on {seat.device} was dismissed"))
-            if not seat.ready.done():
-                seat.ready.set_exception(self._closed or PoolError(f"the worker on {seat.device} was dismissed"))
+            self._slots.discard(slot)
+            for part in slot.in_flight:
+                _reject(part.outcome, self._closed or PoolError(f"the worker on {slot.device} was stopped"))
+            if not slot.ready.done():
+                slot.ready.set_exception(self._closed or PoolError(f"the worker on {slot.device} was stopped"))
 
-    def _left(self, task: asyncio.Task[None]) -> None:
-        """A seat that ends by an error of our own must not leave its callers waiting for ever."""
+    def _check_supervisor(self, task: asyncio.Task[None]) -> None:
+        """Fail all callers if a supervising task ended with an error; they would wait forever otherwise."""
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("pool failed", error=type(error).__name__, exc_info=error)
+            log.error("pool_failed", error=type(error).__name__, exc_info=error)
             self._closed = PoolError(f"the pool failed: {type(error).__name__}: {error}")
             for part in self._queue:
-                _refuse(part.outcome, self._closed)
+                _reject(part.outcome, self._closed)
             self._queue.clear()
 
-    async def _live(self, seat: _Seat) -> str:
-        """One process from its start to its death; says what it died of."""
+    async def _run_process(self, slot: _WorkerSlot) -> str:
+        """Run one process in the slot until it ends; return the cause."""
         try:
-            process = await WorkerProcess.start(seat.device, seat.crew.make_scorer)
+            process = await WorkerProcess.start(slot.device, slot.group.make_scorer)
         except OSError as error:
             return f"no process could be started: {error}"
         try:
             try:
                 async with asyncio.timeout(self._start_timeout_s):
-                    hello = await process.receive()
+                    message = await process.receive()
             except TimeoutError:
                 process.kill(f"was not ready within {self._start_timeout_s:g} s")
                 return await process.end()
-            if isinstance(hello, Unbuildable):
-                log.error("scorer cannot be built", device=seat.device, where=hello.where)
-                return hello.reason
-            assert isinstance(hello, Ready)
-            log.info("worker ready", device=seat.device, pid=process.pid, revision=hello.description.model_revision)
-            seat.description = hello.description
-            seat.process = process
-            if not seat.ready.done():
-                seat.ready.set_result(hello.description)
+            if isinstance(message, BuildFailed):
+                log.error("scorer_build_failed", device=slot.device, where=message.where)
+                return message.reason
+            assert isinstance(message, Ready)
+            log.info("worker_started", device=slot.device, pid=process.pid, revision=message.description.model_revision)
+            slot.description = message.description
+            slot.process = process
+            if not slot.ready.done():
+                slot.ready.set_result(message.description)
             self._dispatch()
-            return await self._serve(seat, process)
+            return await self._serve(slot, process)
         except WorkerGone as death:
             return str(death)
         finally:
-            seat.process = None
-            self._watch(seat)
+            slot.process = None
+            self._restart_timer(slot)
             await process.end()
 
-    async def _serve(self, seat: _Seat, process: WorkerProcess) -> str:
-        """Take answers until the process dies, breaks or is retired; what it had in flight then runs elsewhere."""
-        assert seat.description is not None
-        description, generation = seat.description, seat.crew.generation
+    async def _serve(self, slot: _WorkerSlot, process: WorkerProcess) -> str:
+        """Receive replies until the process dies or is retired; requeue what it held and return the cause."""
+        assert slot.description is not None
+        description, generation = slot.description, slot.group.generation
         try:
-            while not (seat.retiring and not seat.in_flight):
+            while not (slot.retiring and not slot.in_flight):
                 message = await process.receive()
                 if isinstance(message, Answered | Failed):
-                    part = seat.in_flight.popleft()
-                    self._watch(seat)
-                    seat.deaths = 0
+                    part = slot.in_flight.popleft()
+                    self._restart_timer(slot)
+                    slot.deaths = 0
                     _settle(part, Outcome(message, description, generation))
                 if isinstance(message, Failed | Broken):
-                    log.warning("scorer raised", device=seat.device, error=message.error, where=message.where)
+                    log.warning("scorer_raised", device=slot.device, error=message.error, where=message.where)
                 if isinstance(message, Broken):
                     raise WorkerGone(message.reason)
                 self._dispatch()
         except WorkerGone as death:
-            seat.process = None
-            lost, seat.in_flight = seat.in_flight, deque()
+            slot.process = None
+            lost, slot.in_flight = slot.in_flight, deque()
             if lost:
-                # Only the first had been begun; the others are not suspected.
+                # Only the first had been started; the others are not suspects.
                 suspect = lost.popleft()
                 self._queue.extendleft(reversed(lost))
                 _settle(suspect, Outcome(Died(str(death), hung=process.killed), description, generation))
@@ -433,6 +434,6 @@ def _settle(part: _Part, outcome: Outcome) -> None:
         part.outcome.set_result(outcome)
 
 
-def _refuse(future: asyncio.Future[Outcome], reason: PoolError) -> None:
+def _reject(future: asyncio.Future[Outcome], reason: PoolError) -> None:
     if not future.done():
         future.set_exception(reason)

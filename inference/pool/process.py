@@ -1,8 +1,8 @@
-"""One life of one worker process, as the parent sees it: started, spoken to, killed, buried.
+"""One worker process as the parent sees it: start, send, receive, kill, reap.
 
-It knows nothing of windows or restarts. The pipe is a Unix socket pair read through asyncio's own streams: no thread
-in the parent, the loop never blocks on a large window in either direction, any loop works (uvloop too), and a death is
-an end of file at once, since nobody but the worker holds the other end.
+It knows nothing of windows or restarts. The connection is a Unix socket pair read through asyncio streams: the parent
+needs no thread, the loop never blocks on a large window in either direction, any loop works (uvloop too), and a dead
+worker is an immediate end of file, since only the worker holds the other end.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from earlybell.inference.pool import worker
 
 log = structlog.get_logger(__name__)
 
-#: Between hanging up and killing. A worker that can run at all leaves within milliseconds.
-FAREWELL_S = 1.0
-#: For a killed process to be gone: a GPU's memory takes its time to come back.
-BURIAL_S = 10.0
+#: Between disconnecting and killing. A worker that can run at all exits within milliseconds.
+EXIT_TIMEOUT_S = 1.0
+#: Between killing and giving up: releasing GPU memory takes a while.
+KILL_TIMEOUT_S = 10.0
 READ_AHEAD_BYTES = 1 << 20
-_BLOCKED_AT_START = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS_BLOCKED_AT_START = (signal.SIGINT, signal.SIGTERM)
 
-_context = multiprocessing.get_context("spawn")  # fork and threads (torch's, the loop's) do not go together
+_context = multiprocessing.get_context("spawn")  # fork does not mix with threads (torch's, the loop's)
 _alive: set[SpawnProcess] = set()
 
 
 class WorkerGone(Exception):
-    """The worker process is dead; its text says of what."""
+    """The worker process is dead; the message is the cause."""
 
 
 class WorkerProcess:
-    """A worker process from its start to its end. Make it with `start`."""
+    """A worker process from start to exit. Create it with `start`."""
 
     def __init__(
         self, process: SpawnProcess, device: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -52,29 +52,31 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, device: str, make_scorer: bytes) -> WorkerProcess:
-        """Start a process and ask it for the scorer; the first thing to `receive` says whether it could build it.
+        """Start a process and ask it to build the scorer; its first message is `Ready` or `BuildFailed`.
 
-        Must run in the event loop's thread, which lives as long as the pool: the kernel kills the worker with the
-        thread that started it.
+        Must run in the event loop's thread, which lives as long as the pool: the kernel kills the worker when the
+        thread that started it exits.
 
         Parameters
         ----------
         device
-            What the scorer is built for.
+            The device that the scorer is built for.
         make_scorer
             The pickled ``Callable[[str], Scorer]``.
 
         Raises
         ------
         OSError
-            The machine has no process, file descriptor or memory left.
+            The machine is out of processes, file descriptors or memory.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=READ_AHEAD_BYTES)
-            process = _context.Process(target=worker.main, args=(theirs, device), name=f"pool-{device}", daemon=True)
+        parent_end, worker_end = socket.socketpair()
+        with worker_end:
+            reader, writer = await asyncio.open_unix_connection(sock=parent_end, limit=READ_AHEAD_BYTES)
+            process = _context.Process(
+                target=worker.main, args=(worker_end, device), name=f"pool-{device}", daemon=True
+            )
             try:
-                _start_deaf(process)
+                _start_with_signals_blocked(process)
             except BaseException:
                 writer.close()
                 raise
@@ -85,16 +87,16 @@ class WorkerProcess:
 
     @property
     def connected(self) -> bool:
-        """Whether what is sent now can still reach the worker."""
+        """Whether the worker can still be reached."""
         return not self._writer.is_closing()
 
     @property
     def killed(self) -> bool:
-        """Whether it did not die by itself."""
+        """Whether `kill` ended the worker."""
         return self._killed_because is not None
 
     def send(self, texts: list[str]) -> None:
-        """Hand over a window; never blocks (the caller bounds how many are in flight)."""
+        """Send a window. Never blocks: the caller limits how many are in flight."""
         self._write(pickle.dumps(texts, protocol=5))
 
     async def receive(self) -> worker.Message:
@@ -113,30 +115,30 @@ class WorkerProcess:
         return message
 
     def kill(self, because: str) -> None:
-        """End the process at once; whoever waits in `receive` learns why."""
+        """Kill the process at once; a pending `receive` raises `WorkerGone` with the reason."""
         if self._process not in _alive:
             return
         self._killed_because = because
         self._process.kill()
-        # A process stuck in a driver does not even die of SIGKILL; its windows must not wait for it.
+        # A process stuck in a driver survives even SIGKILL; its windows must not wait for it.
         self._writer.transport.abort()
 
-    def hang_up(self) -> None:
-        """Close the connection: the worker leaves by itself, in mid-window too."""
+    def disconnect(self) -> None:
+        """Close the connection: the worker exits on its own, even mid-window."""
         self._writer.close()
 
     async def end(self) -> str:
-        """See the process off, whatever state it is in, and say what it died of."""
-        self.hang_up()
+        """Wait for the process to exit, killing it if necessary, and return the cause of its death."""
+        self.disconnect()
         if self._process not in _alive:
-            return self._killed_because or "ended before"
-        await asyncio.to_thread(self._process.join, FAREWELL_S)
+            return self._killed_because or "had already ended"
+        await asyncio.to_thread(self._process.join, EXIT_TIMEOUT_S)
         if self._process.exitcode is None:
             self._process.kill()
-            await asyncio.to_thread(self._process.join, BURIAL_S)
+            await asyncio.to_thread(self._process.join, KILL_TIMEOUT_S)
         cause = self._killed_because or _cause_of_death(self._process.exitcode)
         if self._process.exitcode is None:
-            log.error("worker process does not die", device=self._device, pid=self.pid)
+            log.error("worker_kill_failed", device=self._device, pid=self.pid)
         else:
             _alive.discard(self._process)
             self._process.close()
@@ -146,22 +148,22 @@ class WorkerProcess:
         self._writer.write(worker.frame(payload))
 
 
-def _start_deaf(process: SpawnProcess) -> None:
-    # The worker ignores these as soon as it runs; the mask, which it inherits, covers the time until then: a Ctrl-C
-    # while a pool starts would print a traceback a worker. The tracker goes first because it unblocks them.
+def _start_with_signals_blocked(process: SpawnProcess) -> None:
+    # The worker ignores these signals once it runs; until then the inherited mask blocks them, or a Ctrl-C while the
+    # pool starts would print a traceback per worker. The tracker starts first because starting it unblocks them.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_AT_START)
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_BLOCKED_AT_START)
     try:
         process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _cause_of_death(exitcode: int | None) -> str:
     if exitcode is None:
-        return "lost the connection and does not end"
+        return "lost the connection and does not exit"
     if exitcode >= 0:
-        return f"left with exit code {exitcode} (its standard error says why)"
+        return f"exited with exit code {exitcode} (see its standard error)"
     try:
         name = signal.Signals(-exitcode).name
     except ValueError:
@@ -172,6 +174,6 @@ def _cause_of_death(exitcode: int | None) -> str:
 
 @atexit.register
 def _kill_all() -> None:
-    # A parent that leaves without `Pool.stop`: multiprocessing would wait for ever for workers that ignore SIGTERM.
+    # If the parent exits without `Pool.stop`, multiprocessing would wait forever for workers that ignore SIGTERM.
     for process in _alive:
         process.kill()

@@ -1,11 +1,11 @@
-"""The child process of the pool: one scorer, windows in, predictions out, until the parent hangs up.
+"""The pool's child process: one scorer, windows in, predictions out, until the parent disconnects.
 
-It knows one socket and one scorer. It decides nothing: splitting, re-running and restarting are the parent's.
-Windows are answered in the order in which they came, so an answer needs no address. The parent imports this module
-for the messages, so nothing heavy is imported at its top; torch comes with the scorer.
+It knows one socket and one scorer, and makes no decisions: the parent splits, retries and restarts. Replies come in the
+order of the windows, so they need no id. The parent imports this module for the messages, so it imports nothing heavy
+at the top level; torch is loaded along with the scorer.
 
-A message travels as eight bytes of length and a pickle (protocol 5: the arrays of a window of 512 are 13 KB, copied
-once). Both ends are the same program, so a pickle is safe here; checkpoints are never pickles.
+A message is eight bytes of length and a pickle (protocol 5: the arrays of a window of 512 are 13 KB, copied once). Both
+ends run the same program, so pickles are safe here; checkpoints are never pickles.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from earlybell.inference.predictions import ModelDescription, Predictions, Score
 MakeScorer: TypeAlias = Callable[[str], Scorer]
 
 HEADER = struct.Struct("!Q")
-#: A scorer that fails on a window must still answer this, else the scorer is broken and not the window.
+#: After a failure the scorer must still be able to score this; otherwise the scorer is broken, not the window.
 CONTROL_TEXT = "The company reported results in line with expectations."
-#: torch's exception cannot be named without importing torch.
-OUT_OF_MEMORY = frozenset({"OutOfMemoryError", "MemoryError"})
-LONGEST_REASON = 300
+#: By name, because referring to torch's exception would import torch.
+OUT_OF_MEMORY_ERRORS = frozenset({"OutOfMemoryError", "MemoryError"})
+MAX_REASON_CHARACTERS = 300
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The scorer is built and warm."""
+    """The scorer is built and warmed up."""
 
     description: ModelDescription
 
 
 @dataclass(frozen=True, slots=True)
-class Unbuildable:
-    """The scorer could not be built or warmed; the worker ends."""
+class BuildFailed:
+    """The scorer could not be built or warmed up; the worker exits."""
 
     reason: str
     where: str
@@ -55,7 +55,7 @@ class Unbuildable:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The window's predictions, one row a text."""
+    """The window's predictions, one row per text."""
 
     predictions: Predictions
     inference_s: float
@@ -63,7 +63,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The scorer raised on this window and is well otherwise."""
+    """The scorer raised on this window but still works."""
 
     reason: str
     error: str
@@ -73,68 +73,68 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The scorer raised on this window and on the control as well: a fresh process has to take over."""
+    """The scorer raised on this window and on the control text too: a new process has to take over."""
 
     reason: str
     error: str
     where: str
 
 
-Message: TypeAlias = Ready | Unbuildable | Answered | Failed | Broken
+Message: TypeAlias = Ready | BuildFailed | Answered | Failed | Broken
 
 
 def frame(payload: bytes) -> bytes:
-    """The payload with its length before it."""
+    """Return the payload prefixed with its length."""
     return HEADER.pack(len(payload)) + payload
 
 
 def main(connection: socket.socket, device: str) -> None:
-    """Build the scorer that the first message asks for, then answer windows for as long as the parent is there.
+    """Build the scorer from the first message, then score windows until the parent disconnects.
 
     Parameters
     ----------
     connection
-        The worker's end of the pair. Nobody else holds it, so its end of file is the parent's death or farewell.
+        The worker's end of the socket pair. End of file means that the parent died or disconnected.
     device
         What the scorer is built for: ``cpu``, ``cuda:0`` ...
     """
-    _leave_signals_to_the_parent()
-    _die_with_the_parent()
-    _keep_stdout_clean()
+    _ignore_signals()
+    _die_with_parent()
+    _redirect_stdout_to_stderr()
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    # Takes the next window off the socket while this one is scored, and sees the parent go in the middle of one.
+    # Reads the next window while this one is being scored, and notices mid-window when the parent disconnects.
     threading.Thread(target=_receive, args=(connection, inbox), name="inbox", daemon=True).start()
     try:
         make_scorer: MakeScorer = pickle.loads(inbox.get())
         scorer = make_scorer(device)
         scorer.warm_up()
         description = scorer.description
-    except Exception as error:  # whatever stops a scorer from being built, the parent is told
-        _send(connection, Unbuildable(_sentence(error), _where(error)))
+    except Exception as error:  # whatever went wrong, the parent is told
+        _send(connection, BuildFailed(_sentence(error), _where(error)))
         return
     _send(connection, Ready(description))
     while True:
-        answer = _answer(scorer, pickle.loads(inbox.get()))
-        _send(connection, answer)
-        if isinstance(answer, Broken):
+        reply = _score(scorer, pickle.loads(inbox.get()))
+        _send(connection, reply)
+        if isinstance(reply, Broken):
             return
 
 
-def _answer(scorer: Scorer, texts: Sequence[str]) -> Answered | Failed | Broken:
+def _score(scorer: Scorer, texts: Sequence[str]) -> Answered | Failed | Broken:
     started = time.perf_counter()
     try:
         predictions = scorer.score(texts)
         if len(predictions) != len(texts):
-            raise RuntimeError(f"the scorer gave {len(predictions)} rows for {len(texts)} texts")
+            raise RuntimeError(f"the scorer returned {len(predictions)} rows for {len(texts)} texts")
         return Answered(predictions, time.perf_counter() - started)
-    except Exception as error:  # whatever a text makes a scorer raise, it costs that text and not the worker
+    except Exception as error:  # a faulty text must not take the worker down
         reason, name, where = _sentence(error), type(error).__name__, _where(error)
-        out_of_memory = any(kind.__name__ in OUT_OF_MEMORY for kind in type(error).__mro__)
-    # Only here are the frames gone that held the failed window's tensors.
+        out_of_memory = any(base.__name__ in OUT_OF_MEMORY_ERRORS for base in type(error).__mro__)
+    # Outside the except block, so that the frames holding the failed window's tensors are gone.
     _release_device_memory()
     try:
         scorer.score([CONTROL_TEXT])
-    except Exception as error:  # a device that failed fails on everything after it
+    except Exception as error:  # a failed device fails on everything from then on
         return Broken(f"{reason}; and on a control text: {_sentence(error)}", name, where)
     return Failed(reason, name, where, out_of_memory)
 
@@ -144,8 +144,8 @@ def _receive(connection: socket.socket, inbox: queue.SimpleQueue[bytes]) -> None
         for payload in _payloads(connection):
             inbox.put(payload)
     except OSError:
-        pass  # reset instead of closed: the parent is as gone
-    # In mid-window too: nobody is left to hear the answer, and no clean-up may keep a device occupied.
+        pass  # connection reset: the parent is gone as well
+    # Even mid-window: there is no one to reply to, and no clean-up may keep the device occupied.
     os._exit(0)
 
 
@@ -166,25 +166,25 @@ def _send(connection: socket.socket, message: Message) -> None:
         os._exit(0)
 
 
-def _leave_signals_to_the_parent() -> None:
-    # Ctrl-C reaches the whole process group and a service manager's SIGTERM the whole control group; the parent may
-    # want its last windows answered. Both were blocked while this process started, so none is lost or printed.
-    handled = (signal.SIGINT, signal.SIGTERM)
-    for number in handled:
+def _ignore_signals() -> None:
+    # Ctrl-C reaches the whole process group and a service manager's SIGTERM the whole control group, but the parent may
+    # still want its last windows scored. Both signals were blocked while this process started (see `process`).
+    ignored = (signal.SIGINT, signal.SIGTERM)
+    for number in ignored:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
 
 
-def _die_with_the_parent() -> None:
-    # The inbox thread cannot run while native code hangs with the interpreter's lock held; the kernel can.
-    # Linux ties this to the thread that started the worker: the event loop's own (see `pool_process`).
+def _die_with_parent() -> None:
+    # The inbox thread cannot run while native code hangs holding the GIL; the kernel can still kill the process.
+    # Linux ties this to the thread that started the worker: the event loop's (see `process`).
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _keep_stdout_clean() -> None:
-    # The parent's standard output may be somebody's data (`earlybell score`): prints, Python's (structlog's default
-    # among them) and native code's, go to standard error.
+def _redirect_stdout_to_stderr() -> None:
+    # The parent's standard output may carry data (`earlybell score`), so anything printed here, by Python (structlog's
+    # default) or by native code, goes to standard error.
     sys.stdout = sys.stderr
     os.dup2(2, 1)
 
@@ -197,11 +197,11 @@ def _release_device_memory() -> None:
 
 def _sentence(error: Exception) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".rstrip(": ").split())
-    return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 1]}…"
+    return text if len(text) <= MAX_REASON_CHARACTERS else f"{text[: MAX_REASON_CHARACTERS - 1]}…"
 
 
 def _where(error: Exception) -> str:
-    """File and line that raised: unlike a message, that never quotes a text."""
+    """Return the file and line that raised: unlike the message, it never quotes a text."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

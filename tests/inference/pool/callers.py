@@ -1,4 +1,4 @@
-"""What the pool's tests do over and over: call it in a loop of its own, count its workers, check a window's result."""
+"""Steps that the pool's tests share: run in a fresh loop, list the workers, check a window's result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Test = Callable[..., Coroutine[Any, Any, None]]
 
 
 def in_a_loop(test: Test) -> Callable[..., None]:
-    """Run an async test; whatever it leaves running is its failure."""
+    """Run an async test, and fail it if it leaves a worker running."""
 
     @wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -28,7 +28,7 @@ def in_a_loop(test: Test) -> Callable[..., None]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Live descendants that are pool workers (multiprocessing's own resource tracker is none)."""
+    """Return the ids of live descendants that are pool workers (multiprocessing's resource tracker is not)."""
     return [
         child.pid
         for child in psutil.Process(pid).children(recursive=True)
@@ -46,13 +46,13 @@ def answers(result: WindowResult) -> list[int]:
 
 
 def expect(result: WindowResult, texts: Sequence[str], faulty: set[int]) -> None:
-    """Exactly one answer, in order, for every text that is not at fault, and a reason for each that is."""
+    """Check that each text has exactly one prediction, in order, or, if it is faulty, a reason."""
     assert set(result.faults) == faulty
     assert answers(result) == [int(text.split()[0]) for i, text in enumerate(texts) if i not in faulty]
 
 
 async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110  other processes set no asyncio.Event
+    while not condition():  # noqa: ASYNC110  another process cannot set an asyncio.Event
         await asyncio.sleep(0.01)
 
 

@@ -1,7 +1,7 @@
-"""Scorers for the pool's tests: the pool's subject is processes, so these do to theirs what a model might.
+"""Scorers for the pool's tests, which do to their processes what a model might.
 
-A text begins with a number, which its answer carries back in `tokens`; the words after it say what it does to the
-process that scores it. Imported by the workers, so nothing heavy is imported here.
+A text starts with a number, which comes back in `tokens`; the words after it say what the text does to the process that
+scores it. The workers import this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from earlybell.inference.predictions import ModelDescription, Predictions
 
 
 class OutOfMemoryError(RuntimeError):
-    """Named as torch's, which the pool tells by its name."""
+    """Named like torch's, which the pool recognises by name."""
 
 
 class ObedientScorer:
-    """Does what its texts say."""
+    """Does what its texts tell it to."""
 
     def __init__(self, device: str, revision: str, most_texts: int | None, fails_after: Path | None) -> None:
         self.description = ModelDescription(
@@ -96,10 +96,10 @@ def _obey(text: str) -> int:
         case ["exit"]:
             os._exit(3)
         case ["hang"]:
-            # PyDLL keeps the interpreter's lock: native code that hangs as hard as it can.
+            # PyDLL holds the GIL: native code that hangs and lets no other thread run.
             ctypes.PyDLL(None).sleep(3600)
         case ["wait", path]:
-            # Says that it has begun, and goes on when it is told to.
+            # Report the start, then wait for permission to go on.
             Path(path, f"begun-{number}").touch()
             while not Path(path, f"go-{number}").exists():
                 time.sleep(0.005)

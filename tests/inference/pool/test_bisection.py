@@ -1,4 +1,4 @@
-"""A window's bookkeeping, without processes: what is asked again, and what comes out."""
+"""A window's bookkeeping, without processes: which spans are retried, and the result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def died(hung: bool = False) -> Outcome:
 
 
 def run(window: WindowBisection, killing: set[int], failing: set[int]) -> tuple[int, int]:
-    """Drive the window to its end; the number of deaths and of all attempts."""
+    """Drive the window to its end; return the number of deaths and of attempts."""
     deaths = attempts = 0
     while (span := window.next_span()) is not None:
         attempts += 1
@@ -50,7 +50,7 @@ def run(window: WindowBisection, killing: set[int], failing: set[int]) -> tuple[
 
 
 @given(st.data(), st.integers(1, 200), st.integers(1, 3))
-def test_each_text_has_one_answer_or_one_fault(data: st.DataObject, n: int, kills: int) -> None:
+def test_each_text_has_one_prediction_or_one_fault(data: st.DataObject, n: int, kills: int) -> None:
     bad = data.draw(st.sets(st.integers(0, n - 1), max_size=5))
     killing = data.draw(st.sets(st.sampled_from(sorted(bad)))) if bad else set()
     window = WindowBisection(["x"] * n, kills)
@@ -60,7 +60,7 @@ def test_each_text_has_one_answer_or_one_fault(data: st.DataObject, n: int, kill
     assert deaths <= len(killing) * (math.ceil(math.log2(n)) + kills)
 
 
-def test_a_single_death_is_nobodys_fault() -> None:
+def test_a_single_death_makes_no_text_faulty() -> None:
     window = WindowBisection(["a"], kills_per_text=2)
     span = window.next_span()
     assert span is not None
@@ -71,12 +71,12 @@ def test_a_single_death_is_nobodys_fault() -> None:
     assert not window.faults
 
 
-def test_a_hot_swap_in_mid_window_asks_the_new_model_for_all_of_it() -> None:
+def test_after_a_hot_swap_mid_window_the_new_model_scores_all_of_it() -> None:
     window = WindowBisection(["a", "b", "c", "d"], kills_per_text=2)
     window.record(range(4), failed())
     window.record(range(2), answered(range(2)))
     window.record(range(2, 4), failed())
-    window.record(range(2, 3), failed())  # a fault, says the first model
+    window.record(range(2, 3), failed())  # a fault under the first model
     window.record(range(3, 4), answered(range(3, 4), SECOND, generation=2))
     assert window.next_span() == range(3)
     window.record(range(3), answered(range(3), SECOND, generation=2))
@@ -85,9 +85,9 @@ def test_a_hot_swap_in_mid_window_asks_the_new_model_for_all_of_it() -> None:
     assert window.predictions(2).tokens.tolist() == [0, 1, 2, 3]
 
 
-def test_what_hung_once_gets_a_share_of_the_time_by_its_characters() -> None:
+def test_after_a_hang_a_span_gets_its_share_of_the_timeout_by_characters() -> None:
     window = WindowBisection(["long " * 60, *["x"] * 100], kills_per_text=1)
-    assert window.patience(range(101)) == 1
+    assert window.timeout_share(range(101)) == 1
     window.record(range(101), died(hung=True))
-    assert window.patience(range(50)) == (300 + 49) / 400
-    assert window.patience(range(60, 101)) == 1 / 8
+    assert window.timeout_share(range(50)) == (300 + 49) / 400
+    assert window.timeout_share(range(60, 101)) == 1 / 8

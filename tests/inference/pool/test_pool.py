@@ -1,4 +1,4 @@
-"""The pool with real processes: whatever happens to a worker, each text has exactly one answer or one fault."""
+"""The pool with real processes: however workers die, each text has exactly one prediction or one fault."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("workers_import_no_pytest")
 
 class TestOrder:
     @pytest.mark.parametrize("loop_factory", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-    def test_every_window_is_answered_once_and_by_its_own_answer(self, loop_factory: Any) -> None:
+    def test_every_window_gets_its_own_answer_once(self, loop_factory: Any) -> None:
         async def run() -> None:
             async with Pool(obedient(), ["cpu", "cpu"]) as pool:
                 assert pool.capacity == 4
@@ -51,24 +51,24 @@ class TestOrder:
             assert result.predictions.probabilities.shape == (0, 3)
 
     @in_a_loop
-    async def test_queueing_and_inference_are_the_time_it_took(self) -> None:
+    async def test_queueing_and_inference_add_up_to_the_elapsed_time(self) -> None:
         async with Pool(obedient(), ["cpu"]) as pool:
-            began = time.monotonic()
+            started = time.monotonic()
             result = await pool.score(numbers(500))
-            assert 0 < result.queue_s < result.queue_s + result.inference_s <= time.monotonic() - began
+            assert 0 < result.queue_s < result.queue_s + result.inference_s <= time.monotonic() - started
 
     @in_a_loop
-    async def test_windows_larger_than_the_pipe_block_nobody(self) -> None:
+    async def test_windows_larger_than_the_socket_buffer_do_not_block(self) -> None:
         texts = [f"{i} {'long ' * 200_000}" for i in range(8)]  # 8 MB
         async with Pool(obedient(), ["cpu"]) as pool:
             results = await asyncio.gather(*(pool.score(texts) for _ in range(4)))
             assert all(answers(result) == list(range(8)) for result in results)
 
     @in_a_loop
-    async def test_callers_wait_while_all_workers_have_enough(self, tmp_path: Path) -> None:
+    async def test_callers_wait_while_all_workers_are_full(self, tmp_path: Path) -> None:
         async with Pool(obedient(), ["cpu", "cpu"], windows_per_worker=2) as pool:
             tasks = [asyncio.create_task(pool.score([f"{i} wait {tmp_path}"])) for i in range(6)]
-            # Least loaded: the first two windows are on two workers.
+            # Least loaded first: the first two windows are on two workers.
             await begun(tmp_path, 0)
             await begun(tmp_path, 1)
             assert pool.in_flight == pool.capacity == 4
@@ -79,7 +79,7 @@ class TestOrder:
 
 class TestDeath:
     @in_a_loop
-    async def test_killed_in_mid_window_it_is_restarted_and_its_windows_run_again(self, tmp_path: Path) -> None:
+    async def test_killed_mid_window_a_worker_is_restarted_and_its_windows_run_again(self, tmp_path: Path) -> None:
         async with Pool(obedient(), ["cpu"]) as pool:
             texts = [f"0 wait {tmp_path}", *numbers(9, 1)]
             tasks = [asyncio.create_task(pool.score(window)) for window in (texts, numbers(5, 10), numbers(5, 20))]
@@ -98,7 +98,7 @@ class TestDeath:
             assert pool.pids != [victim]
 
     @in_a_loop
-    async def test_killed_while_idle_it_is_restarted(self) -> None:
+    async def test_killed_while_idle_a_worker_is_restarted(self) -> None:
         async with Pool(obedient(), ["cpu"]) as pool:
             (victim,) = pool.pids
             os.kill(victim, signal.SIGKILL)
@@ -107,14 +107,14 @@ class TestDeath:
             assert pool.restarts == 1
 
     @in_a_loop
-    async def test_the_other_worker_carries_on_meanwhile(self, tmp_path: Path) -> None:
+    async def test_the_other_worker_carries_on(self, tmp_path: Path) -> None:
         async with Pool(obedient(), ["cpu", "cpu"], backoff_s=3600) as pool:
             os.kill(pool.pids[0], signal.SIGKILL)
             results = await asyncio.gather(*(pool.score(numbers(4, 10 * i)) for i in range(20)))
             assert [answers(result)[0] for result in results] == [10 * i for i in range(20)]
 
     @in_a_loop
-    async def test_one_that_hangs_is_killed(self) -> None:
+    async def test_a_worker_that_hangs_is_killed(self) -> None:
         async with Pool(obedient(), ["cpu"], timeout_s=0.5) as pool:
             texts = [*numbers(2), "2 hang", *numbers(5, 3)]
             bad, good = await asyncio.gather(pool.score(texts), pool.score(numbers(3, 10)))
@@ -123,7 +123,7 @@ class TestDeath:
             expect(good, numbers(3, 10), set())
 
     @in_a_loop
-    async def test_signals_of_the_terminal_and_the_service_manager_are_the_parents(self) -> None:
+    async def test_workers_ignore_the_signals_of_terminal_and_service_manager(self) -> None:
         async with Pool(obedient(), ["cpu"]) as pool:
             before = pool.pids
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -132,7 +132,7 @@ class TestDeath:
             assert pool.pids == before
 
     @in_a_loop
-    async def test_while_the_checkpoint_is_gone_windows_wait(self, tmp_path: Path) -> None:
+    async def test_windows_wait_while_the_checkpoint_is_missing(self, tmp_path: Path) -> None:
         checkpoint = tmp_path / "checkpoint"
         checkpoint.touch()
         async with Pool(partial(obedient_of, checkpoint=checkpoint), ["cpu"], longest_backoff_s=0.01) as pool:
@@ -153,7 +153,7 @@ class TestFaults:
             assert pool.restarts == 0
 
     @in_a_loop
-    async def test_texts_that_raise_are_named_and_the_others_answered(self) -> None:
+    async def test_texts_that_raise_are_faults_and_the_others_are_scored(self) -> None:
         texts = [*numbers(20), "20 raise", *numbers(10, 21), "31 memory", "32 raise"]
         async with Pool(obedient(), ["cpu"]) as pool:
             result = await pool.score(texts)
@@ -164,7 +164,7 @@ class TestFaults:
             assert pool.restarts == 0
 
     @in_a_loop
-    async def test_a_text_that_kills_is_found_in_a_window_of_64(self) -> None:
+    async def test_a_text_that_kills_workers_is_isolated_in_a_window_of_64(self) -> None:
         texts = [*numbers(41), "41 kill", *numbers(22, 42)]
         async with Pool(obedient(), ["cpu"], backoff_s=0.001) as pool:
             result = await pool.score(texts)
@@ -174,7 +174,7 @@ class TestFaults:
             assert pool.restarts == math.log2(64) + 2
 
     @in_a_loop
-    async def test_several_that_kill_while_others_are_served(self) -> None:
+    async def test_several_that_kill_workers_while_other_windows_are_scored(self) -> None:
         texts = ["0 exit", *numbers(6, 1), "7 kill"]
         async with Pool(obedient(), ["cpu", "cpu"], backoff_s=0.001) as pool:
             bad, *good = await asyncio.gather(pool.score(texts), *(pool.score(numbers(3, 10 * i)) for i in range(40)))
@@ -184,27 +184,27 @@ class TestFaults:
                 expect(result, numbers(3, 10 * i), set())
 
     @in_a_loop
-    async def test_a_broken_device_is_no_texts_fault(self, tmp_path: Path) -> None:
-        """After one CUDA error every call fails: the control tells it from a text, and a fresh process answers."""
+    async def test_a_broken_device_makes_no_text_faulty(self, tmp_path: Path) -> None:
+        """After one CUDA error every call fails: the control text shows it, and a new process takes over."""
         async with Pool(obedient(fails_after=tmp_path / "broken"), ["cpu"]) as pool:
             texts = [*numbers(30), "30 break"]
             expect(await pool.score(texts), texts, set())
             assert pool.restarts == 1
 
     @in_a_loop
-    async def test_whatever_dies_and_whoever_leaves_each_text_has_its_answer(self) -> None:
+    async def test_through_deaths_cancellations_and_a_hot_swap_each_text_has_its_answer(self) -> None:
         """Everything at once: workers killed from outside, texts that kill and raise, cancelled callers, a hot swap."""
-        chance = random.Random(11)
+        generator = random.Random(11)
         finished: list[WindowResult] = []
-        deaths = 4  # from outside; should all of them hit one lone text, it is still not to blame
+        deaths = 4  # from outside; even if all of them hit one text alone, it is not faulty
 
         async def call(pool: Pool, i: int) -> None:
-            texts = numbers(chance.randint(1, 30), 100 * i)
+            texts = numbers(generator.randint(1, 30), 100 * i)
             bad = " kill" if i % 80 == 40 else " raise" if i % 10 == 0 else ""
             texts[-1] += bad
             scoring = asyncio.create_task(pool.score(texts))
             if i % 7 == 3:
-                await asyncio.sleep(chance.random() / 50)
+                await asyncio.sleep(generator.random() / 50)
                 scoring.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 result = await scoring
@@ -215,8 +215,8 @@ class TestFaults:
             for _ in range(deaths):
                 await until(lambda: pool.pids)
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(chance.choice(pool.pids), chance.choice([signal.SIGKILL, signal.SIGSEGV]))
-                await asyncio.sleep(chance.random() / 5)
+                    os.kill(generator.choice(pool.pids), generator.choice([signal.SIGKILL, signal.SIGSEGV]))
+                await asyncio.sleep(generator.random() / 5)
 
         async with Pool(obedient("first"), ["cpu", "cpu"], backoff_s=0.001, kills_per_text=deaths + 1) as pool:
             await asyncio.gather(kill(pool), pool.replace(obedient("second")), *(call(pool, i) for i in range(200)))
@@ -224,7 +224,7 @@ class TestFaults:
             assert pool.waiting == pool.in_flight == 0
         assert len(finished) > 150
 
-    def test_any_window_with_any_poison(self) -> None:
+    def test_any_window_with_any_faulty_texts(self) -> None:
         with asyncio.Runner() as runner:
             pool = Pool(obedient(), ["cpu", "cpu"], backoff_s=0.001, kills_per_text=1)
             runner.run(pool.start())
@@ -244,7 +244,7 @@ class TestFaults:
 
 class TestCancel:
     @in_a_loop
-    async def test_a_cancelled_caller_takes_nothing_from_the_others(self, tmp_path: Path) -> None:
+    async def test_a_cancelled_call_does_not_affect_the_others(self, tmp_path: Path) -> None:
         async with Pool(obedient(), ["cpu"]) as pool:
             tasks = [asyncio.create_task(pool.score([f"{i} wait {tmp_path}"])) for i in range(5)]
             await begun(tmp_path, 0)

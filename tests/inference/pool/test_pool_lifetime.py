@@ -1,4 +1,4 @@
-"""The pool's workers from start to stop, through a hot swap: enough while it serves, none when it is gone."""
+"""The pool's workers from start to stop and through a hot swap; none is left when the pool is gone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("workers_import_no_pytest")
 
 class TestHotSwap:
     @in_a_loop
-    async def test_under_load_each_window_says_who_answered_it(self, tmp_path: Path) -> None:
+    async def test_under_load_each_result_names_the_model_that_scored_it(self, tmp_path: Path) -> None:
         async with Pool(obedient("first"), ["cpu", "cpu"]) as pool:
             before = set(pool.pids)
             early = [asyncio.create_task(pool.score([f"{i} wait {tmp_path}"])) for i in range(4)]
@@ -36,7 +36,7 @@ class TestHotSwap:
             late = [asyncio.create_task(pool.score(numbers(3, 10 * i))) for i in range(50)]
             swap = asyncio.create_task(pool.replace(obedient("second")))
             await until(lambda: pool.description.model_revision == "second")
-            # The old workers still hold four windows; what waited behind them, the new ones answer.
+            # The old workers still hold four windows; the new ones score those that waited behind.
             for i, result in enumerate(await asyncio.gather(*late)):
                 assert result.description.model_revision == "second"
                 expect(result, numbers(3, 10 * i), set())
@@ -50,7 +50,7 @@ class TestHotSwap:
             assert not before & set(workers_of(os.getpid()))
 
     @in_a_loop
-    async def test_an_old_worker_that_dies_hands_its_windows_to_the_new(self, tmp_path: Path) -> None:
+    async def test_the_windows_of_an_old_worker_that_dies_go_to_the_new_one(self, tmp_path: Path) -> None:
         async with Pool(obedient("first"), ["cpu"]) as pool:
             (old,) = pool.pids
             task = asyncio.create_task(pool.score([f"0 wait {tmp_path}", "1"]))
@@ -65,7 +65,7 @@ class TestHotSwap:
             await swap
 
     @in_a_loop
-    async def test_of_an_idle_pool(self) -> None:
+    async def test_an_idle_pool_swaps(self) -> None:
         async with Pool(obedient("first"), ["cpu"]) as pool:
             before = pool.pids
             description = await pool.replace(obedient("second"))
@@ -74,7 +74,7 @@ class TestHotSwap:
             assert workers_of(os.getpid()) == pool.pids != before
 
     @in_a_loop
-    async def test_a_broken_successor_leaves_the_old_one_serving(self) -> None:
+    async def test_if_the_new_scorer_fails_the_old_one_stays_in_service(self) -> None:
         async with Pool(obedient("first"), ["cpu"]) as pool:
             for broken in (without_checkpoint, dies_while_loading):
                 with pytest.raises(PoolError):
@@ -95,7 +95,7 @@ class TestStartAndStop:
         ],
     )
     @in_a_loop
-    async def test_a_scorer_that_cannot_be_built_is_one_clear_line(self, make_scorer: Any, reason: str) -> None:
+    async def test_a_scorer_that_cannot_be_built_is_a_one_line_error(self, make_scorer: Any, reason: str) -> None:
         timeout = 0.2 if make_scorer is never_ready else 60
         pool = Pool(make_scorer, ["cpu", "cpu"], start_timeout_s=timeout)
         with pytest.raises(PoolError, match=reason) as failure:
@@ -103,7 +103,7 @@ class TestStartAndStop:
         assert "\n" not in str(failure.value)
 
     @in_a_loop
-    async def test_who_waits_when_the_pool_stops_is_told(self, tmp_path: Path) -> None:
+    async def test_stopping_the_pool_raises_in_pending_calls(self, tmp_path: Path) -> None:
         pool = Pool(obedient(), ["cpu"])
         await pool.start()
         tasks = [asyncio.create_task(pool.score([f"{i} wait {tmp_path}"])) for i in range(4)]
@@ -117,7 +117,7 @@ class TestStartAndStop:
         await pool.stop()
 
     @in_a_loop
-    async def test_stopped_or_cancelled_while_it_starts_it_leaves_nothing(self) -> None:
+    async def test_stopped_or_cancelled_while_starting_it_leaves_no_worker(self) -> None:
         async def end(
             pool: Pool, starting: asyncio.Task[Any], how: Callable[[], Awaitable[None]]
         ) -> BaseException | None:
@@ -139,7 +139,7 @@ class TestStartAndStop:
         assert isinstance(await end(pool, starting, cancel), asyncio.CancelledError)
 
     @in_a_loop
-    async def test_a_signal_while_it_starts_is_the_parents_too(self) -> None:
+    async def test_workers_ignore_signals_while_they_start(self) -> None:
         pool = Pool(obedient(), ["cpu"])
         starting = asyncio.create_task(pool.start())
         await until(lambda: workers_of(os.getpid()))
@@ -153,7 +153,7 @@ class TestStartAndStop:
         await pool.stop()
 
     @in_a_loop
-    async def test_before_the_start_there_is_no_model(self) -> None:
+    async def test_before_start_there_is_no_model(self) -> None:
         pool = Pool(obedient(), ["cpu"])
         with pytest.raises(PoolError, match="not been started"):
             await pool.score(["1"])
@@ -190,8 +190,8 @@ else:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("how", ["SIGKILL", "Ctrl-C", "return", "exit"])
-def test_when_the_parent_is_gone_so_are_its_workers(tmp_path: Path, how: str) -> None:
-    """One of the three hangs in native code, one is in mid-window, one is idle."""
+def test_when_the_parent_is_gone_its_workers_are_too(tmp_path: Path, how: str) -> None:
+    """Of three workers one hangs in native code, one is mid-window and one is idle."""
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path), how],
         cwd=REPOSITORY,
@@ -202,20 +202,20 @@ def test_when_the_parent_is_gone_so_are_its_workers(tmp_path: Path, how: str) ->
     family: list[psutil.Process] = []
     try:
         assert parent.stdout is not None
-        assert parent.stdout.readline() == "ready\n"  # and nothing that a worker printed
+        assert parent.stdout.readline() == "ready\n"  # and no output of a worker
         family += psutil.Process(parent.pid).children(recursive=True)
         if how == "SIGKILL":
             parent.kill()
         elif how == "Ctrl-C":
             os.killpg(parent.pid, signal.SIGINT)
         parent.wait(60)
-        # Not by `wait_procs`: in a container there may be nobody to reap orphans.
-        while [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
-            time.sleep(0.02)  # for ever, if one stays: the test's time-out says so
+        # Not `wait_procs`: in a container there may be no init process to reap orphans.
+        while [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]:
+            time.sleep(0.02)  # until the test times out, if one survives
     finally:
-        for one in (psutil.Process(parent.pid), *family) if parent.poll() is None else family:
+        for process in (psutil.Process(parent.pid), *family) if parent.poll() is None else family:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                process.kill()
         parent.wait()
 
 
@@ -224,16 +224,16 @@ class TestDevices:
         ("setting", "named"),
         [("cpu", ["cpu"]), ("cuda:0, cuda:1", ["cuda:0", "cuda:1"]), ("cpu,cpu", ["cpu", "cpu"])],
     )
-    def test_named(self, setting: str, named: list[str]) -> None:
+    def test_a_list_names_one_worker_each(self, setting: str, named: list[str]) -> None:
         assert devices(setting) == named
 
-    def test_auto_is_the_gpus_that_torch_sees_else_the_cpu(self) -> None:
+    def test_auto_is_every_gpu_that_torch_sees_or_else_the_cpu(self) -> None:
         program = "import torch; print(torch.cuda.device_count())"
         gpus = int(subprocess.check_output([sys.executable, "-c", program], text=True))
         assert devices("auto") == ([f"cuda:{i}" for i in range(gpus)] or ["cpu"])
 
     @pytest.mark.parametrize("setting", ["", "gpu", "cuda", "cuda:0,", "cuda:x", "auto,cpu"])
-    def test_not_a_device(self, setting: str) -> None:
+    def test_a_malformed_setting_is_refused(self, setting: str) -> None:
         with pytest.raises(PoolError, match="say auto, cpu, or a list"):
             devices(setting)
 
