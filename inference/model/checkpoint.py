@@ -1,10 +1,10 @@
 """A checkpoint on disk: load, save, verify, describe.
 
 A directory with ``config.json`` and ``model.safetensors`` (Hugging Face's names), ``tokenizer.json``,
-``calibration.json``, ``token_depths.safetensors`` where the model predicts its depth, ``README.md`` (the model card),
-and ``manifest.json`` with the SHA-256 of each file that an answer depends on. Its *revision* is a hash over these:
-other weights, another tokenizer or another calibration is another revision. Nothing is ever unpickled.
-It knows files; nothing of devices or batches.
+``calibration.json``, ``token_depths.safetensors`` if the model predicts exit depths, ``README.md`` (the model card),
+and ``manifest.json`` with the SHA-256 of each file that predictions depend on. The *revision* is a hash over these: it
+changes with the weights, the tokenizer and the calibration. Nothing is ever unpickled.
+This module knows files; nothing of devices or batches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from earlybell.inference.model.tokenizer import Reader
 
 __all__ = ["SHIPPED", "Checkpoint", "CheckpointError", "describe", "load", "save", "verify"]
 
-#: The checkpoint that comes with the package.
+#: The checkpoint shipped with the package.
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "elbert-small"
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -36,7 +36,7 @@ CALIBRATION_FILE = "calibration.json"
 TOKEN_TABLE_FILE = "token_depths.safetensors"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"
-#: What an answer depends on, in the order in which it is hashed.
+#: The files that predictions depend on, in the order of hashing.
 _HASHED = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, CALIBRATION_FILE, TOKEN_TABLE_FILE)
 _REQUIRED = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, CALIBRATION_FILE)
 
@@ -58,7 +58,8 @@ def load(directory: Path) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        If it is missing, damaged (a file's hash is not the manifest's) or foreign. One line that says what to do.
+        It is missing, damaged (a file does not match its hash in the manifest) or not a checkpoint. One line that says
+        what to do.
     """
     revision = verify(directory)
     model = ElbertForSequenceClassification.from_pretrained(directory)
@@ -96,35 +97,35 @@ def save(
     Parameters
     ----------
     half
-        Store weights as float16 (values beyond its range are refused), else as they are.
+        Store weights as float16 instead of their own type; values beyond its range raise an error.
     card
-        The model card's text, Markdown.
+        The model card, in Markdown.
 
     Raises
     ------
     CheckpointError
-        If the weights do not fit into half precision.
+        A weight is beyond the range of float16.
     """
     stored = ElbertForSequenceClassification(model.config)
     stored.load_state_dict(model.state_dict())
     if half:
         stored.half()
         if not all(bool(value.isfinite().all()) for value in stored.state_dict().values()):
-            raise CheckpointError("a weight is beyond half precision: save with half=False")
+            raise CheckpointError("a weight is beyond the range of float16: save with half=False")
     stored.save_pretrained(directory)
     if tokenizer_file.resolve() != (directory / TOKENIZER_FILE).resolve():
         shutil.copyfile(tokenizer_file, directory / TOKENIZER_FILE)
     write_calibration(calibration, directory)
     for name in (WEIGHTS_FILE, TOKEN_TABLE_FILE):
         if (directory / name).is_file():
-            (directory / name).chmod(0o644)  # safetensors writes for the owner alone, but packages are for all
+            (directory / name).chmod(0o644)  # safetensors makes files private, but a package is for all users
     if card is not None:
         (directory / CARD_FILE).write_text(card, encoding="utf-8")
     return seal(directory)
 
 
 def write_calibration(calibration: Calibration, directory: Path) -> None:
-    """Replace a checkpoint's calibration; `seal` it afterwards."""
+    """Replace a checkpoint's calibration; call `seal` afterwards."""
     text = json.dumps(calibration.to_json(), indent=2) + "\n"
     (directory / CALIBRATION_FILE).write_text(text, encoding="utf-8")
     table = directory / TOKEN_TABLE_FILE
@@ -135,7 +136,7 @@ def write_calibration(calibration: Calibration, directory: Path) -> None:
 
 
 def seal(directory: Path) -> str:
-    """Write the manifest of what the directory holds now, and return the revision."""
+    """Write the manifest of the directory's files and return the revision."""
     hashes = {name: _hash(directory / name) for name in _HASHED if (directory / name).is_file()}
     revision = _revision(hashes)
     manifest = {"revision": revision, "sha256": hashes}
@@ -149,11 +150,11 @@ def verify(directory: Path) -> str:
     Raises
     ------
     CheckpointError
-        If something is missing or other than the manifest says.
+        A file is missing or does not match the manifest.
     """
     if not directory.is_dir():
         raise CheckpointError(
-            f"no checkpoint at {directory}: give the directory of one, or leave it out for the shipped"
+            f"no checkpoint at {directory}: name its directory, or none to use the shipped checkpoint"
         )
     try:
         manifest = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
@@ -171,14 +172,14 @@ def verify(directory: Path) -> str:
         if name in hashes and not file.is_file():
             raise CheckpointError(f"{directory} is incomplete: {name} is missing; fetch it again")
         if file.is_file() and _hash(file) != hashes.get(name):
-            raise CheckpointError(f"{file} is damaged or was changed: its hash is not the manifest's; fetch it again")
+            raise CheckpointError(f"{file} is damaged or was changed: it does not match the manifest; fetch it again")
     if _revision(hashes) != revision:
         raise CheckpointError(f"{directory / MANIFEST_FILE} is damaged: its revision is not that of its hashes")
     return revision
 
 
 def describe(directory: Path) -> dict[str, Any]:
-    """What a checkpoint is, as plain values: shape, size, revision, labels, languages, the dial's curve."""
+    """Describe a checkpoint in plain values: shape, size, revision, labels, languages, the dial's curve."""
     checkpoint = load(directory)
     calibration = checkpoint.calibration
     return {
@@ -208,8 +209,8 @@ def _token_table(directory: Path) -> Tensor | None:
 
 
 def _hash(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _revision(hashes: dict[str, str]) -> str:

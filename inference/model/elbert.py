@@ -1,8 +1,8 @@
-"""ELBERT: an ALBERT-style encoder with an exit head at every depth. The whole model definition, top to bottom.
+"""ELBERT: an ALBERT-style encoder with an exit head at every depth. The whole model, top to bottom.
 
 Sources: ELBERT, arXiv 2107.00175; its financial-sentiment system, arXiv 2211.08842; ALBERT, arXiv 1909.11942.
-It computes hidden states and exit logits. It knows nothing of *when* to exit (``confidence_window``), of *which*
-tokens to drop (``token_pruning`` tells it how many), of batches, files or tokenizers.
+It computes hidden states and exit logits. It knows nothing of *when* to exit (``confidence_window``), *how many* tokens
+to keep (``token_pruning``), batches, files or tokenizers.
 
 Axes: B texts, T tokens, V vocabulary, E embedding size, h hidden size, H heads, L depths, C classes.
 Depth 0 is the embedding before any layer has run; depth l is the output of the l-th application of a layer.
@@ -23,11 +23,11 @@ from torch.nn import functional as F
 
 from earlybell.inference.model.contribution import attention_with_contribution, pays_fused
 
-#: Rows that an exit head computes at least; see `Head.forward`.
-_LEAST_ROWS = 8
+#: Fewer rows are padded to this many; see `Head.classify`.
+_MIN_HEAD_ROWS = 8
 
 HeadForm = Literal["cls", "cls_mean"]
-#: One depth, or one for each of many texts.
+#: One depth, or one per text.
 Depths = TypeVar("Depths", int, NDArray[np.int64])
 
 
@@ -40,9 +40,9 @@ class Config:
     hidden: int = 384  # h
     heads: int = 12  # H
     feed_forward: int = 1_536
-    layers: int = 6  # L: how often a layer is applied
-    groups: int = 1  # sets of weights that the L applications share; layer l uses group floor((l - 1) * groups / L)
-    inner_layers: int = 1  # layers in one group, run one after the other (ALBERT's inner_group_num)
+    layers: int = 6  # L: how many times a layer is applied
+    groups: int = 1  # sets of weights shared by the L applications; layer l uses group floor((l - 1) * groups / L)
+    inner_layers: int = 1  # layers in one group, run in sequence (ALBERT's inner_group_num)
     positions: int = 512
     token_types: int = 2
     projection: bool = False  # E -> h; needed where E != h (ALBERT always has one)
@@ -51,9 +51,9 @@ class Config:
     head: HeadForm = "cls_mean"  # what an exit head reads: [CLS], or [CLS] beside the mean of the live tokens
     head_hidden: int = 128  # width of a head's tanh layer (the paper's pooler has h)
     shared_head: bool = False  # one head for depths 1..L, as in the paper, or one each
-    depth_zero: bool = True  # a head on the embeddings, so that a text may leave before any layer has run
-    depth_zero_filters: int = 0  # F, features of three neighbouring tokens that the head at depth 0 reads as well
-    dropout: float = 0.0  # in training; the paper uses none
+    depth_zero: bool = True  # a head on the embeddings, so that a text may exit before the first layer
+    depth_zero_filters: int = 0  # F, trigram features that the head at depth 0 reads too
+    dropout: float = 0.0  # in training only; the paper uses none
     pad_id: int = 0
     labels: tuple[str, ...] = field(default=("negative", "neutral", "positive"))  # class order
 
@@ -74,23 +74,23 @@ class Config:
 
     @property
     def depths(self) -> range:
-        """The depths that have an exit head: 0..L or 1..L."""
+        """Depths with an exit head: 0..L or 1..L."""
         return range(0 if self.depth_zero else 1, self.layers + 1)
 
     def group_at(self, depth: Depths) -> Depths:
-        """The group of weights that carries a text from ``depth - 1`` to ``depth`` (1..L)."""
+        """Return the group of weights that takes a text from ``depth - 1`` to ``depth`` (1..L)."""
         return (depth - 1) * self.groups // self.layers
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
+        """Return plain values for a JSON file."""
         return {**asdict(self), "labels": list(self.labels)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_json`; raises ``ValueError`` on a name that a Config does not have."""
-        unknown = set(values) - {one.name for one in fields(cls)}
+        """Read what `to_json` returned; raise ``ValueError`` on an unknown field."""
+        unknown = set(values) - {known.name for known in fields(cls)}
         if unknown:
-            raise ValueError(f"unknown model configuration: {', '.join(sorted(unknown))}")
+            raise ValueError(f"unknown fields in the model configuration: {', '.join(sorted(unknown))}")
         return cls(**{**values, "labels": tuple(values["labels"])})
 
 
@@ -107,14 +107,14 @@ class Embedding(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(B, T) token ids -> (B, T, h)."""
+        """Embed token ids: (B, T) -> (B, T, h)."""
         positions = self.position.weight[: ids.shape[1]]  # (T, E)
-        x = self.token(ids) + self.token_type.weight[0] + positions  # (B, T, E): every text is of type 0
+        x = self.token(ids) + self.token_type.weight[0] + positions  # (B, T, E); token type 0 throughout
         return self.projection(self.dropout(self.norm(x)))  # type: ignore[no-any-return]
 
 
 class Layer(nn.Module):
-    """One transformer layer, norms after the residuals as in BERT, with room to drop tokens half-way."""
+    """One transformer layer, post-norm as in BERT, that can drop tokens after the attention."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -141,20 +141,20 @@ class Layer(nn.Module):
         live
             (B, T) bool: False for padding. Live tokens come first in every row.
         keep
-            (B,) how many tokens of each text live on past the attention (ACC, arXiv 2201.03327): [CLS] and the
-            best of the others by attention context contribution, in their order. None: all of them, by fused attention.
+            (B,) how many tokens of each text to keep after the attention (ACC, arXiv 2201.03327): [CLS] and those with
+            the highest attention context contribution, in their order. None: keep all, with fused attention.
         width
-            T' where tokens are dropped; None: max(keep). Given, a text's shapes do not depend on its neighbours.
+            T' if tokens are dropped; None: max(keep). A fixed width makes shapes independent of the batch.
 
         Returns
         -------
         hidden, live
-            (B, T', h) and (B, T'), where T' = T, or ``width``.
+            (B, T', h) and (B, T'), where T' is T, or ``width`` if tokens are dropped.
         """
         B, T, h = x.shape
         q, k, v = self.qkv(x).view(B, T, 3, self.heads, h // self.heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, h/H)
-        mask = live[:, None, None, :]  # (B, 1, 1, T): nobody attends to padding
-        # Fused attention hides its probabilities, and on a CPU its backward pass costs as much as all the products.
+        mask = live[:, None, None, :]  # (B, 1, 1, T): no query attends to padding
+        # Fused attention hides its probabilities, and on a CPU its backward pass costs as much as all the matmuls.
         if keep is None and not (self.training and x.device.type == "cpu"):
             context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, T, h/H)
         elif keep is not None and not self.training and pays_fused(x.device, T):
@@ -167,7 +167,7 @@ class Layer(nn.Module):
         context = context.transpose(1, 2).reshape(B, T, h)
         if keep is not None:
             rows = strongest_tokens(contribution, live, keep, width)  # (B, T')
-            # Dropped tokens leave before the output projection: its rows are independent, so the rest is unchanged.
+            # Drop tokens before the output projection: its rows are independent, so the others do not change.
             x = x.gather(1, rows[..., None].expand(-1, -1, h))
             context = context.gather(1, rows[..., None].expand(-1, -1, h))
             live = torch.arange(rows.shape[1], device=x.device) < keep[:, None]
@@ -189,43 +189,43 @@ class Layer(nn.Module):
 
 
 def context_contribution(attention: Tensor, live: Tensor) -> Tensor:
-    """ACC_j = (1 / (H n)) sum over heads and live queries i of A[i, j]: how much token j gives to the others.
+    """Return ACC_j = (1 / (H n)) * sum over heads and live queries i of A[i, j]: how much token j gives to the others.
 
     Parameters
     ----------
     attention
-        (B, H, T, T) softmax attention, queries by keys, nothing on padded keys.
+        (B, H, T, T) softmax attention, queries by keys, zero on padded keys.
     live
         (B, T) bool.
 
     Returns
     -------
     contribution
-        (B, T); sums to 1 over a text's live tokens, 0 on padding (arXiv 2201.03327, reconstructed).
+        (B, T); sums to 1 over a text's live tokens, 0 on padding (arXiv 2201.03327, our reconstruction).
     """
-    from_live = attention * live[:, None, :, None]  # padded queries say nothing
+    from_live = attention * live[:, None, :, None]  # padded queries do not count
     return from_live.sum((1, 2)) / (attention.shape[1] * live.sum(-1, keepdim=True))
 
 
 def strongest_tokens(contribution: Tensor, live: Tensor, keep: Tensor, width: int | None = None) -> Tensor:
-    """Positions of [CLS] and the ``keep - 1`` other live tokens of highest contribution, in the order of the text.
+    """Return the positions of [CLS] and the ``keep - 1`` other live tokens of highest contribution, in text order.
 
-    Ties go to the earlier token, so that the choice does not hang on a sort's whim. Rows that keep fewer than the
-    longest are filled up with positions that the caller masks.
+    Ties go to the earlier token, so the result does not depend on the sort. Rows that keep fewer tokens than the widest
+    are filled with positions that the caller masks.
 
     Parameters
     ----------
     contribution, live
         (B, T).
     keep
-        (B,) between 1 and the row's live tokens.
+        (B,) from 1 to the row's number of live tokens.
     width
-        Columns of the result, at least max(keep), which is the default.
+        Columns of the result, at least max(keep) (the default).
 
     Returns
     -------
     positions
-        (B, width) int64, ascending among the kept.
+        (B, width) int64, ascending over the kept ones.
     """
     T = contribution.shape[1]
     ranked = contribution.masked_fill(~live, -1.0)
@@ -233,36 +233,36 @@ def strongest_tokens(contribution: Tensor, live: Tensor, keep: Tensor, width: in
     order = ranked.argsort(dim=1, descending=True, stable=True)  # (B, T) positions, best first
     width = int(keep.max()) if width is None else width
     place = torch.arange(T, device=contribution.device)
-    kept = torch.where(place < keep[:, None], order, T + place)  # what is not kept sorts behind everything
+    kept = torch.where(place < keep[:, None], order, T + place)  # dropped tokens sort last
     return kept.sort(dim=1).values[:, :width].clamp_max(T - 1)
 
 
 class Filters(nn.Module):
-    """What three neighbouring tokens say together: a convolution and its maximum and mean over the text.
+    """Trigram features: a convolution over three tokens, with its maximum and mean over the text.
 
-    Before any layer has run no token knows its neighbours, so that "not" and "good" count one by one; this costs a
-    head at depth 0 a few per cent of a layer. Source: Kim 2014, arXiv 1408.5882, section 2; the mean is ours.
+    Before the first layer no token knows its neighbours, so "not" and "good" would count separately. The filters cost a
+    few per cent of a layer. Source: Kim 2014, arXiv 1408.5882, section 2; the mean is ours.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        # One product a token, [left, middle, right] side by side, summed afterwards: no row knows another.
+        # One matmul per token for all three taps [left, middle, right]; they are shifted and summed afterwards.
         self.features = config.depth_zero_filters
         self.taps = nn.Linear(config.hidden, 3 * self.features, bias=False)
         self.bias = nn.Parameter(torch.zeros(self.features))
 
     def forward(self, x: Tensor, live: Tensor) -> Tensor:
-        """(B, T, h), (B, T) -> (B, 2F): each feature's maximum over the live tokens, then its mean."""
+        """Return each feature's maximum over the live tokens, then its mean: (B, T, h), (B, T) -> (B, 2F)."""
         weight = live[..., None].to(self.bias.dtype)
-        before, here, after = (self.taps(x.to(self.bias.dtype)) * weight).chunk(3, dim=-1)  # each (B, T, F)
-        # A token's left neighbour speaks through its `before`; beyond the text's ends there is nobody.
-        found = here + F.pad(before[:, :-1], (0, 0, 1, 0)) + F.pad(after[:, 1:], (0, 0, 0, 1)) + self.bias
-        found = torch.relu(found) * weight  # >= 0, so that padding never is the maximum
-        return torch.cat([found.amax(1), found.sum(1) / weight.sum(1)], dim=-1)
+        left, middle, right = (self.taps(x.to(self.bias.dtype)) * weight).chunk(3, dim=-1)  # each (B, T, F)
+        # The left tap of the previous token and the right tap of the next; zero beyond the ends of the text.
+        features = middle + F.pad(left[:, :-1], (0, 0, 1, 0)) + F.pad(right[:, 1:], (0, 0, 0, 1)) + self.bias
+        features = torch.relu(features) * weight  # >= 0, so padding is never the maximum
+        return torch.cat([features.amax(1), features.sum(1) / weight.sum(1)], dim=-1)
 
 
 class Head(nn.Module):
-    """An exit: pooled states -> tanh layer -> class logits. Runs in its own (full) precision."""
+    """An exit: pooled states -> tanh layer -> class logits. Stays in float32 when the layers do not."""
 
     def __init__(self, config: Config, form: HeadForm, filters: bool = False) -> None:
         super().__init__()
@@ -274,11 +274,11 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, live: Tensor) -> Tensor:
-        """(B, T, h), (B, T) -> (B, C) logits."""
+        """Return the exit's logits: (B, T, h), (B, T) -> (B, C)."""
         return self.classify(self.pool(x, live))
 
     def pool(self, x: Tensor, live: Tensor) -> Tensor:
-        """(B, T, h), (B, T) -> (B, h or 2h, + 2F), what the head reads: the same for every head of its form."""
+        """Pool the states for `classify`: (B, T, h), (B, T) -> (B, h or 2h, + 2F). Equal for all heads of one form."""
         pooled = x[:, 0].to(self.pooler.weight.dtype)  # (B, h): [CLS]
         if self.form == "cls_mean":
             weight = live[..., None].to(x.dtype)
@@ -289,12 +289,12 @@ class Head(nn.Module):
         return pooled
 
     def classify(self, pooled: Tensor) -> Tensor:
-        """(B, h or 2h, + 2F), as `pool` gives it -> (B, C) logits."""
+        """Return the logits of pooled states: (B, h or 2h, + 2F) -> (B, C)."""
         texts = len(pooled)
-        if not self.training and texts < _LEAST_ROWS:
-            # A product of very few rows takes another kernel, which rounds otherwise: a text's answer must not
-            # depend on how many stand beside it.
-            pooled = F.pad(pooled, (0, 0, 0, _LEAST_ROWS - texts))
+        if not self.training and texts < _MIN_HEAD_ROWS:
+            # A matmul of very few rows uses another kernel, which rounds differently, but a text's logits must not
+            # depend on the size of the batch.
+            pooled = F.pad(pooled, (0, 0, 0, _MIN_HEAD_ROWS - texts))
         logits: Tensor = self.classifier(self.dropout(torch.tanh(self.pooler(pooled))))
         return logits[:texts]
 
@@ -302,8 +302,8 @@ class Head(nn.Module):
 class ElbertForSequenceClassification(nn.Module):
     """The encoder and its exits.
 
-    ``forward`` runs every depth at once, for training and measurement. An engine drives `embed`, `deepen` and
-    `exit_logits` itself, so that texts can leave in between.
+    ``forward`` runs all depths, for training and evaluation. Backends call `embed`, `deepen` and `exit_logits`, so that
+    texts can exit in between.
     """
 
     def __init__(self, config: Config) -> None:
@@ -315,63 +315,63 @@ class ElbertForSequenceClassification(nn.Module):
         )
         count = 1 if config.shared_head else config.layers
         self.exits = nn.ModuleList(Head(config, config.head) for _ in range(count))
-        # At depth 0 [CLS] is the same for every text: only the mean says anything.
+        # At depth 0 [CLS] is the same for every text, so that head always reads the mean.
         self.exit_zero = Head(config, "cls_mean", config.depth_zero_filters > 0) if config.depth_zero else None
         self.apply(_initialise)
 
     @classmethod
     def from_pretrained(cls, source: str | PathLike[str], **changes: Any) -> Self:
-        """Start from any Hugging Face ALBERT or BERT checkpoint (or one that `save_pretrained` wrote).
+        """Load any Hugging Face ALBERT or BERT checkpoint, or one that `save_pretrained` wrote.
 
         Parameters
         ----------
         source
             A directory, or an id on the Hugging Face hub. Weights are read from safetensors only, never from pickles.
         **changes
-            Fields of `Config` to set otherwise than the checkpoint says, for example ``layers=12``.
+            Fields of `Config` that override the checkpoint's, for example ``layers=12``.
 
         Raises
         ------
-        inference.checkpoint.CheckpointError
-            If it is missing, damaged, or neither an ALBERT nor a BERT.
+        CheckpointError
+            The checkpoint is missing, damaged, or neither an ALBERT nor a BERT.
         """
         from earlybell.inference.model.huggingface import read_pretrained
 
         config, weights = read_pretrained(source, **changes)
         model = cls(config)
         missing, unexpected = model.load_state_dict(weights, strict=False)
-        if unexpected:  # read_pretrained only gives names that the model has
-            raise AssertionError(f"weights without a place: {unexpected}")
+        if unexpected:  # read_pretrained returns only names that the model has
+            raise AssertionError(f"unexpected weights: {unexpected}")
         model.new_weights = tuple(missing)
         return model
 
-    #: Names of the weights that `from_pretrained` did not find and left at their random initialisation.
+    #: Names of the weights that the checkpoint lacks: they keep their random initialisation.
     new_weights: tuple[str, ...] = ()
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors`` so that `from_pretrained` gives the same bits back.
+        """Write ``config.json`` and ``model.safetensors``; `from_pretrained` restores the same bits.
 
-        transformers' own ALBERT reads the encoder from it as well.
+        transformers can load the encoder from them too.
         """
         from earlybell.inference.model.huggingface import write_pretrained
 
         write_pretrained(self, directory)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(B, T) token ids -> (B, T, h), the state at depth 0."""
+        """Return the hidden states at depth 0: (B, T) token ids -> (B, T, h)."""
         return self.embedding(ids)  # type: ignore[no-any-return]
 
     def deepen(
         self, x: Tensor, live: Tensor, depth: int, keep: Tensor | None = None, width: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Carry the states from ``depth - 1`` to ``depth``; see `Layer.forward` for shapes, ``keep``, ``width``."""
+        """Advance the states from ``depth - 1`` to ``depth``; see `Layer.forward` for the parameters and shapes."""
         group: nn.ModuleList = self.layers[self.config.group_at(depth)]  # type: ignore[assignment]
         for layer in group:
             x, live = layer(x, live, keep, width)
         return x, live
 
     def exit_head(self, depth: int) -> Head:
-        """The head that reads depth ``depth``."""
+        """Return the exit head at this depth."""
         if depth == 0:
             if self.exit_zero is None:
                 raise ValueError("this model has no exit at depth 0")
@@ -379,18 +379,18 @@ class ElbertForSequenceClassification(nn.Module):
         return self.exits[0 if self.config.shared_head else depth - 1]  # type: ignore[return-value]
 
     def exit_logits(self, x: Tensor, live: Tensor, depth: int) -> Tensor:
-        """(B, T, h), (B, T) -> (B, C): what the exit at ``depth`` says, before any temperature."""
+        """Return the logits of the exit at ``depth``, before temperature: (B, T, h), (B, T) -> (B, C)."""
         return self.exit_head(depth)(x, live)  # type: ignore[no-any-return]
 
     def forward(self, ids: Tensor, live: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Every exit's logits.
+        """Return the logits of every exit.
 
         Parameters
         ----------
         ids, live
-            (B, T) token ids and which of them are no padding.
+            (B, T) token ids, and False for padding.
         keep
-            (B, L) tokens of each text to keep at depth 1..L (``token_pruning.kept_tokens``); None keeps all.
+            (B, L) how many tokens of each text to keep at depths 1..L (``token_pruning.kept_tokens``); None: all.
 
         Returns
         -------
@@ -406,7 +406,7 @@ class ElbertForSequenceClassification(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """BERT's own: normal of 0.02 for weights, 0 for biases, 1 for norms."""
+    """Initialise as BERT does: weights from a normal of 0.02, biases 0, norms 1."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:

@@ -13,7 +13,7 @@ from earlybell.inference.model.checkpoint import CheckpointError
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 
 
-def test_what_is_saved_loads_back(
+def test_a_saved_checkpoint_loads_back(
     tiny_model: ElbertForSequenceClassification, tiny_calibration: Calibration, tokenizer_file: Path, tmp_path: Path
 ) -> None:
     revision = checkpoint.save(tiny_model, tokenizer_file, tiny_calibration, tmp_path / "c", half=False)
@@ -33,7 +33,7 @@ def test_half_precision_saved_again_gives_the_same_revision(tiny_checkpoint: Pat
     assert again == loaded.revision
 
 
-def test_the_revision_follows_weights_tokenizer_and_calibration(
+def test_the_revision_depends_on_weights_tokenizer_and_calibration(
     tiny_model: ElbertForSequenceClassification, tiny_calibration: Calibration, tokenizer_file: Path, tmp_path: Path
 ) -> None:
     def revision(name: str, calibration: Calibration = tiny_calibration, tokenizer: Path = tokenizer_file) -> str:
@@ -52,7 +52,7 @@ def test_the_revision_follows_weights_tokenizer_and_calibration(
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "calibration.json"])
-def test_one_changed_byte_is_noticed(tiny_checkpoint: Path, name: str) -> None:
+def test_a_changed_byte_is_detected(tiny_checkpoint: Path, name: str) -> None:
     file = tiny_checkpoint / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -61,12 +61,12 @@ def test_one_changed_byte_is_noticed(tiny_checkpoint: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "token_depths.safetensors"])
-def test_a_missing_file_is_noticed(tiny_checkpoint: Path, name: str) -> None:
+def test_a_missing_file_is_detected(tiny_checkpoint: Path, name: str) -> None:
     (tiny_checkpoint / name).unlink()
     refused(tiny_checkpoint, f"{name} is missing")
 
 
-def test_cut_short_weights_are_refused_even_if_sealed(tiny_checkpoint: Path) -> None:
+def test_truncated_weights_are_refused_even_if_sealed(tiny_checkpoint: Path) -> None:
     file = tiny_checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     checkpoint.seal(tiny_checkpoint)
@@ -76,7 +76,7 @@ def test_cut_short_weights_are_refused_even_if_sealed(tiny_checkpoint: Path) -> 
 def test_a_pickle_under_the_weights_name_is_refused(tiny_checkpoint: Path) -> None:
     torch.save({"weight": torch.ones(2)}, tiny_checkpoint / "model.safetensors")
     checkpoint.seal(tiny_checkpoint)
-    refused(tiny_checkpoint, "no safetensors file")
+    refused(tiny_checkpoint, "not a safetensors file")
 
 
 def test_a_foreign_architecture_is_refused(tiny_checkpoint: Path) -> None:
@@ -94,19 +94,19 @@ def test_another_models_calibration_is_refused(tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}'])
-def test_a_calibration_that_is_none_is_refused(tiny_checkpoint: Path, content: str) -> None:
+def test_an_unreadable_calibration_is_refused(tiny_checkpoint: Path, content: str) -> None:
     (tiny_checkpoint / "calibration.json").write_text(content)
     checkpoint.seal(tiny_checkpoint)
     refused(tiny_checkpoint, "calibration")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", "not json"])
-def test_a_manifest_that_is_none_is_refused(tiny_checkpoint: Path, content: str) -> None:
+def test_an_unreadable_manifest_is_refused(tiny_checkpoint: Path, content: str) -> None:
     (tiny_checkpoint / "manifest.json").write_text(content)
     refused(tiny_checkpoint, "manifest")
 
 
-def test_a_directory_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "not an Earlybell checkpoint")
     refused(tmp_path / "nowhere", "no checkpoint at")
 
@@ -120,7 +120,7 @@ def test_an_untrained_exit_is_refused(tiny_checkpoint: Path) -> None:
     refused(tiny_checkpoint, "train it first")
 
 
-def test_describe_says_what_it_is(tiny_checkpoint: Path) -> None:
+def test_describe_returns_plain_values(tiny_checkpoint: Path) -> None:
     described = checkpoint.describe(tiny_checkpoint)
     assert described["revision"] == checkpoint.verify(tiny_checkpoint)
     assert described["default_dial"] == 0.5
@@ -128,7 +128,7 @@ def test_describe_says_what_it_is(tiny_checkpoint: Path) -> None:
     assert json.dumps(described)
 
 
-def refused(directory: Path, says: str) -> None:
-    with pytest.raises(CheckpointError, match=says) as error:
+def refused(directory: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as error:
         checkpoint.load(directory)
     assert "\n" not in str(error.value)

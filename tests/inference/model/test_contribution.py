@@ -25,7 +25,7 @@ def states(lengths: list[int], heads: int, size: int, sharp: float, device: torc
     return q * sharp, k, v, live
 
 
-def written_down(q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+def materialised(q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
     scores = (q.double() @ k.double().transpose(-1, -2)) / math.sqrt(q.shape[-1])
     attention = scores.masked_fill(~live[:, None, None, :], -torch.inf).softmax(-1)
     return attention @ v.double(), context_contribution(attention, live)
@@ -39,13 +39,13 @@ def written_down(q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> tuple[Tensor,
     size=st.sampled_from([8, 32, 64]),
     sharp=st.sampled_from([0.0, 1.0, 10.0]),
 )
-def test_it_is_what_the_written_down_matrix_says(
+def test_it_equals_the_materialised_matrix(
     device: torch.device, lengths: list[int], heads: int, size: int, sharp: float
 ) -> None:
     q, k, v, live = states(lengths, heads, size, sharp, device)
     context, contribution = attention_with_contribution(q, k, v, live)
-    expected_context, expected = written_down(q, k, v, live)
-    rows = live[:, None, :, None]  # what padding attends to is never looked at
+    expected_context, expected = materialised(q, k, v, live)
+    rows = live[:, None, :, None]  # the context of padding is never used
     assert ((context - expected_context) * rows).abs().max() < 1e-4
     assert (contribution - expected).abs().max() < 1e-5
     assert (contribution * ~live == 0).all()
@@ -53,17 +53,17 @@ def test_it_is_what_the_written_down_matrix_says(
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
-def test_in_bfloat16_the_scores_are_as_exact_as_the_states(device: torch.device) -> None:
+def test_bfloat16_contributions_are_as_precise_as_the_states(device: torch.device) -> None:
     q, k, v, live = states([180, 130, 17], heads=12, size=32, sharp=4.0, device=device)
     q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
     context, contribution = attention_with_contribution(q, k, v, live)
-    expected_context, expected = written_down(q, k, v, live)
+    expected_context, expected = materialised(q, k, v, live)
     assert context.dtype == torch.bfloat16
     assert ((context - expected_context) * live[:, None, :, None]).abs().max() < 0.03
     assert (contribution / expected.clamp_min(1e-9) - 1)[live].abs().max() < 2e-3
 
 
-def test_a_layer_that_prunes_says_the_same_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pruning_layer_gives_the_same_logits_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
     model = outspoken(tiny(), seed=1)
     ids = torch.randint(5, 64, (6, 100), generator=torch.Generator().manual_seed(2))
     live = torch.arange(100) < torch.tensor([100, 70, 41, 9, 2, 1])[:, None]
@@ -72,17 +72,17 @@ def test_a_layer_that_prunes_says_the_same_either_way(monkeypatch: pytest.Monkey
         expected = model(ids, live, keep)
         calls: list[int] = []
         monkeypatch.setattr(elbert, "pays_fused", lambda device, tokens: not calls.append(tokens))  # type: ignore[func-returns-value]
-        found = model(ids, live, keep)
+        fused = model(ids, live, keep)
     assert calls == [100, *keep.max(0).values[:-1].tolist()]
-    assert (found - expected).abs().max() < 1e-3
+    assert (fused - expected).abs().max() < 1e-3
 
 
-def test_on_a_cpu_answers_stay_as_they_were_calibrated() -> None:
+def test_a_cpu_uses_the_matrix_as_calibrated() -> None:
     assert not pays_fused(CPU, 512)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_it_is_for_long_texts_on_a_gpu() -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_uses_fused_attention_for_long_texts() -> None:
     device = torch.device("cuda")
     assert pays_fused(device, FUSED_FROM) == (torch.cuda.get_device_capability() >= (8, 0))
     assert not pays_fused(device, FUSED_FROM - 1)

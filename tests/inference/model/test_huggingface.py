@@ -1,4 +1,4 @@
-"""Checkpoints that transformers itself makes, read as ELBERT; and ELBERT's own, read back by both."""
+"""Checkpoints that transformers writes, read as ELBERT; and ELBERT's, read back by both."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ def albert(**changes: Any) -> AlbertForSequenceClassification:
         {"num_hidden_layers": 3, "hidden_act": "gelu", "embedding_size": 32},
     ],
 )
-def test_an_albert_of_transformers_gives_its_own_logits(tmp_path: Path, changes: dict[str, Any]) -> None:
-    theirs = albert(**changes)
-    theirs.save_pretrained(tmp_path)
-    ours = ElbertForSequenceClassification.from_pretrained(tmp_path).eval()
-    assert ours.config.labels == ("bad", "so-so", "good", "odd")
-    assert ours.new_weights == ()
+def test_an_albert_from_transformers_keeps_its_logits(tmp_path: Path, changes: dict[str, Any]) -> None:
+    original = albert(**changes)
+    original.save_pretrained(tmp_path)
+    elbert = ElbertForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert elbert.config.labels == ("bad", "so-so", "good", "odd")
+    assert elbert.new_weights == ()
     with torch.inference_mode():
-        expected = theirs(IDS, attention_mask=LIVE.long()).logits
-        assert torch.allclose(ours(IDS, LIVE)[:, -1], expected, atol=1e-5)
+        expected = original(IDS, attention_mask=LIVE.long()).logits
+        assert torch.allclose(elbert(IDS, LIVE)[:, -1], expected, atol=1e-5)
 
 
-def test_a_bert_of_transformers_is_an_albert_with_a_group_a_layer(tmp_path: Path) -> None:
+def test_a_bert_from_transformers_is_an_albert_with_one_group_per_layer(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    theirs = BertForSequenceClassification(BertConfig(**SIZES, num_hidden_layers=3)).eval()
-    theirs.save_pretrained(tmp_path)
-    ours = ElbertForSequenceClassification.from_pretrained(tmp_path).eval()
-    assert (ours.config.groups, ours.config.layers, ours.config.projection) == (3, 3, False)
+    original = BertForSequenceClassification(BertConfig(**SIZES, num_hidden_layers=3)).eval()
+    original.save_pretrained(tmp_path)
+    elbert = ElbertForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert (elbert.config.groups, elbert.config.layers, elbert.config.projection) == (3, 3, False)
     with torch.inference_mode():
-        expected = theirs(IDS, attention_mask=LIVE.long()).logits
-        assert torch.allclose(ours(IDS, LIVE)[:, -1], expected, atol=1e-5)
+        expected = original(IDS, attention_mask=LIVE.long()).logits
+        assert torch.allclose(elbert(IDS, LIVE)[:, -1], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -73,49 +73,49 @@ def test_a_bert_of_transformers_is_an_albert_with_a_group_a_layer(tmp_path: Path
     ],
     ids=["factorised", "groups", "bert", "the paper's"],
 )
-def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path, config: Config) -> None:
+def test_a_saved_model_is_restored_bit_for_bit(tmp_path: Path, config: Config) -> None:
     torch.manual_seed(2)
     model = ElbertForSequenceClassification(config).eval()
     model.save_pretrained(tmp_path / "first")
-    back = ElbertForSequenceClassification.from_pretrained(tmp_path / "first").eval()
-    assert back.config == config
-    assert back.new_weights == ()
+    restored = ElbertForSequenceClassification.from_pretrained(tmp_path / "first").eval()
+    assert restored.config == config
+    assert restored.new_weights == ()
     for name, value in model.state_dict().items():
-        assert torch.equal(value, back.state_dict()[name]), name
-    back.save_pretrained(tmp_path / "second")
+        assert torch.equal(value, restored.state_dict()[name]), name
+    restored.save_pretrained(tmp_path / "second")
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     with torch.inference_mode():
-        assert torch.equal(model(IDS, LIVE), back(IDS, LIVE))
+        assert torch.equal(model(IDS, LIVE), restored(IDS, LIVE))
 
 
 def test_an_albert_survives_the_round_trip_through_elbert(tmp_path: Path) -> None:
-    """transformers -> ELBERT -> transformers: every one of its weights comes back bit for bit."""
-    theirs = albert(num_hidden_layers=4, num_hidden_groups=2)
-    theirs.save_pretrained(tmp_path / "theirs")
-    ElbertForSequenceClassification.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "ours")
-    back = AlbertForSequenceClassification.from_pretrained(tmp_path / "ours")
-    for name, value in theirs.state_dict().items():
-        assert torch.equal(value, back.state_dict()[name]), name
-    assert back.config.id2label == theirs.config.id2label
+    """transformers -> ELBERT -> transformers: all weights are restored bit for bit."""
+    original = albert(num_hidden_layers=4, num_hidden_groups=2)
+    original.save_pretrained(tmp_path / "albert")
+    ElbertForSequenceClassification.from_pretrained(tmp_path / "albert").save_pretrained(tmp_path / "elbert")
+    restored = AlbertForSequenceClassification.from_pretrained(tmp_path / "elbert")
+    for name, value in original.state_dict().items():
+        assert torch.equal(value, restored.state_dict()[name]), name
+    assert restored.config.id2label == original.config.id2label
 
 
-def test_transformers_reads_the_encoder_of_a_model_without_a_projection(tmp_path: Path) -> None:
+def test_transformers_loads_the_encoder_of_a_model_without_a_projection(tmp_path: Path) -> None:
     config = replace(SMALL, layers=5)
-    ours = ElbertForSequenceClassification(config).eval()
-    ours.save_pretrained(tmp_path)
-    theirs = AlbertModel.from_pretrained(tmp_path).eval()
+    elbert = ElbertForSequenceClassification(config).eval()
+    elbert.save_pretrained(tmp_path)
+    loaded = AlbertModel.from_pretrained(tmp_path).eval()
     with torch.inference_mode():
-        x = ours.embed(IDS)
+        x = elbert.embed(IDS)
         for depth in range(1, 6):
-            x, _ = ours.deepen(x, LIVE, depth)
-        expected = theirs(IDS, attention_mask=LIVE.long()).last_hidden_state
+            x, _ = elbert.deepen(x, LIVE, depth)
+        expected = loaded(IDS, attention_mask=LIVE.long()).last_hidden_state
     assert torch.allclose(x[LIVE], expected[LIVE], atol=1e-5)
 
 
-def test_fewer_groups_start_from_the_mean_of_their_layers(tmp_path: Path) -> None:
-    theirs = albert(num_hidden_layers=4, num_hidden_groups=4)
-    theirs.save_pretrained(tmp_path)
+def test_fewer_groups_start_as_means(tmp_path: Path) -> None:
+    original = albert(num_hidden_layers=4, num_hidden_groups=4)
+    original.save_pretrained(tmp_path)
     four = ElbertForSequenceClassification.from_pretrained(tmp_path)
     two = ElbertForSequenceClassification.from_pretrained(tmp_path, groups=2)
     name = "feed_forward_in.weight"
@@ -123,14 +123,14 @@ def test_fewer_groups_start_from_the_mean_of_their_layers(tmp_path: Path) -> Non
     assert torch.allclose(two.state_dict()[f"layers.1.0.{name}"], mean)
 
 
-def test_a_shared_layer_may_be_applied_more_often(tmp_path: Path) -> None:
+def test_a_shared_layer_can_be_applied_more_times(tmp_path: Path) -> None:
     albert(num_hidden_layers=3).save_pretrained(tmp_path)
     assert ElbertForSequenceClassification.from_pretrained(tmp_path, layers=12)(IDS, LIVE).shape == (5, 12, 4)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    def refused(says: str) -> None:
-        with pytest.raises(CheckpointError, match=says):
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    def refused(message: str) -> None:
+        with pytest.raises(CheckpointError, match=message):
             ElbertForSequenceClassification.from_pretrained(tmp_path)
 
     refused("has no config.json")
@@ -139,13 +139,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     refused("only safetensors")
     (tmp_path / "model.safetensors").write_bytes(b"\x80\x04 pickle")
-    refused("damaged or no safetensors")
+    refused("damaged or not a safetensors")
     albert(num_hidden_layers=2).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     refused("'gpt2', not 'albert' or 'bert'")
 
 
-def test_a_configuration_that_makes_no_sense_is_refused() -> None:
-    for wrong in ({"heads": 5}, {"embedding": 128}, {"groups": 7}, {"labels": ("one",)}):
+def test_an_inconsistent_configuration_is_refused() -> None:
+    for fields in ({"heads": 5}, {"embedding": 128}, {"groups": 7}, {"labels": ("one",)}):
         with pytest.raises(ValueError, match=r"multiple|projection|groups|labels"):
-            Config(**wrong)
+            Config(**fields)

@@ -1,4 +1,4 @@
-"""The checkpoint that comes with the package: whole, within its size, and as good as its card says."""
+"""The shipped checkpoint: complete, small enough, and as good as its model card says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from earlybell.inference.training.evaluate import evaluate
 RECORD = json.loads((SHIPPED / "calibration-record.json").read_text(encoding="utf-8"))
 
 
-def test_it_is_whole_and_within_its_size() -> None:
+def test_it_is_complete_and_within_its_size() -> None:
     assert len(verify(SHIPPED)) == 16
     assert (SHIPPED / "model.safetensors").stat().st_size <= 32_000_000
     described = describe(SHIPPED)
@@ -30,33 +30,33 @@ def test_the_default_dial_is_the_fastest_within_half_a_point() -> None:
     assert default.mean_depth <= 0.4 * load(SHIPPED).model.config.layers
 
 
-def test_every_exit_knows_how_sure_it_is() -> None:
+def test_every_exit_is_calibrated() -> None:
     assert max(RECORD["ece_after"]) <= 0.03
 
 
-def test_it_reads_plain_news_as_people_do() -> None:
+def test_it_labels_plain_news_as_people_do() -> None:
     engine = open_engine("cpu")
-    said = engine.score(
+    predictions = engine.score(
         [
             "Acme profit soars to a record, raises its outlook",
             "Borealis shares plunge after it cuts its dividend and warns of losses",
             "Cedar Corp to hold its annual meeting on May 4",
         ]
     )
-    labels = [engine.description.labels[place] for place in said.probabilities.argmax(1)]
+    labels = [engine.description.labels[index] for index in predictions.probabilities.argmax(1)]
     assert labels == ["positive", "negative", "neutral"]
 
 
 @pytest.mark.parametrize("dial", ["full", "default"])
-def test_tfns_validation_is_as_the_card_says(dial: str) -> None:
+def test_tfns_validation_matches_the_card(dial: str) -> None:
     try:
         corpus = read_corpus(data_directory())
-    except DataError as missing:
-        pytest.skip(str(missing))
+    except DataError as error:
+        pytest.skip(str(error))
     card = RECORD["reported"]["tfns_validation"][0 if dial == "full" else 1]
-    found = evaluate(corpus.report["tfns_validation"], dial=card["dial"], precision="bfloat16")
-    assert found["model_revision"] == card["model_revision"]
-    # Another processor sums in another order: a few near-ties of 2,388 may fall otherwise.
-    assert found["accuracy"] == pytest.approx(card["accuracy"], abs=0.002)
-    assert found["mean_depth"] == pytest.approx(card["mean_depth"], abs=0.05)
-    assert found["accuracy"] >= 0.88
+    report = evaluate(corpus.report["tfns_validation"], dial=card["dial"], precision="bfloat16")
+    assert report["model_revision"] == card["model_revision"]
+    # Processors sum in different orders: a few near-ties of 2,388 may come out differently.
+    assert report["accuracy"] == pytest.approx(card["accuracy"], abs=0.002)
+    assert report["mean_depth"] == pytest.approx(card["mean_depth"], abs=0.05)
+    assert report["accuracy"] >= 0.88

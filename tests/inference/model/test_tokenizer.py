@@ -26,11 +26,11 @@ def reader(tokenizer_file: Path) -> Reader:
         ("a lone \ud800 surrogate", "a lone ? surrogate"),
     ],
 )
-def test_urls_go_and_white_space_collapses(raw: str, read: str) -> None:
+def test_urls_are_removed_and_white_space_collapses(raw: str, read: str) -> None:
     assert normalise(raw) == read
 
 
-#: Among them what is easily mistaken: a letter whose capital is S, and separators that only some count as white space.
+#: Includes easy mistakes: a letter whose capital is S, and separators that only some functions count as white space.
 _PARTS = [
     "http",
     "HTTPS",
@@ -51,20 +51,20 @@ _PARTS = [
 
 
 @given(text=st.lists(st.sampled_from(_PARTS), max_size=12).map("".join) | st.text(max_size=60))
-def test_no_url_and_no_white_space_is_overlooked(text: str) -> None:
+def test_every_url_and_all_white_space_is_found(text: str) -> None:
     without = re.sub(r"https?://\S+|\bwww\.\S+", " ", text, flags=re.IGNORECASE).encode("utf-8", "replace").decode()
     assert normalise(text) == re.sub(r"\s+", " ", without).strip()
 
 
 def test_short_texts_are_read_whole(reader: Reader) -> None:
     (ids,) = reader.read(["acme profit soars"])
-    assert [reader.tokenizer.id_to_token(int(one)) for one in ids] == ["[CLS]", "acme", "profit", "soars", "[SEP]"]
+    assert [reader.tokenizer.id_to_token(int(token)) for token in ids] == ["[CLS]", "acme", "profit", "soars", "[SEP]"]
 
 
 def test_long_texts_are_read_from_both_ends(reader: Reader) -> None:
     (ids,) = reader.read(["acme " * 16 + "profit " * 50 + "falls " * 6])
     assert len(ids) == 24
-    words = [reader.tokenizer.id_to_token(int(one)) for one in ids[1:-1]]
+    words = [reader.tokenizer.id_to_token(int(token)) for token in ids[1:-1]]
     assert words[:16] == ["acme"] * 16
     assert words[16:] == ["fall", "##s"] * 3
 
@@ -85,7 +85,7 @@ def test_any_text_is_framed_and_within_the_limit(reader: Reader, texts: list[str
         assert (ids[0], ids[-1]) == (reader.cls_id, reader.sep_id)
 
 
-def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_tokenizer_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_text("{}")
     with pytest.raises(ValueError, match="not a tokenizer"):
