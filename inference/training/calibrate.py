@@ -1,7 +1,7 @@
-"""`earlybell calibrate`: what a checkpoint needs to be served. Temperatures, exits, pruning, token table; the dial.
+"""`earlybell calibrate`: finds what a checkpoint needs to be served: temperatures, exits, pruning, token table, dial.
 
-Everything is found on a dev set; nothing here may see what is reported. Order: temperatures, then exits, then pruning,
-then the token table (algorithms, section 6).
+Everything is found on a dev set, in this order: temperatures, exits, pruning, token table. Must never see the report
+sets.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from earlybell.inference.training.data import Example
 from earlybell.inference.training.measures import expected_calibration_error, softmax
 from earlybell.inference.training.optimise import all_logits
 
-#: Entropy thresholds that are tried; finer where a trained model's answers crowd.
+#: Entropy thresholds to try; finer where a trained model's entropies are dense.
 THRESHOLDS = tuple(np.round(np.concatenate([np.linspace(0, 0.1, 21), np.linspace(0.11, 1.0, 90)]), 4).tolist())
 MARGINS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 DIALS = tuple(round(step / 20, 2) for step in range(21))
-#: Losses of accuracy that a window is chosen for.
-ALLOWED = (0.0025, 0.005, 0.0075, 0.01)
-#: Texts of one source, from which on its own loss can be told from chance.
-LEAST_TO_JUDGE = 500
-#: Beyond this loss against full depth a setting is of no use to anyone: it is dial 1.
-MOST_LOST = 0.03
+#: Losses of accuracy over which a window is chosen.
+ALLOWED_LOSSES = (0.0025, 0.005, 0.0075, 0.01)
+#: A source with fewer texts than this is not judged by itself: its loss would be noise.
+MIN_SOURCE_TEXTS = 500
+#: Largest loss against full depth that the dial offers: its end, dial 1.
+MAX_LOSS = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What may be lost, and how the search goes."""
+    """How much accuracy may be lost, and how to search."""
 
     name: str = "elbert-small"
     languages: tuple[str, ...] = ("en",)
     max_tokens: int = 512
-    lost: float = 0.005  # accuracy against full depth at the default dial
-    windows: bool = True  # whether windows are tried; without them the exit is FastBERT's, by entropy alone
-    alphas: tuple[float, ...] = (1.0,)  # shares of tokens that may be tried
-    pruning_lost: float = 0.0075  # ACC's own budget, as in its paper
+    max_loss: float = 0.005  # of accuracy against full depth, at the default dial
+    windows: bool = True  # try windows; without them the exit is FastBERT's, by entropy alone
+    alphas: tuple[float, ...] = (1.0,)  # shares of tokens to try
+    max_pruning_loss: float = 0.0075  # ACC's budget in its paper
     smoothing: float = 1.0  # lambda of the token table
     device: str = "cpu"
     precision: str = "bfloat16"
@@ -59,35 +59,35 @@ class Budget:
 def calibrate(
     directory: Path, dev: Sequence[Example], table_texts: Sequence[str], budget: Budget
 ) -> tuple[str, dict[str, Any]]:
-    """Calibrate the model in ``directory``, make it a checkpoint there, and return its revision and what was found.
+    """Calibrate the model in ``directory``, make it a checkpoint, and return its revision and a record of the result.
 
     Parameters
     ----------
     directory
         Holds ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
     dev
-        Labelled texts that were neither trained on nor will be reported.
+        Labelled texts that are neither trained on nor reported.
     table_texts
-        Texts (no labels needed) over which the token table is counted.
+        Texts, without labels, counted in the token table.
     """
     model = ElbertForSequenceClassification.from_pretrained(directory)
     budget = replace(budget, max_tokens=min(budget.max_tokens, model.config.positions))
     reader = Reader.open(directory / checkpoint.TOKENIZER_FILE, budget.max_tokens)
-    calibration, found = calibration_of(model, reader, dev, table_texts, budget)
+    calibration, record = calibrate_model(model, reader, dev, table_texts, budget)
     checkpoint.write_calibration(calibration, directory)
-    return checkpoint.seal(directory), found
+    return checkpoint.seal(directory), record
 
 
-def calibration_of(
+def calibrate_model(
     model: ElbertForSequenceClassification,
     reader: Reader,
     dev: Sequence[Example],
     table_texts: Sequence[str],
     budget: Budget,
 ) -> tuple[Calibration, dict[str, Any]]:
-    """As `calibrate`, in memory."""
-    rows = reader.read([one.text for one in dev])
-    truth = np.array([model.config.labels.index(one.label) for one in dev], np.int64)
+    """Do as `calibrate`, in memory."""
+    rows = reader.read([example.text for example in dev])
+    truth = np.array([model.config.labels.index(example.label) for example in dev], np.int64)
     first, layers = model.config.depths.start, model.config.layers
     tokens = np.array([len(row) for row in rows])
 
@@ -99,63 +99,64 @@ def calibration_of(
             model, rows, device=budget.device, precision=budget.precision, keep=keep if alpha < 1.0 else None
         )
 
-    whole = logits_with(1.0)
-    temperatures = tuple(fit_temperature(whole[:, place], truth) for place in range(whole.shape[1]))
+    logits = logits_with(1.0)
+    temperatures = tuple(fit_temperature(logits[:, exit_], truth) for exit_ in range(logits.shape[1]))
     scale = np.array(temperatures, np.float32)[:, None]
-    calibrated = {1.0: softmax(whole / scale)}
+    probabilities = softmax(logits / scale)
+    by_alpha = {1.0: probabilities}
     for alpha in budget.alphas:
-        calibrated.setdefault(alpha, softmax(logits_with(alpha) / scale))
-    full_accuracy = float(np.mean(calibrated[1.0][:, -1].argmax(-1) == truth))
+        by_alpha.setdefault(alpha, softmax(logits_with(alpha) / scale))
+    full_accuracy = float(np.mean(probabilities[:, -1].argmax(-1) == truth))
 
-    family = best_family(calibrated[1.0], truth, first) if budget.windows else ExitRule()
+    family = best_family(probabilities, truth, first) if budget.windows else ExitRule()
     curve = [OperatingPoint(0.0, ExitRule(), 1.0, full_accuracy, 0.0, float(layers), 1.0)]
-    groups = budgeted_groups([one.source for one in dev])
+    sources = judged_sources([example.source for example in dev])
     settings = [
-        _point(one, alpha, probabilities, calibrated[1.0][:, -1], truth, tokens, model, groups)
-        for alpha, probabilities in calibrated.items()
-        for one in (replace(family, threshold=threshold) for threshold in THRESHOLDS)
-        if alpha == 1.0 or _pruning_lost(probabilities, calibrated[1.0], truth) <= budget.pruning_lost
+        _operating_point(
+            replace(family, threshold=threshold), alpha, pruned, probabilities[:, -1], truth, tokens, model, sources
+        )
+        for alpha, pruned in by_alpha.items()
+        for threshold in THRESHOLDS
+        if alpha == 1.0 or _pruning_loss(pruned, probabilities, truth) <= budget.max_pruning_loss
     ]
-    usable = [one for one in settings if one.accuracy_lost <= MOST_LOST]
-    least = min(one.cost for one in usable)
+    usable = [point for point in settings if point.accuracy_lost <= MAX_LOSS]
+    min_cost = min(point.cost for point in usable)
     for dial in DIALS[1:]:
-        wanted = 1.0 - dial * (1.0 - least)
-        # The least hasty setting that is fast enough, for each share of tokens; of these the one that loses least.
-        # Not the best of all that are fast enough: among so many, that would pick noise.
-        fitting = [
-            max(within, key=lambda one: one.cost)
-            for alpha in calibrated
-            if (within := [one for one in usable if one.alpha == alpha and one.cost <= wanted + 1e-6])
+        max_cost = 1.0 - dial * (1.0 - min_cost)
+        # For each share of tokens the slowest setting that is fast enough; of these, the one that loses least.
+        # Taking the best of all that are fast enough would pick noise.
+        candidates = [
+            max(affordable, key=lambda point: point.cost)
+            for alpha in by_alpha
+            if (affordable := [point for point in usable if point.alpha == alpha and point.cost <= max_cost + 1e-6])
         ]
-        curve.append(replace(min(fitting, key=lambda one: one.accuracy_lost), dial=dial))
-    chosen = default_point(settings, budget.lost, least) or curve[0]
-    # Its own place on the dial: between two steps, so that none of the budget is given away.
-    curve = sorted([*(one for one in curve if one.dial != chosen.dial), chosen], key=lambda one: one.dial)
-    default, rule = chosen.dial, chosen.rule
+        curve.append(replace(min(candidates, key=lambda point: point.accuracy_lost), dial=dial))
+    default = default_point(settings, budget.max_loss, min_cost) or curve[0]
+    # The default has a position between two steps of the dial, so that it uses its budget to the full.
+    curve = sorted([*(point for point in curve if point.dial != default.dial), default], key=lambda point: point.dial)
 
-    table = token_table(model, reader, table_texts, temperatures, rule, budget) if table_texts else None
+    table = token_table(model, reader, table_texts, temperatures, default.rule, budget) if table_texts else None
     calibration = Calibration(
-        budget.name, budget.languages, budget.max_tokens, temperatures, tuple(curve), default, table
+        budget.name, budget.languages, budget.max_tokens, temperatures, tuple(curve), default.dial, table
     )
-    probabilities = calibrated[1.0]
-    found = {
+    record = {
         "n": len(dev),
         "full_depth_accuracy": round(full_accuracy, 4),
         "window": {"rule": family.window_rule, "window": family.window, "margin": family.margin},
-        "default_dial": default,
-        "ece_before": [_ece(softmax(whole[:, place]), truth) for place in range(whole.shape[1])],
-        "ece_after": [_ece(probabilities[:, place], truth) for place in range(whole.shape[1])],
-        "temperatures": [round(one, 3) for one in temperatures],
+        "default_dial": default.dial,
+        "ece_before": [_ece(softmax(logits[:, exit_]), truth) for exit_ in range(logits.shape[1])],
+        "ece_after": [_ece(probabilities[:, exit_], truth) for exit_ in range(logits.shape[1])],
+        "temperatures": [round(temperature, 3) for temperature in temperatures],
     }
-    return calibration, found
+    return calibration, record
 
 
 def fit_temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-    """The temperature of least negative log-likelihood, by golden-section search on its logarithm in [1/8, 8]."""
-    double = logits.astype(np.float64)
+    """Return the temperature of least negative log-likelihood in [1/8, 8], by golden-section search over its log."""
+    logits64 = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
-        scaled = double / math.exp(log_temperature)
+        scaled = logits64 / math.exp(log_temperature)
         shifted = scaled - scaled.max(1, keepdims=True)
         return float(np.mean(np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(truth)), truth]))
 
@@ -170,46 +171,48 @@ def fit_temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> fl
     return math.exp((low + high) / 2)
 
 
-def default_point(settings: Sequence[OperatingPoint], lost: float, least: float) -> OperatingPoint | None:
-    """The fastest setting that loses at most ``lost``, as does every slower one of its share of tokens.
+def default_point(settings: Sequence[OperatingPoint], max_loss: float, min_cost: float) -> OperatingPoint | None:
+    """Return the fastest setting that, like every slower one of its share of tokens, loses at most ``max_loss``.
 
-    It stands where its cost puts it on a dial whose 1 costs ``least``. None if none is faster than full depth.
+    Its dial follows from its cost, on a dial whose 1 costs ``min_cost``. None if none is faster than full depth.
     """
-    fastest = []
-    for alpha in {one.alpha for one in settings}:
-        slower_first = sorted((one for one in settings if one.alpha == alpha), key=lambda one: -one.cost)
-        fastest += list(takewhile(lambda one: one.accuracy_lost <= lost, slower_first))[-1:]
-    chosen = min(fastest, key=lambda one: one.cost, default=None)
-    if chosen is None or chosen.cost >= 1.0:
+    fastest_by_alpha = []
+    for alpha in {point.alpha for point in settings}:
+        slowest_first = sorted((point for point in settings if point.alpha == alpha), key=lambda point: -point.cost)
+        fastest_by_alpha += list(takewhile(lambda point: point.accuracy_lost <= max_loss, slowest_first))[-1:]
+    fastest = min(fastest_by_alpha, key=lambda point: point.cost, default=None)
+    if fastest is None or fastest.cost >= 1.0:
         return None
-    dial = math.floor((1.0 - chosen.cost) / (1.0 - least) * 100) / 100
-    return replace(chosen, dial=dial) if dial else None
+    dial = math.floor((1.0 - fastest.cost) / (1.0 - min_cost) * 100) / 100
+    return replace(fastest, dial=dial) if dial else None
 
 
 def families(exits: int) -> list[ExitRule]:
-    """The windows that are tried; each is swept over the entropy thresholds."""
-    found = [ExitRule()]
+    """Return the windows to try; each is swept over the entropy thresholds."""
+    rules = [ExitRule()]
     for window in range(2, exits):
-        found += [ExitRule(0.0, "agreement", window, margin) for margin in MARGINS]
-        found.append(ExitRule(0.0, "trend", window))
-    return found
+        rules += [ExitRule(0.0, "agreement", window, margin) for margin in MARGINS]
+        rules.append(ExitRule(0.0, "trend", window))
+    return rules
 
 
 def best_family(probabilities: NDArray[np.float32], truth: NDArray[np.int64], first: int) -> ExitRule:
-    """The window that runs least deep on average over the losses that a user may allow, `ALLOWED`.
+    """Return the window with the least mean depth, averaged over `ALLOWED_LOSSES`.
 
-    One family is chosen for the whole dial, over several budgets: choosing anew at each point would pick noise.
+    One window serves the whole dial: choosing one per setting would pick noise.
     """
     layers = first + probabilities.shape[1] - 1
 
-    def runs(family: ExitRule) -> float:
+    def mean_depth(family: ExitRule) -> float:
         rules = [replace(family, threshold=threshold) for threshold in THRESHOLDS[::3]]
-        found = [judge(rule, probabilities, probabilities[:, -1], truth, first) for rule in rules]
-        return float(
-            np.mean([min((run.mean_depth for run in found if run.lost <= one), default=layers) for one in ALLOWED])
-        )
+        judgements = [judge(rule, probabilities, probabilities[:, -1], truth, first) for rule in rules]
+        depths = [
+            min((judgement.mean_depth for judgement in judgements if judgement.lost <= allowed), default=layers)
+            for allowed in ALLOWED_LOSSES
+        ]
+        return float(np.mean(depths))
 
-    return min(families(probabilities.shape[1]), key=runs)
+    return min(families(probabilities.shape[1]), key=mean_depth)
 
 
 def token_table(
@@ -220,11 +223,11 @@ def token_table(
     rule: ExitRule,
     budget: Budget,
 ) -> Tensor:
-    """GEEP's table, (V, exits): P(l|t) = (T[t,l] + lambda prior[l]) / (sum_l T[t,l] + lambda).
+    """Return GEEP's token table, (V, exits): P(l|t) = (T[t,l] + lambda prior[l]) / (sum_l T[t,l] + lambda).
 
-    T[t, e] counts the texts with token t that left at depth e; each distinct, non-special token of a text counts once.
-    An unseen token has the prior, the histogram of all texts' exits. Source: doi 10.1007/s11704-022-2341-9; the hash
-    table there was never released, so this is ours.
+    T[t, e] counts the texts with token t that exited at depth e; each distinct non-special token of a text counts once.
+    An unseen token gets the prior, the histogram of all texts' exits. Source: doi 10.1007/s11704-022-2341-9; its hash
+    table was never released, so this form is ours.
     """
     rows = reader.read(texts)
     logits = all_logits(model, rows, device=budget.device, precision=budget.precision, title="token table")
@@ -237,7 +240,7 @@ def token_table(
 def count_tokens(
     rows: Sequence[NDArray[np.int32]], exits: NDArray[np.int64], vocabulary: int, count: int, smoothing: float
 ) -> Tensor:
-    """The table from read texts (special tokens at both ends) and the place of the exit that each one took."""
+    """Count the token table from token ids (special tokens at both ends) and the index of each text's exit."""
     table = np.zeros((vocabulary, count))
     for row, exit_ in zip(rows, exits, strict=True):
         table[np.unique(row[1:-1]), exit_] += 1
@@ -248,7 +251,7 @@ def count_tokens(
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a rule does on the dev set."""
+    """The depth and accuracy of an exit rule on the dev set."""
 
     mean_depth: float
     accuracy: float
@@ -262,39 +265,40 @@ def judge(
     truth: NDArray[np.int64],
     first: int,
 ) -> Judgement:
-    """What a rule does on the dev set.
+    """Judge an exit rule on the dev set.
 
-    What it loses is the larger of two estimates: counted on the labels, and expected from full depth's own calibrated
-    probabilities, with two standard errors to spare. A dev set of two thousand texts counts half a point as ten texts,
-    so the rule that looks best there has been lucky; the expectation is steadier, and errs on the side of full depth.
+    Its loss is the larger of two estimates: counted on the labels, and expected from full depth's own calibrated
+    probabilities plus two standard errors. In a dev set of two thousand texts half a point is ten texts, so the rule
+    that counts best has been lucky; the expectation varies less and errs towards full depth.
 
     Parameters
     ----------
     probabilities
         (texts, exits, C), after temperature, of depths ``first``...
     full
-        (texts, C), what full depth without pruning says.
+        (texts, C), of full depth without pruning.
     """
     depths = exit_depths(torch.from_numpy(probabilities), rule, first).numpy()
-    every = np.arange(len(truth))
-    answers, whole = probabilities[every, depths - first].argmax(-1), full.argmax(-1)
-    counted = np.mean(whole == truth) - np.mean(answers == truth)
-    each = full[every, whole] - full[every, answers]
-    expected = each.mean() + 2 * each.std() / np.sqrt(len(each))
+    texts = np.arange(len(truth))
+    answers, full_answers = probabilities[texts, depths - first].argmax(-1), full.argmax(-1)
+    counted = np.mean(full_answers == truth) - np.mean(answers == truth)
+    losses = full[texts, full_answers] - full[texts, answers]
+    expected = losses.mean() + 2 * losses.std() / np.sqrt(len(losses))
     return Judgement(float(depths.mean()), float(np.mean(answers == truth)), float(max(counted, expected)))
 
 
-def budgeted_groups(sources: Sequence[str]) -> list[NDArray[np.int64]]:
-    """The texts of each source that has enough of them: a budget holds for all texts, and for these by themselves.
+def judged_sources(sources: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Return the texts (indices) of each source with at least `MIN_SOURCE_TEXTS` of them.
 
-    What is saved on one kind of news must not be paid by the readers of another.
+    The budget holds for all texts together and for each of these: speed on one kind of news must not cost another its
+    accuracy.
     """
     names = np.array(sources)
-    every = [np.flatnonzero(names == name) for name in np.unique(names)]
-    return [one for one in every if len(one) >= LEAST_TO_JUDGE]
+    texts_by_source = [np.flatnonzero(names == name) for name in np.unique(names)]
+    return [texts for texts in texts_by_source if len(texts) >= MIN_SOURCE_TEXTS]
 
 
-def _point(
+def _operating_point(
     rule: ExitRule,
     alpha: float,
     probabilities: NDArray[np.float32],
@@ -302,27 +306,27 @@ def _point(
     truth: NDArray[np.int64],
     tokens: NDArray[np.int64],
     model: ElbertForSequenceClassification,
-    groups: Sequence[NDArray[np.int64]],
+    sources: Sequence[NDArray[np.int64]],
 ) -> OperatingPoint:
     first = model.config.depths.start
-    run = judge(rule, probabilities, full, truth, first)
-    by_source = [judge(rule, probabilities[one], full[one], truth[one], first).lost for one in groups]
+    overall = judge(rule, probabilities, full, truth, first)
+    source_losses = [judge(rule, probabilities[texts], full[texts], truth[texts], first).lost for texts in sources]
     layers = model.config.layers
     speed = speed_up(int(np.median(tokens)), alpha, layers, model.config.hidden) if alpha < 1.0 else 1.0
     return OperatingPoint(
         dial=math.nan,
         rule=rule,
         alpha=alpha,
-        accuracy=round(run.accuracy, 5),
-        accuracy_lost=round(max([run.lost, *by_source]), 5),
-        mean_depth=round(run.mean_depth, 4),
-        cost=round(run.mean_depth / layers / speed, 5),
+        accuracy=round(overall.accuracy, 5),
+        accuracy_lost=round(max([overall.lost, *source_losses]), 5),
+        mean_depth=round(overall.mean_depth, 4),
+        cost=round(overall.mean_depth / layers / speed, 5),
     )
 
 
-def _pruning_lost(pruned: NDArray[np.float32], whole: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-    """What pruning alone loses, at full depth."""
-    return float(np.mean(whole[:, -1].argmax(-1) == truth) - np.mean(pruned[:, -1].argmax(-1) == truth))
+def _pruning_loss(pruned: NDArray[np.float32], unpruned: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
+    """Return the accuracy that pruning alone loses at full depth."""
+    return float(np.mean(unpruned[:, -1].argmax(-1) == truth) - np.mean(pruned[:, -1].argmax(-1) == truth))
 
 
 def _ece(probabilities: NDArray[Any], truth: NDArray[np.int64]) -> float:

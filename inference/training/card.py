@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what it is, what it was trained on, how good it is. Written from its records."""
+"""Writes a checkpoint's model card from its records: what it is, what it was trained on, how well it does."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from earlybell.inference.training.data import Corpus
 from earlybell.inference.training.evaluate import evaluate
 
 CALIBRATION_RECORD_FILE = "calibration-record.json"
-_NAMES = {"tfns_validation": "TFNS validation", "sentfin_report": "SEntFiN, a tenth set aside"}
+_NAMES = {"tfns_validation": "TFNS validation", "sentfin_report": "SEntFiN, held-out tenth"}
 
 
 def write_card(directory: Path, corpus: Corpus, trained: str) -> str:
-    """Measure a calibrated checkpoint on what is only reported; write the card, put the figures into its record.
+    """Measure a calibrated checkpoint on the report sets; write its card, and the figures to its calibration record.
 
     Returns
     -------
     card
-        The text that was written.
+        The card's text.
 
     Raises
     ------
     CheckpointError
-        If it is no checkpoint, or was calibrated without leaving a record.
+        If it is not a checkpoint, or has no calibration record.
     """
     loaded = load(directory)
     record = directory / CALIBRATION_RECORD_FILE
     if not record.is_file():
         raise CheckpointError(f"{directory} has no {record.name}: run `earlybell calibrate` first")
-    calibrated = json.loads(record.read_text(encoding="utf-8"))
+    calibration_record = json.loads(record.read_text(encoding="utf-8"))
     reported = {
         name: [
             evaluate(part, checkpoint=directory, dial=dial, precision=precision)
@@ -49,17 +49,17 @@ def write_card(directory: Path, corpus: Corpus, trained: str) -> str:
         loaded.calibration,
         parameters=sum(value.numel() for value in loaded.model.parameters()),
         megabytes=(directory / "model.safetensors").stat().st_size / 1e6,
-        calibrated=calibrated,
+        calibration_record=calibration_record,
         reported={_NAMES[name]: rows for name, rows in reported.items()},
         trained=trained,
     )
     (directory / CARD_FILE).write_text(text, encoding="utf-8")
-    record.write_text(json.dumps({**calibrated, "reported": reported}, indent=2) + "\n", encoding="utf-8")
+    record.write_text(json.dumps({**calibration_record, "reported": reported}, indent=2) + "\n", encoding="utf-8")
     return text
 
 
 def _precisions(directory: Path) -> list[str]:
-    """What calibration ran in, and int8 where this machine has kernels for it."""
+    """Return the precisions to report: calibration's own, and int8 where this machine has kernels for it."""
     try:
         open_engine("cpu", checkpoint=directory, precision="int8")
     except EngineError:
@@ -73,20 +73,20 @@ def model_card(
     *,
     parameters: int,
     megabytes: float,
-    calibrated: Mapping[str, Any],
+    calibration_record: Mapping[str, Any],
     reported: Mapping[str, Sequence[Mapping[str, Any]]],
     trained: str,
 ) -> str:
-    """Markdown.
+    """Return the card as Markdown.
 
     Parameters
     ----------
-    calibrated
-        What `calibrate` found.
+    calibration_record
+        The record that `calibrate` returned.
     reported
-        Name of a set -> `evaluate` at dial 0 and at the default dial.
+        Name of a report set -> figures of `evaluate` at dial 0 and at the default dial.
     trained
-        A paragraph on how the weights came about.
+        A paragraph on how the weights were trained.
     """
     shared = (
         "one layer's weights, applied at every depth"
@@ -103,20 +103,21 @@ def model_card(
         f"vocabulary of {config.vocabulary:,} word pieces; {parameters / 1e6:.1f} million parameters, "
         f"{megabytes:.1f} MB in half precision."
         + (
-            f" The exit before any layer hears {config.depth_zero_filters} features of three neighbouring tokens."
+            f" The exit before the first layer reads {config.depth_zero_filters} features of three neighbouring tokens."
             if config.depth_zero_filters
             else ""
         ),
-        f"- Reads up to {calibration.max_tokens} tokens; of a longer text, the first three quarters of that room from "
-        "its beginning and the rest from its end. URLs are removed.",
+        f"- Reads up to {calibration.max_tokens} tokens. Of a longer text it reads the beginning (three quarters of "
+        "that limit) and the end (one quarter). URLs are removed.",
         f"- The dial goes from 0 (full depth) to 1 (fastest); the default is {calibration.default_dial:.2f}.",
         "",
         "## Quality",
         "",
-        "Temperatures, exits, dial and token table used slices set aside from the training files, and so did the "
-        "choice among experiments. One thing did not: how cautious the dial's default is (two standard errors to "
-        "spare, and for each source of texts by itself) was settled after settings had lost more on these sets than "
-        "the slices promised, so what the default dial loses here is no clean test of that rule.",
+        "Temperatures, exits, dial and token table were fitted, and experiments chosen, on slices held out from the "
+        "training files, not on the sets below. One choice is an exception: the safety margin of the default dial "
+        "(two standard errors, for each source of texts separately) was set after earlier settings had lost more on "
+        "these sets than on the slices. The loss of the default dial here is therefore not a clean test of that "
+        "margin.",
         "",
         "| set | texts | precision | dial | accuracy | macro-F1 | ECE (of a perfectly calibrated model) | mean depth |",
         "|---|---|---|---|---|---|---|---|",
@@ -128,14 +129,14 @@ def model_card(
             f"| {row['mean_depth']:.2f} of {config.layers} |"
             for row in rows
         ]
-    window = calibrated["window"]
+    window = calibration_record["window"]
     rule = (
         "entropy alone" if window["rule"] == "off" else f"entropy, or {window['rule']} over {window['window']} depths"
     )
     lines += [
         "",
-        f"Exits leave by {rule}. Expected calibration error on the dev slices after temperature, by exit from depth "
-        f"{config.depths.start}: {', '.join(f'{one:.3f}' for one in calibrated['ece_after'])}.",
+        f"Texts exit by {rule}. Expected calibration error (ECE) on the dev slices after temperature scaling, by exit "
+        f"from depth {config.depths.start}: {', '.join(f'{ece:.3f}' for ece in calibration_record['ece_after'])}.",
         "",
         "## Training",
         "",
@@ -144,18 +145,18 @@ def model_card(
         "| data | use | licence |",
         "|---|---|---|",
         "| Twitter Financial News Sentiment, train | labels | MIT |",
-        "| SEntFiN 1.0, less a tenth that is only reported | labels, where a headline's entities agree | MIT |",
+        "| SEntFiN 1.0, without the tenth reported above | labels, where a headline's entities agree | MIT |",
         "| FinEntity | labels, where a text's entities agree | ODC-BY |",
-        "| unlabelled news headlines | distillation (no label, no text is kept) | publishers' copyright |",
-        "| made-up company announcements (`inference/training/company_news.py`) | labels | this project's own |",
+        "| unlabelled news headlines | distillation (no labels; texts not distributed) | publishers' copyright |",
+        "| generated company announcements (`inference/training/company_news.py`) | labels | this project's own |",
         "",
         "No text of the first four is in this repository. The encoder started from all-MiniLM-L6-v2 (Apache-2.0).",
         "",
         "## Limits",
         "",
-        "It reads the mood of a text, not its truth or its news value, and has no notion of which company a text with "
-        "several is about. Labels come from tweets and headlines of 2017-2022 on US and Indian markets; formal "
-        "company announcements are read less well than headlines. English only.",
+        "It classifies the tone of a text, not its truth or its news value, and does not tell the companies of a text "
+        "apart. Its labels come from tweets and headlines of 2017-2022 on US and Indian markets; it does worse on "
+        "formal company announcements than on headlines. English only.",
         "",
     ]
     return "\n".join(lines)

@@ -1,9 +1,9 @@
-"""Made-up company announcements, labelled by what happened to the company: ours, so free to train on and to ship.
+"""Generated company announcements, labelled by what happened to the company. Our own, so free to train on and ship.
 
-Tweets and market headlines teach a model their own tone. The formal kind ("Operating profit totalled EUR 3.1 mn,
-compared with EUR 4.4 mn a year earlier") it then calls neutral. These sentences are put together from parts written
-for this project, about companies that do not exist; how well what they teach carries over is judged on sentences
-written by hand in other words (``tests/inference/training/company_news.jsonl``), none of which is trained on.
+A model trained on tweets and market headlines calls formal news ("Operating profit totalled EUR 3.1 mn, compared with
+EUR 4.4 mn a year earlier") neutral. These sentences are assembled from parts written for this project, about companies
+that do not exist. How well they generalise is measured on handwritten sentences with other wording
+(``tests/inference/training/company_news.jsonl``), none of which is trained on.
 """
 
 from __future__ import annotations
@@ -155,21 +155,21 @@ _DAYS = ("3 February", "14 March", "28 April", "May 5", "17 June", "1 September"
 
 
 def announcements(count: int, seed: int) -> list[Example]:
-    """``count`` announcements, a third of each label, in random order; the same for the same seed."""
+    """Return ``count`` announcements, a third per label, shuffled; the same seed gives the same list."""
     generator = random.Random(f"company-news:{seed}")
     makers: dict[str, Callable[[random.Random], str]] = {
-        "positive": lambda one: _figures(one, better=True) if one.random() < 0.6 else _event(one, _POSITIVE),
-        "negative": lambda one: _figures(one, better=False) if one.random() < 0.6 else _event(one, _NEGATIVE),
-        "neutral": lambda one: _bare_figure(one) if one.random() < 0.2 else _event(one, _NEUTRAL),
+        "positive": lambda rng: _figures(rng, better=True) if rng.random() < 0.6 else _event(rng, _POSITIVE),
+        "negative": lambda rng: _figures(rng, better=False) if rng.random() < 0.6 else _event(rng, _NEGATIVE),
+        "neutral": lambda rng: _bare_figure(rng) if rng.random() < 0.2 else _event(rng, _NEUTRAL),
     }
     labels = list(makers)
-    made = []
-    for place in range(count):
-        label = labels[place % 3]
+    examples = []
+    for index in range(count):
+        label = labels[index % 3]
         sentence = makers[label](generator)
-        made.append(Example(sentence[0].upper() + sentence[1:], label, "made"))
-    generator.shuffle(made)
-    return made
+        examples.append(Example(sentence[0].upper() + sentence[1:], label, "made"))
+    generator.shuffle(examples)
+    return examples
 
 
 def _name(generator: random.Random) -> str:
@@ -201,7 +201,7 @@ def _money(generator: random.Random, millions: float) -> str:
 
 
 def _bare_figure(generator: random.Random) -> str:
-    """A figure without anything to compare it with says nothing."""
+    """Return a figure with nothing to compare it to: neutral."""
     metric = generator.choice(("Net sales", "Revenue", "Turnover", "The number of employees"))
     if metric.startswith("The number"):
         return f"{metric} at {_name(generator)} was {generator.randint(40, 30_000):,} at the end of the year."
@@ -211,7 +211,7 @@ def _bare_figure(generator: random.Random) -> str:
 
 
 def _figures(generator: random.Random, *, better: bool) -> str:
-    """A figure that became better or worse: by a verb, by a comparison of two numbers alone, or by both."""
+    """Return a figure that got better or worse: told by a verb, by two numbers alone, or by both."""
     bad_metric = generator.random() < 0.2
     metric = generator.choice(_BAD_WHEN_HIGH if bad_metric else _GOOD_WHEN_HIGH)
     rises = better != bad_metric

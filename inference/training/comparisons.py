@@ -1,8 +1,8 @@
-"""How the project's rules compare with those they are measured against, on one labelled set.
+"""`earlybell compare`: the project's rules against their baselines, on one labelled set.
 
-Exits: CWB against FastBERT's entropy exit, PABEE and a fixed depth, at equal mean depth. Prediction: GEEP's token
-table against length, chance and a constant. Both from the logits of every exit, so that the rules alone differ; how
-fast an engine is with them is the benchmarks' matter. Pruning: `pruning`'s sweep, and one layer at a time.
+Exits: CWB against FastBERT's entropy exit, PABEE and a fixed depth, at equal mean depth. Depth prediction: GEEP's token
+table against length, chance and a constant. Both use the logits of every exit, so that only the rules differ; the
+benchmarks measure speed. Pruning: `pruning`'s sweep, and one layer at a time.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from earlybell.inference.training.measures import accuracy, macro_f1, softmax
 from earlybell.inference.training.optimise import all_logits
 
 Curve = list[tuple[float, float]]  # (mean depth, accuracy), ascending
-
-
-#: A text's depth is also predicted as the depth by which this share of its tokens' histograms has left.
+#: The alternative prediction: the depth by which this share of the tokens' histograms has exited.
 UPPER_QUANTILE = 0.75
 
 
@@ -34,7 +32,7 @@ def compare(
     checkpoint: Checkpoint,
     examples: Sequence[Example],
     *,
-    further: Sequence[str] = (),
+    unlabelled: Sequence[str] = (),
     dial: float | None = None,
     speed_ups: Sequence[float] = pruning.SPEED_UPS,
     prune_texts: int = 0,
@@ -42,110 +40,108 @@ def compare(
     device: str = "cpu",
     precision: str = "bfloat16",
 ) -> dict[str, Any]:
-    """All comparisons on one set, as plain values.
+    """Run all comparisons on one set and return them as plain values.
 
     Parameters
     ----------
     examples
-        None of them may have been counted in the checkpoint's token table, or its prediction would know the answer.
-    further
-        Texts without a label: the prediction of their depth is measured too.
+        None of them may have been counted in the checkpoint's token table: it would have seen the answer.
+    unlabelled
+        Further texts, for depth prediction alone.
     dial
-        Whose rule the predicted depth is held against; default: the checkpoint's.
+        Setting whose exit rule the predicted depth is compared with. Default: the checkpoint's.
     speed_ups
-        That pruning is tried at, by the analytical count.
+        Analytical speed-ups to prune for.
     prune_texts
-        Pruning, which runs the model again and again, is measured on the first so many texts; 0: on all. Not at all
-        where it is negative.
+        Measure pruning, which runs the model many times, on the first N texts; 0: all, negative: skip it.
     layer_texts
-        One layer's pruning at a time, which takes longest, is measured on the first so many of these; 0: on all.
+        Measure pruning one layer at a time, the slowest part, on the first N of these; 0: all.
     """
     model, calibration = checkpoint.model, checkpoint.calibration
     first, layers = model.config.depths.start, model.config.layers
-    rows = checkpoint.reader.read([one.text for one in examples])
-    truth = np.array([model.config.labels.index(one.label) for one in examples], np.int64)
+    rows = checkpoint.reader.read([example.text for example in examples])
+    truth = np.array([model.config.labels.index(example.label) for example in examples], np.int64)
     probabilities = _tempered(all_logits(model, rows, device=device, precision=precision), calibration)
     dial = calibration.default_dial if dial is None else dial
     rule = calibration.point(dial).rule
     depths = exit_depths(torch.from_numpy(probabilities), rule, first).numpy()
     curves = exit_curves(probabilities, truth, first, calibration.curve[-1].rule)
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "n": len(examples),
-        "accuracy_per_exit": [round(accuracy(truth, probabilities[:, place].argmax(-1)), 4)
-                              for place in range(probabilities.shape[1])],
+        "accuracy_per_exit": [round(accuracy(truth, probabilities[:, exit_].argmax(-1)), 4)
+                              for exit_ in range(probabilities.shape[1])],
         "macro_f1": round(macro_f1(truth, probabilities[:, -1].argmax(-1), model.config.classes), 4),
         "exits_at_equal_depth": at_equal_depth(curves, layers),
         "exit_curves": curves,
     }  # fmt: skip
     if calibration.token_table is not None:
-        leaving = _leaving(rows, calibration)
-        pure = (leaving @ np.arange(first, layers + 1)).round().astype(np.int64)
-        every = np.arange(len(truth))
-        found["pure_prediction"] = {
-            "accuracy": round(accuracy(truth, probabilities[every, pure - first].argmax(-1)), 4),
-            "mean_depth": round(float(pure.mean()), 3),
-            "checked_accuracy": round(accuracy(truth, probabilities[every, depths - first].argmax(-1)), 4),
+        exit_shares = _exit_shares(rows, calibration)
+        predicted = (exit_shares @ np.arange(first, layers + 1)).round().astype(np.int64)
+        all_texts = np.arange(len(truth))
+        figures["pure_prediction"] = {
+            "accuracy": round(accuracy(truth, probabilities[all_texts, predicted - first].argmax(-1)), 4),
+            "mean_depth": round(float(predicted.mean()), 3),
+            "checked_accuracy": round(accuracy(truth, probabilities[all_texts, depths - first].argmax(-1)), 4),
             "checked_mean_depth": round(float(depths.mean()), 3),
         }
-        upper = (leaving.cumsum(1) < UPPER_QUANTILE - 1e-9).sum(1).clip(max=layers - first)
-        found["pure_prediction_upper"] = {
+        upper = (exit_shares.cumsum(1) < UPPER_QUANTILE - 1e-9).sum(1).clip(max=layers - first)
+        figures["pure_prediction_upper"] = {
             "quantile": UPPER_QUANTILE,
-            "accuracy": round(accuracy(truth, probabilities[every, upper].argmax(-1)), 4),
+            "accuracy": round(accuracy(truth, probabilities[all_texts, upper].argmax(-1)), 4),
             "mean_depth": round(float(upper.mean()) + first, 3),
         }
-        if further:
-            more = checkpoint.reader.read(further)
+        predicted_rows = list(rows)
+        if unlabelled:
+            more = checkpoint.reader.read(unlabelled)
             logits = _tempered(all_logits(model, more, device=device, precision=precision), calibration)
-            rows_of_all = [*rows, *more]
-            leaving = np.concatenate([leaving, _leaving(more, calibration)])
+            predicted_rows += more
+            exit_shares = np.concatenate([exit_shares, _exit_shares(more, calibration)])
             depths = np.concatenate([depths, exit_depths(torch.from_numpy(logits), rule, first).numpy()])
-        else:
-            rows_of_all = rows
-        found["prediction"] = {
+        figures["prediction"] = {
             "n": len(depths),
             "dial": dial,
             **prediction(
-                leaving @ np.arange(first, layers + 1.0),
+                exit_shares @ np.arange(first, layers + 1.0),
                 depths,
-                np.array([len(row) for row in rows_of_all], np.float64),
+                np.array([len(row) for row in predicted_rows], np.float64),
             ),
         }
     if prune_texts >= 0:
-        some = slice(prune_texts or None)
-        how: dict[str, Any] = {"device": device, "precision": precision}
-        found["pruning"] = pruning.sweep(model, rows[some], truth[some], wanted=speed_ups, **how)
+        selected = slice(prune_texts or None)
+        options: dict[str, Any] = {"device": device, "precision": precision}
+        figures["pruning"] = pruning.sweep(model, rows[selected], truth[selected], speed_ups=speed_ups, **options)
         fewer = slice(layer_texts or None)
-        found["pruning_by_layer"] = pruning.by_layer(model, rows[some][fewer], truth[some][fewer], **how)
-        found["pruning_n"] = len(rows[some])
-    return found
+        figures["pruning_by_layer"] = pruning.by_layer(model, rows[selected][fewer], truth[selected][fewer], **options)
+        figures["pruning_n"] = len(rows[selected])
+    return figures
 
 
 def exit_curves(
     probabilities: NDArray[np.float32], truth: NDArray[np.int64], first: int, window: ExitRule
 ) -> dict[str, Curve]:
-    """(mean depth, accuracy) of each way to exit, over its whole sweep: CWB's and entropy's is that of the threshold.
+    """Return each exit method's (mean depth, accuracy) over its sweep; CWB and entropy sweep the threshold.
 
     Parameters
     ----------
     probabilities
         (texts, exits, C), after temperature, of depths ``first``...
     window
-        CWB's window, as chosen elsewhere; its threshold does not matter.
+        CWB's window, chosen on other texts; its threshold is ignored.
     """
     layers = first + probabilities.shape[1] - 1
-    every = np.arange(len(truth))
-    given = torch.from_numpy(probabilities)
+    all_texts = np.arange(len(truth))
+    tensor = torch.from_numpy(probabilities)
     thresholds = np.linspace(0, 1, 101).tolist()
 
     def at(rule: ExitRule) -> tuple[float, float]:
-        depths = exit_depths(given, rule, first).numpy()
-        right = probabilities[every, depths - first].argmax(-1) == truth
-        return round(float(depths.mean()), 4), round(float(right.mean()), 5)
+        depths = exit_depths(tensor, rule, first).numpy()
+        correct = probabilities[all_texts, depths - first].argmax(-1) == truth
+        return round(float(depths.mean()), 4), round(float(correct.mean()), 5)
 
-    fixed = [(float(first + place), round(accuracy(truth, probabilities[:, place].argmax(-1)), 5))
-             for place in range(probabilities.shape[1])]  # fmt: skip
+    fixed = [(float(first + exit_), round(accuracy(truth, probabilities[:, exit_].argmax(-1)), 5))
+             for exit_ in range(probabilities.shape[1])]  # fmt: skip
     return {
-        # Without its window as well: at full depth nothing can leave early.
+        # Full depth, where no text exits early, belongs to the curve too.
         "cwb": sorted({at(ExitRule()), *(at(replace(window, threshold=threshold)) for threshold in thresholds)}),
         "entropy": sorted({at(ExitRule(threshold)) for threshold in thresholds}),
         "pabee": sorted(at(ExitRule(0.0, "agreement", patience + 1, 0.0)) for patience in range(1, layers)),
@@ -156,24 +152,24 @@ def exit_curves(
 def at_equal_depth(
     curves: Mapping[str, Curve], layers: int, shares: Sequence[float] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 ) -> dict[str, dict[str, float]]:
-    """Each curve's accuracy at these shares of full depth, interpolated; left out where it does not reach."""
-    found: dict[str, dict[str, float]] = {}
+    """Return each curve's accuracy at shares of full depth, interpolated; shares outside its range are left out."""
+    accuracies: dict[str, dict[str, float]] = {}
     for name, curve in curves.items():
-        depth, right = (np.array(side) for side in zip(*curve, strict=True))
-        found[name] = {
-            f"{share:.0%}": round(float(np.interp(share * layers, depth, right)), 4)
+        depth, accuracy_at_depth = (np.array(column) for column in zip(*curve, strict=True))
+        accuracies[name] = {
+            f"{share:.0%}": round(float(np.interp(share * layers, depth, accuracy_at_depth)), 4)
             for share in shares
             if depth.min() - 1e-9 <= share * layers <= depth.max() + 1e-9
         }
-    return found
+    return accuracies
 
 
 def prediction(
     predicted: NDArray[np.float64], actual: NDArray[np.int64], lengths: NDArray[np.float64]
 ) -> dict[str, float]:
-    """How well exit depth is predicted: rank correlation and mean absolute error, beside what needs no table.
+    """Return the rank correlation and mean absolute error of predicted exit depths, beside those of controls.
 
-    Controls: the text's length, a random order (seeded), and the mean depth for all (no order, so no correlation).
+    Controls need no token table: the text's length, a seeded random order, and one constant depth for all.
     """
     depths = actual.astype(np.float64)
     return {
@@ -188,28 +184,28 @@ def prediction(
     }
 
 
-def rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Spearman's, with tied values sharing their mean rank; 0 where either side is constant."""
-    ranks = [_ranks(side) for side in (one, other)]
-    if any(np.ptp(side) == 0 for side in ranks):
+def rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Return Spearman's rank correlation, ties sharing their mean rank; 0 if either argument is constant."""
+    x_ranks, y_ranks = _ranks(x), _ranks(y)
+    if np.ptp(x_ranks) == 0 or np.ptp(y_ranks) == 0:
         return 0.0
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    return float(np.corrcoef(x_ranks, y_ranks)[0, 1])
 
 
-def _leaving(rows: Sequence[NDArray[np.int32]], calibration: Calibration) -> NDArray[np.float64]:
-    """(texts, exits): with which share a text's tokens speak for each exit; their mean over the token table."""
+def _exit_shares(rows: Sequence[NDArray[np.int32]], calibration: Calibration) -> NDArray[np.float64]:
+    """Return (texts, exits): the mean of the token table over each text's tokens."""
     if calibration.token_table is None:
         raise ValueError("this checkpoint has no token table")
     table = calibration.token_table.double().numpy()
-    # Without a token of its own a text is predicted like padding: by the prior, which unseen tokens have.
+    # A text without tokens is predicted like padding: by the prior, as unseen tokens are.
     return np.stack([table[row[1:-1]].mean(0) if len(row) > 2 else table[0] for row in rows])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    _, value_index, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
-    mean: NDArray[np.float64] = (ends - (counts - 1) / 2)[places]
-    return mean
+    mean_ranks: NDArray[np.float64] = (ends - (counts - 1) / 2)[value_index]
+    return mean_ranks
 
 
 def _tempered(logits: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
-"""The labelled and unlabelled texts that training reads, and what is set aside from them.
+"""The labelled and unlabelled texts for training, and what is held out from them.
 
-Nothing is chosen on what is reported. Reported: TFNS validation, and the tenth of SEntFiN that ``REPORT_SEED`` sets
-aside; neither is trained on, calibrated on or looked at to choose. Chosen on: a dev slice of each training file.
-Both slices are drawn by a hash of the text, so that they do not move when a file's order does, and equal texts
+The *report* sets are TFNS validation and the tenth of SEntFiN selected by ``REPORT_SEED``: never trained on,
+calibrated on, or used to choose between experiments. Choices are made on the *dev* slices, one from each training
+file. Slices are selected by a hash of the text, so that they do not change with the order of a file, and equal texts
 always fall on the same side.
 """
 
@@ -40,7 +40,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Labelled texts by what they may be used for."""
+    """Labelled texts, split by what they may be used for."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
@@ -49,12 +49,12 @@ class Corpus:
 
 
 def data_directory() -> Path:
-    """Where the data lies: ``EARLYBELL_DATA``, else ``../shared/data`` beside the project.
+    """Return the data directory: ``EARLYBELL_DATA``, else ``../shared/data`` beside the project.
 
     Raises
     ------
     DataError
-        If neither is there.
+        If neither exists.
     """
     candidates = [Path(os.environ["EARLYBELL_DATA"])] if os.environ.get("EARLYBELL_DATA") else []
     candidates.append(Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -64,21 +64,21 @@ def data_directory() -> Path:
     raise DataError("no training data: set EARLYBELL_DATA to the directory that holds sentiment/tfns_train.jsonl")
 
 
-def is_set_aside(text: str, seed: str, share: float = 0.1) -> bool:
-    """Whether a hash of the seed and the text falls into the first ``share`` of its range."""
+def is_held_out(text: str, seed: str, share: float = 0.1) -> bool:
+    """Return whether the hash of the seed and the text falls into the first ``share`` of its range."""
     digest = hashlib.sha256(f"{seed}:{text_key(text)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def text_key(text: str) -> str:
-    """What makes two texts the same: their letters and digits, without URLs or case."""
+    """Return the key by which two texts are equal: letters and digits, without URLs or case."""
     return "".join(character for character in normalise(text).lower() if character.isalnum())
 
 
 def read_corpus(directory: Path) -> Corpus:
-    """TFNS, SEntFiN and FinEntity, split into train, dev and what is only reported.
+    """Read TFNS, SEntFiN and FinEntity, split into train, dev and report.
 
-    SEntFiN and FinEntity label entities; a text takes part where its entities agree.
+    SEntFiN and FinEntity label entities; a text is used where its entities agree.
     """
     sentiment = directory / "sentiment"
     files = {
@@ -93,59 +93,64 @@ def read_corpus(directory: Path) -> Corpus:
     finentity = [
         Example(row["content"], labels.pop().lower(), "finentity")
         for row in _rows(files["finentity"])
-        if len(labels := {one["label"] for one in row["annotations"]}) == 1
+        if len(labels := {annotation["label"] for annotation in row["annotations"]}) == 1
     ]
-    sentfin_report = [one for one in sentfin if is_set_aside(one.text, REPORT_SEED)]
-    reported = {text_key(one.text) for one in (*validation, *sentfin_report)}
-    usable = [one for one in (*tfns, *sentfin, *finentity) if text_key(one.text) not in reported]
-    dev = tuple(one for one in usable if is_set_aside(one.text, DEV_SEED))
-    dev_keys = {text_key(one.text) for one in dev}
+    sentfin_report = [example for example in sentfin if is_held_out(example.text, REPORT_SEED)]
+    reported = {text_key(example.text) for example in (*validation, *sentfin_report)}
+    usable = [example for example in (*tfns, *sentfin, *finentity) if text_key(example.text) not in reported]
+    dev = tuple(example for example in usable if is_held_out(example.text, DEV_SEED))
+    dev_keys = {text_key(example.text) for example in dev}
     return Corpus(
-        train=tuple(one for one in usable if text_key(one.text) not in dev_keys),
+        train=tuple(example for example in usable if text_key(example.text) not in dev_keys),
         dev=dev,
         report={"tfns_validation": tuple(validation), "sentfin_report": tuple(sentfin_report)},
         hashes={path.name: hash_file(path) for path in files.values()},
     )
 
 
-def part_of_corpus(directory: Path, name: str) -> tuple[list[Example], list[str]]:
-    """A part of the corpus that was not trained on, by its name.
+def held_out_part(directory: Path, name: str) -> tuple[list[Example], list[str]]:
+    """Read a part of the corpus that was not trained on.
 
     Parameters
     ----------
     name
-        ``tfns_validation``, ``sentfin_report``, or ``finentity_unseen``: FinEntity's dev slice, beside the texts whose
-        entities disagree, which have no label of their own.
+        ``tfns_validation``, ``sentfin_report``, or ``finentity_unseen``: FinEntity's dev slice, and the texts whose
+        entities disagree, which have no single label.
 
     Returns
     -------
-    examples, further
+    examples, unlabelled
         Labelled texts, and texts without a label.
+
+    Raises
+    ------
+    DataError
+        If the data is missing or no part has this name.
     """
     corpus = read_corpus(directory)
     if name in corpus.report:
         return list(corpus.report[name]), []
     if name != "finentity_unseen":
-        raise DataError(f"no part {name!r}: it is one of {', '.join(corpus.report)}, finentity_unseen")
-    dev = [one for one in corpus.dev if one.source == "finentity"]
-    seen = {text_key(one.text) for one in (*corpus.train, *dev)}
-    everything = [row["content"] for row in _rows(directory / "sentiment" / "finentity.jsonl")]
-    return dev, [text for text in everything if text_key(text) not in seen]
+        raise DataError(f"no part {name!r}: choose one of {', '.join(corpus.report)}, finentity_unseen")
+    dev = [example for example in corpus.dev if example.source == "finentity"]
+    seen = {text_key(example.text) for example in (*corpus.train, *dev)}
+    texts = [row["content"] for row in _rows(directory / "sentiment" / "finentity.jsonl")]
+    return dev, [text for text in texts if text_key(text) not in seen]
 
 
 def read_unlabelled(path: Path, count: int, seed: int, exclude: Iterable[Example] = ()) -> list[str]:
-    """``count`` distinct headlines drawn by ``seed``, none of which is among ``exclude``'s texts.
+    """Sample up to ``count`` headlines by ``seed``, leaving out the texts of ``exclude``.
 
     Parameters
     ----------
     path
-        A text file, one headline a line; ``.xz`` is unpacked on the way.
+        A text file with one headline per line, plain or ``.xz``.
     exclude
-        What is reported or chosen on: not even its unlabelled text is trained on.
+        The report and dev texts, which are not trained on even without their labels.
     """
     if not path.is_file():
         raise DataError(f"no unlabelled headlines at {path}")
-    barred = {text_key(one.text) for one in exclude}
+    excluded = {text_key(example.text) for example in exclude}
     with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
         texts = [line.strip() for line in lines]
     random.Random(seed).shuffle(texts)
@@ -153,13 +158,13 @@ def read_unlabelled(path: Path, count: int, seed: int, exclude: Iterable[Example
     for text in texts:
         if len(chosen) == count:
             break
-        if text and text_key(text) not in barred:
+        if text and text_key(text) not in excluded:
             chosen.append(text)
     return chosen
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -167,17 +172,17 @@ def hash_file(path: Path) -> str:
 def length_sorted_batches(
     lengths: Sequence[int], tokens: int, generator: random.Random, *, texts: int = 10**9, pool: int = 4096
 ) -> list[list[int]]:
-    """One epoch of batches of near-equal lengths, in random order.
+    """Return one epoch of batches of similar lengths (indices of texts), in random order.
 
-    The texts are shuffled, sorted within pools of ``pool``, cut so that a padded batch holds at most ``tokens``
-    tokens and ``texts`` texts, and the batches are shuffled: little padding, little order.
+    The texts are shuffled, sorted by length within pools of ``pool``, cut into batches of at most ``tokens`` tokens
+    (padding included) and ``texts`` texts, and the batches are shuffled.
     """
     order = list(range(len(lengths)))
     generator.shuffle(order)
     batches: list[list[int]] = []
     for start in range(0, len(order), pool):
         batch: list[int] = []
-        for index in sorted(order[start : start + pool], key=lambda one: lengths[one]):
+        for index in sorted(order[start : start + pool], key=lengths.__getitem__):
             if batch and (len(batch) == texts or (len(batch) + 1) * lengths[index] > tokens):
                 batches.append(batch)
                 batch = []

@@ -1,4 +1,4 @@
-"""`earlybell evaluate`: a checkpoint on labelled texts, as it is served, at one setting of the dial or at all."""
+"""`earlybell evaluate`: measures a checkpoint on labelled texts, as served, at one or all settings of the dial."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ def evaluate(
     strategy: str = "presort",
     window_texts: int = 512,
 ) -> dict[str, Any]:
-    """Score the texts through the engine, in windows, and measure the answers.
+    """Score the texts through the engine in windows of ``window_texts``, and measure the answers.
 
     Returns
     -------
     figures
-        ``accuracy``, ``macro_f1``, ``ece``, ``mean_depth``, ``depths`` (texts that left at each), ``tokens_kept``
+        ``accuracy``, ``macro_f1``, ``ece``, ``mean_depth``, ``depths`` (texts per exit depth), ``tokens_kept``
         (share alive in the last layer run), ``n``, ``texts_per_second``, ``confusion`` (truth by answer, in the order
         of ``labels``), ``model_revision``, ``dial``, ``precision``.
     """
     engine = open_engine(
         device, checkpoint=checkpoint, dial=dial, precision=precision, threads=threads, strategy=strategy
     )
-    described = engine.description
+    description = engine.description
     engine.warm_up()
-    began = time.perf_counter()
+    started = time.perf_counter()
     parts = [
-        engine.score([one.text for one in examples[start : start + window_texts]])
+        engine.score([example.text for example in examples[start : start + window_texts]])
         for start in range(0, len(examples), window_texts)
     ]
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     probabilities = np.concatenate([part.probabilities for part in parts])
     depths = np.concatenate([part.exit_depth for part in parts])
     tokens = np.concatenate([part.tokens for part in parts])
     kept = np.concatenate([part.tokens_kept for part in parts])
-    truth = np.array([described.labels.index(one.label) for one in examples], np.int64)
+    truth = np.array([description.labels.index(example.label) for example in examples], np.int64)
     answers = probabilities.argmax(1)
-    classes = len(described.labels)
+    classes = len(description.labels)
     return {
         "accuracy": round(accuracy(truth, answers), 5),
         "macro_f1": round(macro_f1(truth, answers, classes), 5),
@@ -71,24 +71,26 @@ def evaluate(
         "n": len(examples),
         "texts_per_second": round(len(examples) / seconds, 1),
         "confusion": confusion(truth, answers, classes).tolist(),
-        "labels": list(described.labels),
-        "model_revision": described.model_revision,
-        "dial": described.dial,
-        "depth_limit": described.depth_limit,
-        "precision": described.precision,
+        "labels": list(description.labels),
+        "model_revision": description.model_revision,
+        "dial": description.dial,
+        "depth_limit": description.depth_limit,
+        "precision": description.precision,
     }
 
 
-def evaluate_curve(examples: Sequence[Example], *, checkpoint: Path | None = None, **how: Any) -> list[dict[str, Any]]:
-    """`evaluate` at every setting of the dial that the checkpoint has; settings with equal rules are run once."""
+def evaluate_curve(
+    examples: Sequence[Example], *, checkpoint: Path | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """Run `evaluate` at every setting of the checkpoint's dial; settings with equal rules are run once."""
     curve = load_checkpoint(checkpoint or SHIPPED).calibration.curve
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     rules: list[Any] = []
     for point in curve:
         rule = (point.rule, point.alpha)
         if rule in rules:
-            found.append({**found[rules.index(rule)], "dial": point.dial})
+            results.append({**results[rules.index(rule)], "dial": point.dial})
         else:
-            found.append(evaluate(examples, checkpoint=checkpoint, dial=point.dial, **how))
+            results.append(evaluate(examples, checkpoint=checkpoint, dial=point.dial, **options))
         rules.append(rule)
-    return found
+    return results

@@ -1,7 +1,7 @@
-"""`earlybell train`: fit an ELBERT on labelled texts, from a pre-trained encoder or from another checkpoint.
+"""`earlybell train`: fits an ELBERT to labelled texts, from a pre-trained encoder or another checkpoint.
 
-Losses: the paper's learned exit weights, equal ones (its ablation), the last exit alone (a teacher), GEEP's one step,
-and the two steps that it replaces. ACC pruning can be on while training, its share ramped from 1.
+Losses: the paper's learned exit weights, equal weights (its ablation), the last exit alone (a teacher), GEEP's one
+step, and the two steps that it replaces. ACC pruning can be on during training, its share ramped down from 1.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.backbones import backbone_directory
 from earlybell.inference.training.data import LABELS, Example, hash_file, read_corpus
-from earlybell.inference.training.labelled import LabelledFile, drawn, labels_of, split
+from earlybell.inference.training.labelled import LabelledFile, labels_of, sample, split
 from earlybell.inference.training.losses import ExitWeights, exits_cross_entropy, one_step
-from earlybell.inference.training.optimise import Schedule, early_exits_alone, optimise, padded
-from earlybell.inference.training.records import figures_of, figures_on, write_record
+from earlybell.inference.training.optimise import Schedule, only_early_exits, optimise, pad
+from earlybell.inference.training.records import corpus_figures, figures_on, write_record
 
 Loss = Literal["learned", "equal", "last", "one-step", "two-step"]
 
@@ -39,27 +39,26 @@ class Training:
     tokenizer: Path | None = None  # default: the start's own
     changes: dict[str, Any] = field(default_factory=dict)  # fields of the model's `Config`, such as groups=1
     sources: tuple[str, ...] = ("tfns", "sentfin", "finentity")
-    labelled: LabelledFile | None = None  # instead of the project's own texts; a tenth of it is set aside
-    texts: int = 0  # of the training texts only so many, drawn by the seed; 0: all
+    labelled: LabelledFile | None = None  # instead of the project's own texts; a tenth is held out
+    texts: int = 0  # train on a sample of this many, by the seed; 0: all
     loss: Loss = "learned"
-    alpha: float = 1.0  # ACC's share that a layer keeps at the end of its ramp; 1: no pruning
-    ramp: float = 1 / 3  # share of training in which alpha goes from 1 to there
+    alpha: float = 1.0  # ACC: share of tokens that a layer keeps after the ramp; 1: no pruning
+    ramp: float = 1 / 3  # share of training over which alpha falls from 1
     schedule: Schedule = field(default_factory=Schedule)
 
 
 def train(run: Training) -> dict[str, Any]:
-    """Fit a model on the project's labelled texts, or on a file of them, and write it with its record to ``run.out``.
+    """Fit a model to the project's labelled texts, or a file's, and write it with its record to ``run.out``.
 
     Returns
     -------
     figures
-        Accuracy per depth on what was set aside, and how long it took: ``seconds`` by the clock, and
-        ``processor_seconds``, which other processes do not lengthen.
+        Accuracy per exit on the held-out texts, wall-clock time (``seconds``) and CPU time (``processor_seconds``).
 
     Raises
     ------
     DataError
-        If the data is missing, or not what it should be.
+        If the data is missing or malformed.
     CheckpointError
         If the start cannot be read.
     """
@@ -67,17 +66,18 @@ def train(run: Training) -> dict[str, Any]:
     labels: tuple[str, ...]
     if run.labelled is None:
         corpus = read_corpus(run.data)
-        examples, labels, hashes = [one for one in corpus.train if one.source in run.sources], LABELS, corpus.hashes
+        examples = [example for example in corpus.train if example.source in run.sources]
+        labels, hashes = LABELS, corpus.hashes
     else:
-        everything = run.labelled.read()
-        examples, dev = split(everything)
-        labels, hashes = labels_of(everything), {run.labelled.path.name: hash_file(run.labelled.path)}
-    examples = drawn(examples, run.texts, run.schedule.seed)
-    began = time.process_time()
+        read = run.labelled.read()
+        examples, dev = split(read)
+        labels, hashes = labels_of(read), {run.labelled.path.name: hash_file(run.labelled.path)}
+    examples = sample(examples, run.texts, run.schedule.seed)
+    started = time.process_time()
     model, reader, seconds = fit(run, examples, labels)
     figures: dict[str, Any] = {
         "seconds": round(seconds, 1),
-        "processor_seconds": round(time.process_time() - began, 1),
+        "processor_seconds": round(time.process_time() - started, 1),
         "texts": len(examples),
         "parameters": sum(value.numel() for value in model.parameters()),
         "parameters_of_exits": sum(
@@ -85,7 +85,7 @@ def train(run: Training) -> dict[str, Any]:
         ),
     }
     if run.labelled is None:
-        figures |= figures_of(model, reader, corpus, device, precision)
+        figures |= corpus_figures(model, reader, corpus, device, precision)
     else:
         figures["dev"] = figures_on(dev, model, reader, device, precision)
     write_record(run.out, run, hashes, figures)
@@ -95,12 +95,12 @@ def train(run: Training) -> dict[str, Any]:
 def fit(
     run: Training, examples: Sequence[Example], labels: tuple[str, ...]
 ) -> tuple[ElbertForSequenceClassification, Reader, float]:
-    """Fit a model on any labelled texts and write it to ``run.out``.
+    """Fit a model to any labelled texts and write it to ``run.out``.
 
     Returns
     -------
     model, reader, seconds
-        The fitted model in evaluation mode, what reads for it, and how long the fitting took.
+        The fitted model in evaluation mode, its reader, and the duration of the training.
     """
     torch.manual_seed(run.schedule.seed)
     start = backbone_directory(run.start)
@@ -108,33 +108,33 @@ def fit(
     changes = {"labels": labels, "head": "cls_mean", "head_hidden": 128, "shared_head": False, **run.changes}
     model = ElbertForSequenceClassification.from_pretrained(start, **changes)
     reader = Reader.open(tokenizer, model.config.positions)
-    rows = reader.read([one.text for one in examples])
+    rows = reader.read([example.text for example in examples])
     device = run.schedule.device
-    truth = torch.tensor([labels.index(one.label) for one in examples], device=device)
+    truth = torch.tensor([labels.index(example.label) for example in examples], device=device)
     weights = ExitWeights(len(model.config.depths)).to(device)
     ramp = _Ramp(run.alpha, run.ramp)
 
     def batch(indices: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        return *padded([rows[index] for index in indices], model.config.pad_id, device), truth[indices]
+        return *pad([rows[index] for index in indices], model.config.pad_id, device), truth[indices]
 
     def loss_of(indices: list[int]) -> Tensor:
-        ids, live, answer = batch(indices)
+        ids, mask, answer = batch(indices)
         if run.loss == "one-step":
-            return one_step(model, ids, live, answer)
+            return one_step(model, ids, mask, answer)
         alpha = ramp.alpha
-        keep = None if alpha >= 1.0 else kept_tokens(live.sum(1), alpha, model.config.layers)
+        keep = None if alpha >= 1.0 else kept_tokens(mask.sum(1), alpha, model.config.layers)
         if run.loss in ("last", "two-step"):
             x = model.embed(ids)
             for depth in range(1, model.config.layers + 1):
-                x, live = model.deepen(x, live, depth, None if keep is None else keep[:, depth - 1])
-            return nn.functional.cross_entropy(model.exit_logits(x, live, model.config.layers).float(), answer)
-        logits = model(ids, live, keep)
+                x, mask = model.deepen(x, mask, depth, None if keep is None else keep[:, depth - 1])
+            return nn.functional.cross_entropy(model.exit_logits(x, mask, model.config.layers).float(), answer)
+        logits = model(ids, mask, keep)
         exits = logits.shape[1]
         return exits_cross_entropy(logits, answer, weights() if run.loss == "learned" else logits.new_ones(exits))
 
-    def exits_alone(indices: list[int]) -> Tensor:
-        ids, live, answer = batch(indices)
-        logits = model(ids, live)[:, :-1]
+    def early_exits_loss(indices: list[int]) -> Tensor:
+        ids, mask, answer = batch(indices)
+        logits = model(ids, mask)[:, :-1]
         return exits_cross_entropy(logits, answer, logits.new_ones(logits.shape[1]))
 
     run.out.mkdir(parents=True, exist_ok=True)
@@ -146,28 +146,28 @@ def fit(
         run.schedule,
         state_file=run.out / "state.pt",
         extra=tuple(weights.parameters()) if run.loss == "learned" else (),
-        before_step=ramp.at,
+        before_step=ramp.update,
         title="training",
     )
     if run.loss == "two-step":
-        seconds += _second_step(model, lengths, exits_alone, run)
+        seconds += _second_step(model, lengths, early_exits_loss, run)
     model.save_pretrained(run.out)
     shutil.copyfile(tokenizer, run.out / "tokenizer.json")
     return model, reader, seconds
 
 
 class _Ramp:
-    """ACC's share over training: from 1 down to its end in the first part, then constant."""
+    """ACC's alpha over training: falls from 1 to ``end`` over the first ``share`` of it, then stays."""
 
-    def __init__(self, end: float, part: float) -> None:
-        self.end, self.part, self.alpha = end, part, 1.0
+    def __init__(self, end: float, share: float) -> None:
+        self.end, self.share, self.alpha = end, share, 1.0
 
-    def at(self, progress: float) -> None:
-        self.alpha = 1.0 - (1.0 - self.end) * min(1.0, progress / self.part if self.part else 1.0)
+    def update(self, progress: float) -> None:
+        self.alpha = 1.0 - (1.0 - self.end) * min(1.0, progress / self.share if self.share else 1.0)
 
 
 def _second_step(model: ElbertForSequenceClassification, lengths: Sequence[int], loss_of: Any, run: Training) -> float:
-    """The exits' heads on a frozen encoder, as before GEEP."""
+    """Train the early exits' heads on a frozen encoder, as was done before GEEP."""
     schedule = replace(run.schedule, seed=run.schedule.seed + 1)
-    with early_exits_alone(model):
+    with only_early_exits(model):
         return optimise(model, lengths, loss_of, schedule, state_file=run.out / "state-2.pt", title="exits")

@@ -1,6 +1,6 @@
-"""Any file of labelled texts, whatever its format, its columns and what it calls its labels; and how it is split.
+"""Reads any file of labelled texts, with its own format, columns and label names, and splits it.
 
-It knows files and labels; nothing of models, or of what the texts are used for.
+Knows files and labels; must not know models, or what the texts are used for.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from earlybell.inference.training.data import DEV_SEED, DataError, Example, is_set_aside
+from earlybell.inference.training.data import DEV_SEED, DataError, Example, is_held_out
 
-#: More different labels than this are no classes: another column was meant.
-MOST_LABELS = 64
+#: With more distinct labels than this the column is probably not the labels'.
+MAX_LABELS = 64
 _OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeDecodeError, json.JSONDecodeError, csv.Error)
-#: Reviews and articles that were taken from web pages still hold their line breaks.
-_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+#: Texts scraped from web pages still contain their line breaks.
+_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledFile:
-    """A CSV, TSV or JSONL file (plain, or as .gz, .xz or .bz2) and what its columns and labels are called.
+    """A CSV, TSV or JSONL file (plain, .gz, .xz or .bz2), and the names of its columns and labels.
 
     Attributes
     ----------
     label_map
-        Names in the file -> names of the model.
+        The file's label names -> the model's.
     """
 
     path: Path
@@ -44,38 +44,37 @@ class LabelledFile:
     label_map: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, labels: Sequence[str] | None = None) -> list[Example]:
-        """The texts with their labels.
+        """Read the texts with their labels; rows without a text or a label (null) are left out.
 
         Parameters
         ----------
         labels
-            A model's, which a row's label must be one of, whatever its case; a number is an index into them. None:
-            the labels are those that the file has, after ``label_map``.
+            The model's labels. Each row's must be one of them, in any case, or an index into them. None: keep the
+            file's own labels, after ``label_map``.
 
         Raises
         ------
         DataError
-            If the file or a column is missing, it is damaged, or a label is unknown. Rows without a label or a text
-            (null) are left out.
+            If the file or a column is missing, the file is damaged, or a label is unknown.
         """
         if not self.path.is_file():
             raise DataError(f"no file at {self.path}")
         known = None if labels is None else self._known(labels)
-        renamed = {name.lower(): label for name, label in self.label_map.items()}
+        label_names = {name.lower(): label for name, label in self.label_map.items()}
         examples = []
         for number, row in _rows(self.path):
             for column in (self.text_column, self.label_column):
                 if column not in row:
                     columns = ", ".join(str(name) for name in row)
                     raise DataError(f"{self.path}, row {number}: no column {column!r}; it has {columns}")
-            text, given = row[self.text_column], row[self.label_column]
-            if given is None or text is None:
+            text, value = row[self.text_column], row[self.label_column]
+            if value is None or text is None:
                 continue
-            called = str(given).strip()
-            label = renamed.get(called.lower(), called) if known is None else known.get(called.lower())
+            name = str(value).strip()
+            label = label_names.get(name.lower(), name) if known is None else known.get(name.lower())
             if label is None:
-                raise DataError(f"{self.path}, row {number}: label {given!r} is none of {', '.join(labels or ())}")
-            examples.append(Example(_BREAK.sub(" ", str(text)), label, self.path.name))
+                raise DataError(f"{self.path}, row {number}: label {value!r} is not one of {', '.join(labels or ())}")
+            examples.append(Example(_LINE_BREAK.sub(" ", str(text)), label, self.path.name))
         if not examples:
             raise DataError(f"{self.path} has no labelled text")
         return examples
@@ -90,33 +89,33 @@ class LabelledFile:
 
 
 def labels_of(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The labels that occur, sorted: the class order of a model that is fitted on these texts.
+    """Return the labels that occur, sorted: the class order of a model trained on these texts.
 
     Raises
     ------
     DataError
-        If they cannot be classes: a single one, or more than ``MOST_LABELS``.
+        If there is only one, or more than ``MAX_LABELS``.
     """
-    found = sorted({one.label for one in examples})
-    if not 2 <= len(found) <= MOST_LABELS:
-        raise DataError(f"{len(found)} different labels ({', '.join(found[:3])} ...): is it the column of the labels?")
-    return tuple(found)
+    labels = sorted({example.label for example in examples})
+    if not 2 <= len(labels) <= MAX_LABELS:
+        raise DataError(f"{len(labels)} different labels ({', '.join(labels[:3])} ...): is this the label column?")
+    return tuple(labels)
 
 
 def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """What to train on and what to choose on: by a hash of the text, so equal texts fall on the same side."""
-    train = [one for one in examples if not is_set_aside(one.text, DEV_SEED)]
-    dev = [one for one in examples if is_set_aside(one.text, DEV_SEED)]
+    """Split into train and dev by a hash of the text, so that equal texts fall on the same side."""
+    train = [example for example in examples if not is_held_out(example.text, DEV_SEED)]
+    dev = [example for example in examples if is_held_out(example.text, DEV_SEED)]
     if not train or not dev:
-        raise DataError(f"{len(examples)} labelled texts are too few to set a tenth aside")
+        raise DataError(f"{len(examples)} labelled texts are too few to hold out a tenth")
     return train, dev
 
 
-def drawn(examples: Sequence[Example], count: int, seed: int = 1) -> list[Example]:
-    """``count`` of the texts, drawn by ``seed``; 0 or more than there are: all, in their order."""
+def sample(examples: Sequence[Example], count: int, seed: int = 1) -> list[Example]:
+    """Sample ``count`` texts by ``seed``, keeping their order; all of them if ``count`` is 0 or too large."""
     if not 0 < count < len(examples):
         return list(examples)
-    return [examples[place] for place in sorted(random.Random(seed).sample(range(len(examples)), count))]
+    return [examples[index] for index in sorted(random.Random(seed).sample(range(len(examples)), count))]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -134,4 +133,4 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                         raise DataError(f"{path}, line {number}: not a JSON object")
                     yield number, row
     except _DAMAGED as error:
-        raise DataError(f"{path} is neither CSV, TSV nor JSONL in UTF-8, or damaged: {error}") from error
+        raise DataError(f"{path} is not CSV, TSV or JSONL in UTF-8, or is damaged: {error}") from error

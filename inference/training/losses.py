@@ -1,4 +1,4 @@
-"""The losses: how the exits' errors are weighted and what they learn from each other or from a teacher.
+"""Training losses: how the exits are weighted, and what they learn from each other or from a teacher.
 
 Axes: B texts, S exits (in the order of the depths), C classes.
 """
@@ -24,33 +24,33 @@ class ExitWeights(nn.Module):
         self.t = nn.Parameter(torch.full((exits - 1,), 4.0))
 
     def forward(self) -> Tensor:
-        """(S,) weights; they sum to S."""
+        """Return (S,) weights that sum to S."""
         early = torch.sigmoid(self.t)
         return torch.cat([early, (len(self.t) + 1 - early.sum()).reshape(1)])
 
 
 def exits_cross_entropy(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
-    """Sum over exits of w_l CE_l, the mean over texts. ``logits`` (B, S, C), ``truth`` (B,), ``weights`` (S,)."""
+    """Return sum_l w_l CE_l, averaged over texts. ``logits`` (B, S, C), ``truth`` (B,), ``weights`` (S,)."""
     texts, exits, _ = logits.shape
-    each = F.cross_entropy(logits.float().flatten(0, 1), truth.repeat_interleave(exits), reduction="none")
-    return (each.view(texts, exits) * weights).sum(1).mean()
+    losses = F.cross_entropy(logits.float().flatten(0, 1), truth.repeat_interleave(exits), reduction="none")
+    return (losses.view(texts, exits) * weights).sum(1).mean()
 
 
 def distillation(
     logits: Tensor, soft: Tensor, truth: Tensor, weights: Tensor, temperature: float, hard_weight: float
 ) -> Tensor:
-    """Every exit learns from the teacher, and from the label where there is one.
+    """Return the loss by which every exit learns from the teacher, and from the label where there is one.
 
-    Sum over exits of w_l [T^2 KL(soft || softmax(logits_l / T)) + hard_weight CE_l].
+    sum_l w_l [T^2 KL(soft || softmax(logits_l / T)) + hard_weight CE_l], averaged over texts.
 
     Parameters
     ----------
     logits
-        (B, S, C) of the student.
+        (B, S, C), the student's.
     soft
-        (B, C) the teacher's probabilities at temperature T.
+        (B, C), the teacher's probabilities at temperature T.
     truth
-        (B,) labels; -100 where there is none.
+        (B,) labels; -100 where a text has none.
     weights
         (S,).
     """
@@ -65,43 +65,43 @@ def distillation(
     return total
 
 
-def one_step(model: ElbertForSequenceClassification, ids: Tensor, live: Tensor, truth: Tensor) -> Tensor:
-    """GEEP's shared exit loss: teacher and exits in one step (Li et al. 2024, doi 10.1007/s11704-022-2341-9).
+def one_step(model: ElbertForSequenceClassification, ids: Tensor, mask: Tensor, truth: Tensor) -> Tensor:
+    """Return GEEP's shared exit loss, teacher and exits in one step (Li et al. 2024, doi 10.1007/s11704-022-2341-9).
 
-    For each exit k < L: h_k is the output of layers 1..k and z_k = Teacher(Layer_L(h_k)): the last layer and the last
-    depth's head are reused by every sub-network. With z the full network's logits:
+    For each exit k < L, h_k is the output of layers 1..k and z_k = Teacher(Layer_L(h_k)): every sub-network reuses the
+    last layer and the last depth's head. With z the full network's logits, the loss is
     sum_k CE(z_k, y) + sum_{k<L} KL(softmax(z).detach() || Student_k(h_k)); h_k is not detached. k = L is the full
     network's own CE. With one shared layer, Layer_L(h_k) is h_{k+1}, which is computed once.
 
     Returns
     -------
     loss
-        Scalar, the mean over texts.
+        Scalar, averaged over texts.
     """
     last = model.config.layers
     x = model.embed(ids)
-    students = [model.exit_logits(x, live, 0)] if model.config.depth_zero else []
+    students = [model.exit_logits(x, mask, 0)] if model.config.depth_zero else []
     teachers = []
     shared = model.config.groups == 1
     for depth in range(1, last + 1):
-        x, _ = model.deepen(x, live, depth)
+        x, _ = model.deepen(x, mask, depth)
         if shared:
             if depth > 1:
-                teachers.append(model.exit_logits(x, live, last))
+                teachers.append(model.exit_logits(x, mask, last))
         elif depth < last:
-            through, _ = model.deepen(x, live, last)
-            teachers.append(model.exit_logits(through, live, last))
+            through, _ = model.deepen(x, mask, last)
+            teachers.append(model.exit_logits(through, mask, last))
         if depth < last:
-            students.append(model.exit_logits(x, live, depth))
+            students.append(model.exit_logits(x, mask, depth))
     if not shared or last == 1:
-        teachers.append(model.exit_logits(x, live, last))  # the full network
+        teachers.append(model.exit_logits(x, mask, last))  # the full network
     full = teachers[-1].float()
     hard = torch.stack([F.cross_entropy(z.float(), truth) for z in teachers]).sum()
     if shared and last > 1:
-        hard = hard + F.cross_entropy(full, truth)  # k = L - 1 reads the same state as the full network: both count
+        hard = hard + F.cross_entropy(full, truth)  # k = L - 1 reads the same state as the full network; both count
     target = full.softmax(-1).detach()
     soft = (
-        torch.stack([F.kl_div(F.log_softmax(one.float(), -1), target, reduction="batchmean") for one in students]).sum()
+        torch.stack([F.kl_div(F.log_softmax(z.float(), -1), target, reduction="batchmean") for z in students]).sum()
         if students
         else full.new_zeros(())
     )

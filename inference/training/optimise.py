@@ -1,6 +1,6 @@
-"""The one training loop: AdamW, linear decay, mixed precision, clipped gradients, resumable, deterministic by seed.
+"""The training loop: AdamW, linear decay, mixed precision, clipped gradients, resumable, deterministic by seed.
 
-It knows batches of indices and a loss; which texts, which model and which loss are the caller's.
+Knows batches of indices and a loss; must not know which texts, model or loss they are.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from earlybell.inference.training.data import length_sorted_batches
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How weights are fitted."""
+    """How the weights are trained."""
 
     epochs: int = 3
     learning_rate: float = 5e-5
-    head_learning_rate: float = 5e-4  # heads start at random, the encoder does not
-    warm_up: float = 0.06  # share of all steps
+    head_learning_rate: float = 5e-4  # higher: heads start from random weights
+    warm_up: float = 0.06  # as a share of all steps
     weight_decay: float = 0.01
     clip: float = 1.0
     batch_texts: int = 32
     batch_tokens: int = 4_096
-    average: float = 0.0  # decay of an exponential moving average of the weights, which is what is kept; 0: none
+    average: float = 0.0  # decay of the exponential moving average of the weights, which replaces them; 0: none
     seed: int = 1
     device: str = "cpu"
-    precision: str = "bfloat16"  # or float32; weights and optimiser are float32 either way
-    save_every: int = 500  # steps between resumable states
+    precision: str = "bfloat16"  # or float32; weights and optimiser state are float32 either way
+    save_every: int = 500  # steps
 
 
 def optimise(
@@ -53,25 +53,25 @@ def optimise(
     before_step: Callable[[float], None] | None = None,
     title: str = "training",
 ) -> float:
-    """Fit ``model`` in place.
+    """Train ``model`` in place.
 
     Parameters
     ----------
     lengths
-        Tokens of each training text; batches are made of near-equal ones.
+        Tokens of each training text; batches are made of similar lengths.
     loss_of
-        The loss of the texts with these indices, with autocast on.
+        Returns the loss of the texts with these indices; called with autocast on.
     state_file
-        Where the state is kept; if it exists, training goes on from it. It goes when training is done.
+        Resumable state. If it exists, training resumes from it; deleted when training ends.
     extra, extra_learning_rate
-        Further parameters, undecayed: the paper's exit weights.
+        Further parameters, trained without weight decay: the paper's exit weights.
     before_step
-        Told how far training is, 0..1, before each step (to ramp something).
+        Called before each step with the progress of training, 0..1.
 
     Returns
     -------
     seconds
-        Spent in this call.
+        Duration of this call.
     """
     torch.manual_seed(schedule.seed)
     model.to(schedule.device).train()
@@ -86,8 +86,8 @@ def optimise(
     done = 0
     if state_file.is_file():
         done = _resume(state_file, model, optimiser, decay, average, extra)
-    began, running = time.monotonic(), None
-    told = began
+    started, running = time.monotonic(), None
+    reported = started
     with _progress() as bar:
         task = bar.add_task(title, total=total, completed=done, loss="")
         for step in range(done, total):
@@ -104,21 +104,23 @@ def optimise(
             value = loss.item()
             running = value if running is None else 0.98 * running + 0.02 * value
             bar.update(task, advance=1, loss=f"loss {running:.4f}")
-            if not bar.console.is_terminal and time.monotonic() - told > 30:
-                told = time.monotonic()
-                bar.console.print(f"{title}: step {step + 1} of {total}, loss {running:.4f}, {told - began:.0f} s")
+            if not bar.console.is_terminal and time.monotonic() - reported > 30:
+                reported = time.monotonic()
+                bar.console.print(
+                    f"{title}: step {step + 1} of {total}, loss {running:.4f}, {reported - started:.0f} s"
+                )
             if (step + 1) % schedule.save_every == 0 and step + 1 < total:
                 _save(state_file, step + 1, model, optimiser, decay, average, extra)
     if average:
         model.load_state_dict(average)
     state_file.unlink(missing_ok=True)
     model.eval()
-    return time.monotonic() - began
+    return time.monotonic() - started
 
 
 @contextmanager
-def early_exits_alone(model: ElbertForSequenceClassification) -> Iterator[None]:
-    """Meanwhile nothing but the exits before the last is fitted."""
+def only_early_exits(model: ElbertForSequenceClassification) -> Iterator[None]:
+    """Within this context only the exits before the last are trained."""
     last = f"exits.{len(model.exits) - 1}."
     for name, value in model.named_parameters():
         value.requires_grad = name.startswith("exit") and not name.startswith(last)
@@ -129,15 +131,15 @@ def early_exits_alone(model: ElbertForSequenceClassification) -> Iterator[None]:
             value.requires_grad = True
 
 
-def padded(rows: Sequence[NDArray[np.int32]], pad_id: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
-    """Rows of ids -> ``ids, live``, both (B, T) with T the longest row."""
+def pad(rows: Sequence[NDArray[np.int32]], pad_id: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Pad rows of ids to ``ids`` and ``mask``, both (B, T), T the longest row."""
     longest = max(len(row) for row in rows)
     ids = np.full((len(rows), longest), pad_id, np.int64)
     for index, row in enumerate(rows):
         ids[index, : len(row)] = row
     lengths = np.array([len(row) for row in rows])
-    live = np.arange(longest) < lengths[:, None]
-    return torch.from_numpy(ids).to(device), torch.from_numpy(live).to(device)
+    mask = np.arange(longest) < lengths[:, None]
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
 @torch.inference_mode()
@@ -151,18 +153,18 @@ def all_logits(
     keep: Callable[[Tensor], Tensor] | None = None,
     title: str | None = None,
 ) -> NDArray[np.float32]:
-    """(texts, exits, C) logits of every exit, in the order of ``rows``.
+    """Return (texts, exits, C) logits of every exit, in the order of ``rows``.
 
-    ``keep`` gives the tokens to keep per text and depth, (B, L), from the texts' lengths (B,).
+    ``keep`` maps the texts' lengths (B,) to the tokens to keep per text and depth, (B, L).
     """
     model.to(device).eval()
     out = np.empty((len(rows), len(model.config.depths), model.config.classes), np.float32)
     with _progress(disable=title is None) as bar:
         task = bar.add_task(title or "", total=len(rows), loss="")
         for batch in _by_length([len(row) for row in rows], batch_tokens):
-            ids, live = padded([rows[index] for index in batch], model.config.pad_id, device)
+            ids, mask = pad([rows[index] for index in batch], model.config.pad_id, device)
             with torch.autocast(device.split(":", maxsplit=1)[0], torch.bfloat16, precision == "bfloat16"):
-                logits = model(ids, live, None if keep is None else keep(live.sum(1)))
+                logits = model(ids, mask, None if keep is None else keep(mask.sum(1)))
             out[batch] = logits.float().cpu().numpy()
             bar.update(task, advance=len(batch))
     return out
@@ -170,7 +172,7 @@ def all_logits(
 
 def _by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
     batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda one: lengths[one]):
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[index] > tokens:
             yield batch
             batch = []
@@ -235,7 +237,7 @@ def _save(
     }
     unfinished = file.with_suffix(".unfinished")
     torch.save(state, unfinished)
-    unfinished.replace(file)  # a crash in mid-write leaves the older state
+    unfinished.replace(file)  # a crash while writing keeps the older state
 
 
 def _resume(
@@ -256,7 +258,7 @@ def _resume(
         for parameter, stored in zip(extra, state["extra"], strict=True):
             parameter.copy_(stored)
     torch.set_rng_state(state["random"].cpu())
-    torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda_random"]])
+    torch.cuda.set_rng_state_all([generator_state.cpu() for generator_state in state["cuda_random"]])
     return int(state["step"])
 
 

@@ -1,4 +1,4 @@
-"""Drawings of what was measured. They know figures, and nothing of how these came about."""
+"""Plots of measured figures. Must not know how they were measured."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ _SPEEDS = {
 }
 
 
-def draw_comparison(found: Mapping[str, Any], file: Path, title: str) -> None:
-    """Exit curves beside ACC's sweep, from what `comparisons.compare` found, into a PNG, SVG or PDF."""
+def plot_comparison(figures: Mapping[str, Any], file: Path, title: str) -> None:
+    """Plot exit curves beside ACC's sweep, from the figures of `comparisons.compare`, to a PNG, SVG or PDF."""
     pyplot = _pyplot()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    curves: Mapping[str, Sequence[tuple[float, float]]] = found["exit_curves"]
+    curves: Mapping[str, Sequence[tuple[float, float]]] = figures["exit_curves"]
     for name, (label, colour, style) in _EXITS.items():
         depth, accuracy = zip(*_outline(curves[name]), strict=True)
         marker = "." if len(depth) < 30 else None
-        left.plot(depth, [100 * one for one in accuracy], style, color=colour, label=label, marker=marker)
-    best = 100 * max(one for curve in curves.values() for _, one in curve)
-    # The first depths of an encoder may be far below: they would flatten everything that is worth seeing.
+        left.plot(depth, [100 * value for value in accuracy], style, color=colour, label=label, marker=marker)
+    best = 100 * max(accuracy for curve in curves.values() for _, accuracy in curve)
+    # The first depths may be far below the rest and would flatten the part worth seeing.
     left.set_ylim(max(left.get_ylim()[0], best - 15), best + 0.75)
     left.set(xlabel="mean exit depth", ylabel="accuracy, %", title="Exits")
     left.legend(loc="lower right")
-    points = found["pruning"]
+    points = figures["pruning"]
     for name, (label, colour, style) in _SPEEDS.items():
-        speeds = [one[name] for one in points]
-        right.plot(speeds, [100 * one["accuracy"] for one in points], style, color=colour, label=label)
-    for one in points:
-        right.annotate(f"K {one['speed_up']:g}", (one["speed_up_at_median"], 100 * one["accuracy"]),
+        speeds = [point[name] for point in points]
+        right.plot(speeds, [100 * point["accuracy"] for point in points], style, color=colour, label=label)
+    for point in points:
+        right.annotate(f"K {point['speed_up']:g}", (point["speed_up_at_median"], 100 * point["accuracy"]),
                        textcoords="offset points", xytext=(5, 5), fontsize=8, color="tab:cyan")  # fmt: skip
     right.axvline(1.0, color="black", linewidth=0.8, alpha=0.5)
     right.axhline(100 * points[0]["accuracy"] - 0.75, color="black", linewidth=0.8, linestyle=":", alpha=0.6,
@@ -52,15 +52,15 @@ def draw_comparison(found: Mapping[str, Any], file: Path, title: str) -> None:
     pyplot.close(figure)
 
 
-def draw_dial(curve: Sequence[Mapping[str, Any]], file: Path, title: str) -> None:
-    """Accuracy against cost (mean depth as a share of full depth) into a PNG, SVG or PDF."""
+def plot_dial(curve: Sequence[Mapping[str, Any]], file: Path, title: str) -> None:
+    """Plot accuracy against cost (mean depth as a share of full depth) to a PNG, SVG or PDF."""
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    cost = [one["mean_depth"] / one["depth_limit"] for one in curve]
-    axes.plot(cost, [100 * one["accuracy"] for one in curve], marker="o")
-    for one, where in zip(curve, cost, strict=True):
-        if round(one["dial"] * 100) % 25 == 0:
-            axes.annotate(f"dial {one['dial']:.2f}", (where, 100 * one["accuracy"]), textcoords="offset points",
+    costs = [point["mean_depth"] / point["depth_limit"] for point in curve]
+    axes.plot(costs, [100 * point["accuracy"] for point in curve], marker="o")
+    for point, cost in zip(curve, costs, strict=True):
+        if round(point["dial"] * 100) % 25 == 0:
+            axes.annotate(f"dial {point['dial']:.2f}", (cost, 100 * point["accuracy"]), textcoords="offset points",
                           xytext=(4, -10), fontsize=8)  # fmt: skip
     axes.set(xlabel="mean exit depth / full depth", ylabel="accuracy, %", title=title)
     axes.grid(alpha=0.3)
@@ -69,7 +69,7 @@ def draw_dial(curve: Sequence[Mapping[str, Any]], file: Path, title: str) -> Non
 
 
 def _outline(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Ascending, one point a depth: settings that run equally deep are one setting."""
+    """Return the curve in ascending order with one point per depth: settings that run equally deep are one."""
     return sorted(dict(curve).items())
 
 

@@ -1,7 +1,7 @@
-"""What teachers say of texts: their logits, computed once and kept, so that several students can learn from them.
+"""Teachers' logits, computed once and cached, so that several students can learn from them.
 
-On a CPU that has them, the int8 kernels ask the teachers: three times as fast as bfloat16, and what a softened answer
-loses by it is far below what it is off anyway.
+On a CPU with int8 kernels the teachers run in int8: three times as fast as bfloat16, and its error is far below the
+teachers' own once their answers are softened.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from earlybell.inference.precision import int8_kernels
 from earlybell.inference.training.data import hash_file
 from earlybell.inference.training.optimise import all_logits
 
-#: Texts that are labelled between two saves: what an interruption can lose.
+#: Texts per cache file: the most that an interruption can lose.
 SHARD_TEXTS = 50_000
-#: Texts that the int8 kernels take at once, and tokens of a batch.
+#: Texts per call of the int8 kernels, and tokens per batch.
 BATCH_TEXTS, BATCH_TOKENS = 256, 6_144
 
 
 def teacher_logits(
     teacher: Path, texts: Sequence[str], cache: Path, *, device: str = "cpu", precision: str = "bfloat16"
 ) -> NDArray[np.float32]:
-    """(texts, C) logits of a teacher's last exit. Shards that are in ``cache`` already are not computed again."""
+    """Return (texts, C) logits of a teacher's last exit, reusing the shards that are in ``cache``."""
     revision = hash_file(teacher / WEIGHTS_FILE)[:12]
     model, reader, kernels = None, None, None
     shards: list[NDArray[np.float32]] = []

@@ -1,7 +1,7 @@
-"""A smaller vocabulary: the word pieces that headlines use, so that more of a checkpoint's bytes can be layers.
+"""Cuts a vocabulary down to the word pieces that headlines use, leaving more of a checkpoint's bytes to its layers.
 
-Dropping a piece from a word-piece vocabulary needs no retraining of the tokenizer: longest match first falls back to
-shorter pieces, as long as every single character stays.
+A piece can be dropped from a WordPiece vocabulary without retraining the tokenizer: longest-match-first falls back to
+shorter pieces, as long as every single character is kept.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from earlybell.inference.model.tokenizer import Reader
 
 
 def frequent_pieces(reader: Reader, texts: Sequence[str], count: int, always: Sequence[str] = ()) -> list[int]:
-    """The ``count`` pieces to keep, ascending: special ones, single ASCII characters, then the most frequent in texts.
+    """Return the ids of the ``count`` pieces to keep, ascending.
 
-    ``always`` are texts whose pieces count a hundredfold (the labelled ones).
+    Special tokens and single ASCII characters come first, then the most frequent pieces of ``texts``; those of
+    ``always`` (the labelled texts) count a hundredfold.
     """
     vocabulary = reader.tokenizer.get_vocab()
     frequency: NDArray[np.int64] = np.zeros(max(vocabulary.values()) + 1, np.int64)
@@ -39,21 +40,21 @@ def frequent_pieces(reader: Reader, texts: Sequence[str], count: int, always: Se
 
 
 def pruned_tokenizer(tokenizer_file: Path, kept: Sequence[int]) -> Tokenizer:
-    """The tokenizer with these pieces only, renumbered in their order."""
-    described = json.loads(tokenizer_file.read_text(encoding="utf-8"))
-    pieces = {index: piece for piece, index in described["model"]["vocab"].items()}
-    new = {old: place for place, old in enumerate(kept)}
-    described["model"]["vocab"] = {pieces[old]: new[old] for old in kept}
-    for token in described["added_tokens"]:
+    """Return the tokenizer with only these pieces, renumbered in their order."""
+    definition = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    pieces = {index: piece for piece, index in definition["model"]["vocab"].items()}
+    new = {old: index for index, old in enumerate(kept)}
+    definition["model"]["vocab"] = {pieces[old]: new[old] for old in kept}
+    for token in definition["added_tokens"]:
         token["id"] = new[token["id"]]
-    special = (described.get("post_processor") or {}).get("special_tokens", {})
+    special = (definition.get("post_processor") or {}).get("special_tokens", {})
     for token in special.values():
         token["ids"] = [new[old] for old in token["ids"]]
-    return Tokenizer.from_str(json.dumps(described))
+    return Tokenizer.from_str(json.dumps(definition))
 
 
 def prune_embedding(model: ElbertForSequenceClassification, kept: Sequence[int]) -> ElbertForSequenceClassification:
-    """A model with the embeddings of these pieces only, in their order."""
+    """Return the model with the embeddings of only these pieces, in their order."""
     from dataclasses import replace
 
     config = replace(model.config, vocabulary=len(kept), pad_id=list(kept).index(model.config.pad_id))

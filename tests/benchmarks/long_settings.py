@@ -31,7 +31,7 @@ from earlybell.inference.model.checkpoint import TOKENIZER_FILE, Checkpoint
 from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.calibrate import Judgement, fit_temperature, judge
-from earlybell.inference.training.data import DEV_SEED, data_directory, hash_file, is_set_aside
+from earlybell.inference.training.data import DEV_SEED, data_directory, hash_file, is_held_out
 from tests.benchmarks import engine_clock
 from tests.benchmarks.every_exit import every_exit
 
@@ -181,7 +181,7 @@ def read_reviews(part: str) -> Reviews:
     with lzma.open(data_directory() / "long" / f"imdb_{part}.jsonl.xz", "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     found = [(str(row["text"]).replace("<br />", " "), int(row["label"] == "pos")) for row in rows]
-    found = [one for one in found if is_set_aside(one[0], DEV_SEED)] if part == "train" else found[:TEST_TEXTS]
+    found = [one for one in found if is_held_out(one[0], DEV_SEED)] if part == "train" else found[:TEST_TEXTS]
     return Reviews([text for text, _ in found], np.array([label for _, label in found], np.int64))
 
 

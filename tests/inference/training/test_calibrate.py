@@ -16,12 +16,12 @@ from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.calibrate import (
     Budget,
     best_family,
-    budgeted_groups,
     calibrate,
-    calibration_of,
+    calibrate_model,
     count_tokens,
     default_point,
     fit_temperature,
+    judged_sources,
 )
 from earlybell.inference.training.data import LABELS, Example
 
@@ -29,7 +29,7 @@ BUDGET = Budget(name="tiny", precision="float32", max_tokens=128)
 
 
 def sharpened(seed: int, scale: float, texts: int = 4000) -> tuple[np.ndarray, np.ndarray]:
-    """Logits that are ``scale`` times what the labels were drawn from."""
+    """Return logits ``scale`` times those that the labels were drawn from, and the labels."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(texts, 3)) * 1.5
     weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -38,43 +38,41 @@ def sharpened(seed: int, scale: float, texts: int = 4000) -> tuple[np.ndarray, n
 
 
 @pytest.mark.parametrize("scale", [0.4, 1.0, 3.0])
-def test_the_temperature_undoes_what_made_the_answers_too_sure(scale: float) -> None:
+def test_the_fitted_temperature_undoes_the_scale(scale: float) -> None:
     logits, truth = sharpened(1, scale)
     assert fit_temperature(logits, truth) == pytest.approx(scale, rel=0.1)
 
 
-def test_a_window_is_chosen_only_where_it_helps() -> None:
-    """Exits that are sure and wrong until they settle: entropy alone is fooled, agreement is not."""
+def test_a_window_is_chosen_where_it_helps() -> None:
+    """Exits that are confident and wrong until they settle fool entropy alone, but not agreement."""
     generator = np.random.default_rng(0)
     texts, exits = 2000, 8
     truth = generator.integers(0, 3, texts)
-    said = generator.integers(0, 3, (texts, exits))
-    settles = generator.integers(0, 5, texts)
-    said[np.arange(exits) >= settles[:, None]] = np.repeat(truth, exits).reshape(texts, exits)[
-        np.arange(exits) >= settles[:, None]
-    ]
-    sure = np.where(np.eye(3)[said] == 1, 0.9, 0.05).astype(np.float32)
-    assert best_family(sure, truth, first=1).window_rule == "agreement"
+    answers = generator.integers(0, 3, (texts, exits))
+    settled = np.arange(exits) >= generator.integers(0, 5, texts)[:, None]
+    answers = np.where(settled, truth[:, None], answers)
+    confident = np.where(np.eye(3)[answers] == 1, 0.9, 0.05).astype(np.float32)
+    assert best_family(confident, truth, first=1).window_rule == "agreement"
 
 
-def test_the_default_gives_nothing_of_its_budget_away() -> None:
+def test_the_default_uses_its_whole_budget() -> None:
     def setting(cost: float, lost: float, alpha: float = 1.0) -> OperatingPoint:
         return OperatingPoint(math.nan, ExitRule(cost), alpha, 0.9, lost, 6 * cost, cost)
 
     settings = [setting(0.9, 0.0), setting(0.5, 0.004), setting(0.4, 0.006), setting(0.3, 0.005)]
-    found = default_point(settings, 0.005, least=0.2)
-    assert found is not None
-    assert (found.cost, found.dial) == (0.5, 0.62), "0.3 is luck: the slower 0.4 loses more"
-    pruned = default_point([*settings, setting(0.45, 0.001, 0.8)], 0.005, least=0.2)
+    point = default_point(settings, 0.005, min_cost=0.2)
+    assert point is not None
+    assert (point.cost, point.dial) == (0.5, 0.62), "0.3 is luck: the slower 0.4 loses more"
+    pruned = default_point([*settings, setting(0.45, 0.001, 0.8)], 0.005, min_cost=0.2)
     assert pruned is not None
     assert pruned.alpha == 0.8
-    assert default_point([setting(0.9, 0.01)], 0.005, least=0.2) is None
+    assert default_point([setting(0.9, 0.01)], 0.005, min_cost=0.2) is None
 
 
-def test_no_source_pays_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("earlybell.inference.training.calibrate.LEAST_TO_JUDGE", 3)
-    groups = budgeted_groups(["b", "a", "a", "b", "b", "c", "a"])
-    assert [one.tolist() for one in groups] == [[1, 2, 6], [0, 3, 4]], "c has too few to tell"
+def test_each_source_with_enough_texts_is_judged_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("earlybell.inference.training.calibrate.MIN_SOURCE_TEXTS", 3)
+    sources = judged_sources(["b", "a", "a", "b", "b", "c", "a"])
+    assert [texts.tolist() for texts in sources] == [[1, 2, 6], [0, 3, 4]], "c has too few texts"
 
 
 def test_the_token_table_by_hand() -> None:
@@ -83,45 +81,45 @@ def test_the_token_table_by_hand() -> None:
     prior = torch.tensor([0.25, 0.5, 0.25])
     assert torch.allclose(table[5], (torch.tensor([1.0, 1.0, 0.0]) + prior) / 3)
     assert torch.allclose(table[6], (torch.tensor([1.0, 0.0, 0.0]) + prior) / 2)
-    assert torch.allclose(table[1], prior), "an unseen token says what all texts say"
-    assert torch.allclose(table[2], prior), "special tokens say nothing"
+    assert torch.allclose(table[1], prior), "an unseen token gets the prior"
+    assert torch.allclose(table[2], prior), "special tokens are not counted"
     assert torch.allclose(table.sum(1), torch.ones(8))
 
 
 def labelled_by(model: ElbertForSequenceClassification, reader: Reader, texts: list[str]) -> list[Example]:
-    """Examples that full depth gets right three times in four."""
+    """Return examples of which full depth gets three in four right."""
     from earlybell.inference.training.optimise import all_logits
 
     answers = all_logits(model, reader.read(texts), precision="float32")[:, -1].argmax(-1)
     return [
-        Example(text, LABELS[int(answer) if place % 4 else (int(answer) + 1) % 3], "made")
-        for place, (text, answer) in enumerate(zip(texts, answers, strict=True))
+        Example(text, LABELS[int(answer) if index % 4 else (int(answer) + 1) % 3], "made")
+        for index, (text, answer) in enumerate(zip(texts, answers, strict=True))
     ]
 
 
-def test_a_calibration_keeps_its_promises(
+def test_a_calibration_stays_within_its_budget(
     tiny_model: ElbertForSequenceClassification, tokenizer_file: Path, texts: list[str]
 ) -> None:
     reader = Reader.open(tokenizer_file, 128)
     dev = labelled_by(tiny_model, reader, texts)
     budget = replace(BUDGET, alphas=(1.0, 0.8))
-    calibration, found = calibration_of(tiny_model, reader, dev, texts, budget)
+    calibration, record = calibrate_model(tiny_model, reader, dev, texts, budget)
     assert calibration.curve[0].rule == ExitRule()
     steps = {round(step / 20, 2) for step in range(21)}
     assert {point.dial for point in calibration.curve} == steps | {calibration.default_dial}
     assert all(point.accuracy_lost <= 0.03 for point in calibration.curve)
     costs = [point.cost for point in calibration.curve]
-    wanted = [1.0 - point.dial * (1.0 - min(costs)) for point in calibration.curve]
-    assert all(cost <= most + 1e-6 for cost, most in zip(costs, wanted, strict=True))
+    max_costs = [1.0 - point.dial * (1.0 - min(costs)) for point in calibration.curve]
+    assert all(cost <= limit + 1e-6 for cost, limit in zip(costs, max_costs, strict=True))
     assert calibration.point(calibration.default_dial).accuracy_lost <= 0.005
     slower = [point for point in calibration.curve if point.dial <= calibration.default_dial]
     assert all(point.accuracy_lost <= 0.005 for point in slower)
-    assert found["full_depth_accuracy"] == pytest.approx(1 - math.ceil(len(dev) / 4) / len(dev), abs=1e-3)
+    assert record["full_depth_accuracy"] == pytest.approx(1 - math.ceil(len(dev) / 4) / len(dev), abs=1e-3)
     assert calibration.token_table is not None
     assert calibration.token_table.shape == (64, 5)
 
 
-def test_without_windows_the_exit_is_by_entropy_alone(
+def test_without_windows_texts_exit_by_entropy_alone(
     tiny_model: ElbertForSequenceClassification,
     tokenizer_file: Path,
     texts: list[str],
@@ -134,14 +132,14 @@ def test_without_windows_the_exit_is_by_entropy_alone(
     dev = labelled_by(tiny_model, reader, texts)
 
     def rules(windows: bool) -> set[str]:
-        found, _ = calibration_of(tiny_model, reader, dev, [], replace(BUDGET, windows=windows))
-        return {point.rule.window_rule for point in found.curve[1:]}
+        calibration, _ = calibrate_model(tiny_model, reader, dev, [], replace(BUDGET, windows=windows))
+        return {point.rule.window_rule for point in calibration.curve[1:]}
 
     assert rules(windows=True) == {"agreement"}
     assert rules(windows=False) == {"off"}
 
 
-def test_calibrating_makes_a_checkpoint_and_another_dev_set_another_revision(
+def test_calibrate_seals_a_checkpoint_whose_revision_depends_on_the_dev_set(
     tiny_model: ElbertForSequenceClassification,
     tiny_calibration: Calibration,
     tokenizer_file: Path,

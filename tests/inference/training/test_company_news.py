@@ -11,31 +11,31 @@ from earlybell.inference.training.company_news import announcements
 from earlybell.inference.training.data import LABELS, text_key
 from earlybell.inference.training.optimise import all_logits
 
-BY_HAND = Path(__file__).with_name("company_news.jsonl")
+HANDWRITTEN = Path(__file__).with_name("company_news.jsonl")
 
 
-def by_hand() -> list[dict[str, str]]:
-    return [json.loads(line) for line in BY_HAND.read_text(encoding="utf-8").splitlines()]
+def handwritten() -> list[dict[str, str]]:
+    return [json.loads(line) for line in HANDWRITTEN.read_text(encoding="utf-8").splitlines()]
 
 
-def test_announcements_are_many_balanced_and_the_same_by_seed() -> None:
-    made = announcements(3000, 1)
-    assert Counter(one.label for one in made) == dict.fromkeys(LABELS, 1000)
-    assert len({one.text for one in made}) > 2400
-    assert announcements(3000, 1) == made
-    assert announcements(3000, 2) != made
-    assert all("{" not in one.text and one.text[0].isupper() for one in made)
+def test_announcements_are_varied_balanced_and_deterministic() -> None:
+    examples = announcements(3000, 1)
+    assert Counter(example.label for example in examples) == dict.fromkeys(LABELS, 1000)
+    assert len({example.text for example in examples}) > 2400
+    assert announcements(3000, 1) == examples
+    assert announcements(3000, 2) != examples
+    assert all("{" not in example.text and example.text[0].isupper() for example in examples)
 
 
-def test_none_of_what_they_are_judged_on_is_among_them() -> None:
-    made = {text_key(one.text) for one in announcements(20_000, 1) + announcements(20_000, 2)}
-    assert not made & {text_key(row["text"]) for row in by_hand()}
+def test_no_handwritten_sentence_is_generated() -> None:
+    generated = {text_key(example.text) for example in announcements(20_000, 1) + announcements(20_000, 2)}
+    assert not generated & {text_key(row["text"]) for row in handwritten()}
 
 
 def test_the_shipped_model_reads_formal_news() -> None:
-    """It called more than half of the good and bad news neutral before it had read such sentences (.56)."""
+    """Before it was trained on such sentences its accuracy was .56: it called most of them neutral."""
     checkpoint = load(SHIPPED)
-    rows = by_hand()
+    rows = handwritten()
     truth = np.array([LABELS.index(row["label"]) for row in rows])
     answers = all_logits(checkpoint.model, checkpoint.reader.read([row["text"] for row in rows]))[:, -1].argmax(-1)
     assert np.mean(answers == truth) >= 0.75

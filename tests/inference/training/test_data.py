@@ -14,9 +14,9 @@ from earlybell.inference.training.data import (
     REPORT_SEED,
     DataError,
     data_directory,
-    is_set_aside,
+    held_out_part,
+    is_held_out,
     length_sorted_batches,
-    part_of_corpus,
     read_corpus,
     read_unlabelled,
     text_key,
@@ -44,54 +44,54 @@ def corpus_directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_nothing_reported_or_chosen_on_is_trained_on(corpus_directory: Path) -> None:
+def test_report_and_dev_texts_are_not_trained_on(corpus_directory: Path) -> None:
     corpus = read_corpus(corpus_directory)
-    train, dev = ({text_key(one.text) for one in part} for part in (corpus.train, corpus.dev))
-    reported = {text_key(one.text) for part in corpus.report.values() for one in part}
+    train, dev = ({text_key(example.text) for example in part} for part in (corpus.train, corpus.dev))
+    reported = {text_key(example.text) for part in corpus.report.values() for example in part}
     assert not train & dev
     assert not (train | dev) & reported
-    assert text_key("tweet 7") in reported, "the same text but for its link, case and marks"
-    assert all(is_set_aside(one.text, REPORT_SEED) for one in corpus.report["sentfin_report"])
+    assert text_key("tweet 7") in reported, "equal but for its URL, case and punctuation"
+    assert all(is_held_out(example.text, REPORT_SEED) for example in corpus.report["sentfin_report"])
     assert 10 < len(corpus.report["sentfin_report"]) < 50
-    assert {one.source for one in corpus.train} == {"tfns", "sentfin", "finentity"}
-    assert sum(one.source == "finentity" for one in corpus.train + corpus.dev) == 20, "texts whose entities agree"
+    assert {example.source for example in corpus.train} == {"tfns", "sentfin", "finentity"}
+    assert sum(example.source == "finentity" for example in corpus.train + corpus.dev) == 20, "entities agree"
     assert set(corpus.hashes) == {"tfns_train.jsonl", "tfns_validation.jsonl", "sentfin_train.jsonl", "finentity.jsonl"}
 
 
-def test_parts_of_the_corpus_are_what_was_not_trained_on(corpus_directory: Path) -> None:
+def test_held_out_parts_were_not_trained_on(corpus_directory: Path) -> None:
     corpus = read_corpus(corpus_directory)
-    assert part_of_corpus(corpus_directory, "sentfin_report") == (list(corpus.report["sentfin_report"]), [])
-    dev, further = part_of_corpus(corpus_directory, "finentity_unseen")
-    assert dev == [one for one in corpus.dev if one.source == "finentity"]
-    assert sorted(further) == sorted(f"entity {n}" for n in range(1, 40, 2)), "texts whose entities disagree"
-    with pytest.raises(DataError, match="it is one of tfns_validation, sentfin_report, finentity_unseen"):
-        part_of_corpus(corpus_directory, "tfns")
+    assert held_out_part(corpus_directory, "sentfin_report") == (list(corpus.report["sentfin_report"]), [])
+    dev, unlabelled = held_out_part(corpus_directory, "finentity_unseen")
+    assert dev == [example for example in corpus.dev if example.source == "finentity"]
+    assert sorted(unlabelled) == sorted(f"entity {n}" for n in range(1, 40, 2)), "texts whose entities disagree"
+    with pytest.raises(DataError, match="choose one of tfns_validation, sentfin_report, finentity_unseen"):
+        held_out_part(corpus_directory, "tfns")
 
 
-def test_the_split_does_not_move_with_the_files_order(corpus_directory: Path) -> None:
-    before = {one.text for one in read_corpus(corpus_directory).dev}
+def test_the_split_does_not_depend_on_the_order_of_a_file(corpus_directory: Path) -> None:
+    before = {example.text for example in read_corpus(corpus_directory).dev}
     file = corpus_directory / "sentiment" / "tfns_train.jsonl"
     lines = file.read_text().splitlines()
     random.Random(1).shuffle(lines)
     file.write_text("\n".join(lines))
-    assert {one.text for one in read_corpus(corpus_directory).dev} == before
+    assert {example.text for example in read_corpus(corpus_directory).dev} == before
 
 
-def test_unlabelled_texts_are_drawn_by_seed_and_leave_out_what_is_reported(corpus_directory: Path) -> None:
+def test_unlabelled_texts_are_sampled_by_seed_without_reported_ones(corpus_directory: Path) -> None:
     file = corpus_directory / "unlabelled.txt.xz"
     corpus = read_corpus(corpus_directory)
-    reported = [one for part in corpus.report.values() for one in part]
-    everything = read_unlabelled(file, 1_000, 1, reported)
-    assert len(everything) == 100
-    assert "tweet 7" not in everything
-    assert read_unlabelled(file, 10, 1, reported) == everything[:10]
-    assert read_unlabelled(file, 10, 2, reported) != everything[:10]
+    reported = [example for part in corpus.report.values() for example in part]
+    texts = read_unlabelled(file, 1_000, 1, reported)
+    assert len(texts) == 100
+    assert "tweet 7" not in texts
+    assert read_unlabelled(file, 10, 1, reported) == texts[:10]
+    assert read_unlabelled(file, 10, 2, reported) != texts[:10]
 
 
 @given(text=st.text(max_size=40))
-def test_links_case_and_marks_do_not_make_another_text(text: str) -> None:
+def test_urls_case_and_punctuation_do_not_make_another_text(text: str) -> None:
     assert text_key(text.lower() + " https://t.co/x !!") == text_key(text.lower())
-    assert is_set_aside(text, DEV_SEED) == is_set_aside(text + " ...", DEV_SEED)
+    assert is_held_out(text, DEV_SEED) == is_held_out(text + " ...", DEV_SEED)
 
 
 @given(lengths=st.lists(st.integers(2, 60), min_size=1, max_size=200), tokens=st.integers(60, 500))
@@ -103,7 +103,7 @@ def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], toke
         assert max(lengths[index] for index in batch) * len(batch) <= tokens
 
 
-def test_missing_data_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_data_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="no data at"):
         read_corpus(tmp_path)
     with pytest.raises(DataError, match="no unlabelled"):

@@ -1,4 +1,4 @@
-"""Distillation end to end on a made-up corpus: labels are kept, the vocabulary shrinks, the student learns."""
+"""Distillation end to end on a toy corpus: labels are cached, the vocabulary shrinks, the student learns."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from earlybell.inference.training.measures import softmax
 from earlybell.inference.training.optimise import Schedule, all_logits
 from earlybell.inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
 
-SAYS = {"negative": "fall", "neutral": "steady", "positive": "soars"}
-FILL = ["acme", "profit", "sales", "shares", "loss", "cuts", "a", "b", "c", "d"]
+KEYWORDS = {"negative": "fall", "neutral": "steady", "positive": "soars"}
+FILLER = ["acme", "profit", "sales", "shares", "loss", "cuts", "a", "b", "c", "d"]
 SCHEDULE = Schedule(epochs=6, learning_rate=5e-3, head_learning_rate=1e-2, batch_texts=8, precision="float32")
 
 
 def sentences(count: int, seed: int) -> list[Example]:
     generator = random.Random(seed)
-    made = []
+    examples = []
     for _ in range(count):
         label = generator.choice(LABELS)
-        words = [*generator.choices(FILL, k=generator.randint(2, 7)), SAYS[label]]
+        words = [*generator.choices(FILLER, k=generator.randint(2, 7)), KEYWORDS[label]]
         generator.shuffle(words)
-        made.append(Example(" ".join(words), label, "made"))
-    return made
+        examples.append(Example(" ".join(words), label, "test"))
+    return examples
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +46,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "sentiment").mkdir()
 
     def write(name: str, examples: list[Example]) -> None:
-        rows = [json.dumps({"text": one.text, "label": one.label}) for one in examples]
+        rows = [json.dumps({"text": example.text, "label": example.label}) for example in examples]
         (directory / "sentiment" / name).write_text("\n".join(rows))
 
     write("tfns_train.jsonl", sentences(150, 1))
     write("tfns_validation.jsonl", sentences(60, 2))
     write("sentfin_train.jsonl", sentences(60, 3))
-    entity = [{"content": one.text, "annotations": [{"label": one.label.title()}]} for one in sentences(20, 4)]
-    (directory / "sentiment" / "finentity.jsonl").write_text("\n".join(map(json.dumps, entity)))
+    entities = [
+        {"content": example.text, "annotations": [{"label": example.label.title()}]} for example in sentences(20, 4)
+    ]
+    (directory / "sentiment" / "finentity.jsonl").write_text("\n".join(map(json.dumps, entities)))
     with lzma.open(directory / "unlabelled_headlines.txt.xz", "wt") as file:
-        file.write("\n".join(dict.fromkeys(one.text for one in sentences(300, 5))))
+        file.write("\n".join(dict.fromkeys(example.text for example in sentences(300, 5))))
     return directory
 
 
@@ -66,7 +68,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> P
     config = Config(vocabulary=64, embedding=16, hidden=16, heads=2, feed_forward=32, layers=3, groups=3, positions=64)
     ElbertForSequenceClassification(config).save_pretrained(directory)
     (directory / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
-    run = Training(data=directory, out=directory.with_name("taught"), start=str(directory), schedule=SCHEDULE)
+    run = Training(data=directory, out=directory.with_name("teacher"), start=str(directory), schedule=SCHEDULE)
     fit(run, sentences(200, 9), LABELS)
     return run.out
 
@@ -84,13 +86,13 @@ def test_a_student_learns_from_its_teacher(corpus: Path, teacher: Path, tmp_path
     assert (student.config.groups, student.config.vocabulary) == (1, 46)
     record = json.loads((run.out / "training.json").read_text())
     assert record["figures"] == json.loads(json.dumps(figures))
-    assert record["configuration"]["teachers"] == [teacher.name], "no path of this machine"
+    assert record["configuration"]["teachers"] == [teacher.name], "no directories of this machine"
     assert set(record["data_sha256"]) >= {"tfns_train.jsonl", "unlabelled_headlines.txt.xz"}
     again = distil(replace(run, out=tmp_path / "again"))
     assert {**again, "seconds": 0} == {**figures, "seconds": 0}
 
 
-def test_exits_alone_learn_what_their_own_model_says_at_its_end(corpus: Path, teacher: Path, tmp_path: Path) -> None:
+def test_with_exits_only_early_exits_learn_the_last_exits_answers(corpus: Path, teacher: Path, tmp_path: Path) -> None:
     changes = {"labels": LABELS, "depth_zero": False}
     start = ElbertForSequenceClassification.from_pretrained(teacher, **changes)
     for exit_ in start.exits[:-1]:
@@ -103,43 +105,41 @@ def test_exits_alone_learn_what_their_own_model_says_at_its_end(corpus: Path, te
         schedule=SCHEDULE,
     )  # fmt: skip
     distil(run)
-    taught = ElbertForSequenceClassification.from_pretrained(run.out)
-    before, after = start.state_dict(), taught.state_dict()
+    trained = ElbertForSequenceClassification.from_pretrained(run.out)
+    before, after = start.state_dict(), trained.state_dict()
     early = {name for name in before if name.startswith(("exits.0.", "exits.1."))}
     assert early == {name for name in before if not torch.equal(before[name], after[name])}
-    rows = Reader.open(run.out / "tokenizer.json", 64).read([one.text for one in sentences(100, 8)])
-    said = all_logits(taught, rows, precision="float32").argmax(-1)
-    assert (said[:, :-1] == said[:, -1:]).mean(0).min() > 0.8
+    rows = Reader.open(run.out / "tokenizer.json", 64).read([example.text for example in sentences(100, 8)])
+    answers = all_logits(trained, rows, precision="float32").argmax(-1)
+    assert (answers[:, :-1] == answers[:, -1:]).mean(0).min() > 0.8
     with pytest.raises(CheckpointError, match="fine-tuned"):
         distil(replace(run, changes={"head_hidden": 8}, out=tmp_path / "never"))
 
 
-def test_a_teachers_labels_are_computed_once(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [one.text for one in sentences(25, 6)]
+def test_a_teachers_logits_are_computed_once(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [example.text for example in sentences(25, 6)]
     monkeypatch.setattr(teaching, "SHARD_TEXTS", 10)
     first = teaching.teacher_logits(teacher, texts, tmp_path, precision="float32")
     assert first.shape == (25, 3)
     assert len(list(tmp_path.glob("*.npy"))) == 3
-    monkeypatch.setattr(teaching, "ElbertForSequenceClassification", None)  # computing again would fail
+    monkeypatch.setattr(teaching, "ElbertForSequenceClassification", None)  # computing them again would fail
     assert np.array_equal(teaching.teacher_logits(teacher, texts, tmp_path), first)
     with pytest.raises(AttributeError):
         teaching.teacher_logits(teacher, ["another text"], tmp_path)
 
 
-def test_quantised_teachers_say_what_they_say_in_full(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_int8_teachers_answer_as_in_float32(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if build.library() is None:
         pytest.skip("no C compiler here")
-    texts = [one.text for one in sentences(200, 7)]
-    quick = teaching.teacher_logits(teacher, texts, tmp_path / "int8", precision="float32")
+    texts = [example.text for example in sentences(200, 7)]
+    int8 = teaching.teacher_logits(teacher, texts, tmp_path / "int8", precision="float32")
     monkeypatch.setattr(teaching, "int8_kernels", lambda config: None)
-    full = teaching.teacher_logits(teacher, texts, tmp_path / "float32", precision="float32")
-    assert not np.array_equal(quick, full)
-    assert np.abs(softmax(quick / 2) - softmax(full / 2)).max() < 0.05
+    float32 = teaching.teacher_logits(teacher, texts, tmp_path / "float32", precision="float32")
+    assert not np.array_equal(int8, float32)
+    assert np.abs(softmax(int8 / 2) - softmax(float32 / 2)).max() < 0.05
 
 
-def test_a_smaller_vocabulary_reads_what_is_frequent_alike(
+def test_a_smaller_vocabulary_reads_frequent_words_alike(
     tokenizer_file: Path, tiny_model: ElbertForSequenceClassification
 ) -> None:
     reader = Reader.open(tokenizer_file, 64)
@@ -148,20 +148,20 @@ def test_a_smaller_vocabulary_reads_what_is_frequent_alike(
     assert kept == sorted(kept)
     smaller = Reader.of(pruned_tokenizer(tokenizer_file, kept), 64)
     for before, after in zip(reader.read(texts), smaller.read(texts), strict=True):
-        assert [kept[one] for one in after] == before.tolist()
-    # A piece that was dropped falls back to shorter ones, down to single characters.
+        assert [kept[token] for token in after] == before.tolist()
+    # A dropped piece falls back to shorter ones, down to single characters.
     (ids,) = smaller.read(["record"])
-    assert [smaller.tokenizer.id_to_token(int(one)) for one in ids] != ["[CLS]", "record", "[SEP]"]
+    assert [smaller.tokenizer.id_to_token(int(token)) for token in ids] != ["[CLS]", "record", "[SEP]"]
     pruned = prune_embedding(tiny_model, kept).eval()
     with torch.inference_mode():
         for before, after in zip(reader.read(texts), smaller.read(texts), strict=True):
-            live = torch.ones(1, len(before), dtype=torch.bool)
-            old = tiny_model(torch.from_numpy(before)[None].long(), live)
-            assert torch.equal(old, pruned(torch.from_numpy(after)[None].long(), live))
+            mask = torch.ones(1, len(before), dtype=torch.bool)
+            old = tiny_model(torch.from_numpy(before)[None].long(), mask)
+            assert torch.equal(old, pruned(torch.from_numpy(after)[None].long(), mask))
 
 
-def test_logits_do_not_hang_on_the_batch(teacher: Path) -> None:
+def test_logits_do_not_depend_on_the_batch(teacher: Path) -> None:
     model = ElbertForSequenceClassification.from_pretrained(teacher)
-    rows = Reader.open(teacher / "tokenizer.json", 64).read([one.text for one in sentences(40, 7)])
-    few = all_logits(model, rows, precision="float32", batch_tokens=12)
-    assert np.allclose(few, all_logits(model, rows, precision="float32"), atol=1e-5)
+    rows = Reader.open(teacher / "tokenizer.json", 64).read([example.text for example in sentences(40, 7)])
+    small_batches = all_logits(model, rows, precision="float32", batch_tokens=12)
+    assert np.allclose(small_batches, all_logits(model, rows, precision="float32"), atol=1e-5)

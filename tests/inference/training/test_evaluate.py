@@ -17,42 +17,42 @@ LABELS = ("negative", "neutral", "positive")
 @pytest.fixture
 def labelled(tmp_path: Path, texts: list[str]) -> Path:
     file = tmp_path / "labelled.jsonl"
-    rows = [{"text": text, "label": LABELS[place % 3]} for place, text in enumerate(texts)]
+    rows = [{"text": text, "label": LABELS[index % 3]} for index, text in enumerate(texts)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
 
 
-def test_the_figures_fit_together(tiny_checkpoint: Path, labelled: Path, texts: list[str]) -> None:
+def test_the_figures_are_consistent(tiny_checkpoint: Path, labelled: Path, texts: list[str]) -> None:
     examples = LabelledFile(path=labelled).read(LABELS)
-    found = evaluate(examples, checkpoint=tiny_checkpoint, dial=1.0, precision="float32", window_texts=50)
-    table = found["confusion"]
-    assert found["n"] == len(texts) == sum(map(sum, table)) == sum(found["depths"].values())
-    assert found["accuracy"] == pytest.approx(sum(table[one][one] for one in range(3)) / len(texts), abs=1e-5)
-    mean = sum(int(depth) * count for depth, count in found["depths"].items()) / len(texts)
-    assert found["mean_depth"] == pytest.approx(mean, abs=1e-4)
-    assert 0 < found["tokens_kept"] < 1
-    assert 0 <= found["ece"] <= 1
-    assert found["texts_per_second"] > 0
+    figures = evaluate(examples, checkpoint=tiny_checkpoint, dial=1.0, precision="float32", window_texts=50)
+    table = figures["confusion"]
+    assert figures["n"] == len(texts) == sum(map(sum, table)) == sum(figures["depths"].values())
+    assert figures["accuracy"] == pytest.approx(sum(table[label][label] for label in range(3)) / len(texts), abs=1e-5)
+    mean = sum(int(depth) * count for depth, count in figures["depths"].items()) / len(texts)
+    assert figures["mean_depth"] == pytest.approx(mean, abs=1e-4)
+    assert 0 < figures["tokens_kept"] < 1
+    assert 0 <= figures["ece"] <= 1
+    assert figures["texts_per_second"] > 0
 
 
-def test_the_curve_has_every_setting(tiny_checkpoint: Path, labelled: Path) -> None:
+def test_the_curve_has_every_setting_of_the_dial(tiny_checkpoint: Path, labelled: Path) -> None:
     curve = evaluate_curve(LabelledFile(path=labelled).read(LABELS), checkpoint=tiny_checkpoint, precision="float32")
-    assert [one["dial"] for one in curve] == [0.0, 0.5, 0.75, 1.0]
+    assert [point["dial"] for point in curve] == [0.0, 0.5, 0.75, 1.0]
     assert curve[0]["mean_depth"] == 4
 
 
-def test_the_command_prints_one_json_object_and_draws(tiny_checkpoint: Path, labelled: Path, tmp_path: Path) -> None:
-    drawing = tmp_path / "curve.png"
-    done = CliRunner().invoke(
-        app, ["evaluate", str(labelled), "--checkpoint", str(tiny_checkpoint), "--json", "--plot", str(drawing)]
+def test_the_command_prints_one_json_object_and_plots(tiny_checkpoint: Path, labelled: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "curve.png"
+    result = CliRunner().invoke(
+        app, ["evaluate", str(labelled), "--checkpoint", str(tiny_checkpoint), "--json", "--plot", str(plot)]
     )
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    wanted = ("accuracy", "macro_f1", "ece", "mean_depth", "depths", "tokens_kept", "n", "texts_per_second",
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    names = ("accuracy", "macro_f1", "ece", "mean_depth", "depths", "tokens_kept", "n", "texts_per_second",
               "confusion", "model_revision")  # fmt: skip
-    assert set(wanted) <= set(found)
-    assert len(found["curve"]) == 4
-    assert drawing.read_bytes().startswith(b"\x89PNG")
+    assert set(names) <= set(figures)
+    assert len(figures["curve"]) == 4
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_bad_input_is_one_line_and_exit_code_2(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    stands_for = {"DATA": str(labelled), "CHECKPOINT": str(tiny_checkpoint)}
-    given = [stands_for.get(one, one) for one in arguments]
-    if given[0] == "evaluate" and "--checkpoint" not in given:
-        given += ["--checkpoint", str(tiny_checkpoint)]
-    assert execute(given) == 2
-    said = capfd.readouterr().err
-    assert said.startswith("earlybell: ")
-    assert len(said.strip().splitlines()) == 1
+    placeholders = {"DATA": str(labelled), "CHECKPOINT": str(tiny_checkpoint)}
+    command = [placeholders.get(argument, argument) for argument in arguments]
+    if command[0] == "evaluate" and "--checkpoint" not in command:
+        command += ["--checkpoint", str(tiny_checkpoint)]
+    assert execute(command) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("earlybell: ")
+    assert len(error.strip().splitlines()) == 1

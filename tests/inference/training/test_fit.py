@@ -1,4 +1,4 @@
-"""Fitting: on a made-up language in seconds, and on a slice of the real data with the real backbone."""
+"""Training: on a toy language in seconds, and on a slice of the real data with the real backbone."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from earlybell.inference.training.data import (
     DataError,
     Example,
     data_directory,
-    is_set_aside,
+    is_held_out,
     read_corpus,
 )
 from earlybell.inference.training.fit import Training, fit
 from earlybell.inference.training.optimise import Schedule, all_logits
 
-SAYS = {"negative": ["fall", "cuts", "loss"], "neutral": ["steady", "outlook", "shares"],
-        "positive": ["soars", "rise", "record"]}  # fmt: skip
+KEYWORDS = {"negative": ["fall", "cuts", "loss"], "neutral": ["steady", "outlook", "shares"],
+            "positive": ["soars", "rise", "record"]}  # fmt: skip
 SCHEDULE = Schedule(epochs=6, learning_rate=5e-3, head_learning_rate=1e-2, batch_texts=8, precision="float32")
 
 
@@ -49,20 +49,20 @@ def start(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> Pat
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
     generator = random.Random(3)
-    fill = ["acme", "profit", "sales", "a", "b", "c"]
-    made = []
+    filler = ["acme", "profit", "sales", "a", "b", "c"]
+    examples = []
     for _ in range(240):
         label = generator.choice(LABELS)
-        words = [*generator.choices(fill, k=generator.randint(2, 9)), generator.choice(SAYS[label])]
+        words = [*generator.choices(filler, k=generator.randint(2, 9)), generator.choice(KEYWORDS[label])]
         generator.shuffle(words)
-        made.append(Example(" ".join(words), label, "made"))
-    return made
+        examples.append(Example(" ".join(words), label, "test"))
+    return examples
 
 
-def right(model: ElbertForSequenceClassification, reader: object, examples: list[Example]) -> list[float]:
-    rows = reader.read([one.text for one in examples])  # type: ignore[attr-defined]
+def accuracies(model: ElbertForSequenceClassification, reader: object, examples: list[Example]) -> list[float]:
+    rows = reader.read([example.text for example in examples])  # type: ignore[attr-defined]
     answers = all_logits(model, rows, precision="float32").argmax(-1)
-    truth = np.array([LABELS.index(one.label) for one in examples])
+    truth = np.array([LABELS.index(example.label) for example in examples])
     return [float(np.mean(answers[:, exit_] == truth)) for exit_ in range(answers.shape[1])]
 
 
@@ -70,20 +70,20 @@ def right(model: ElbertForSequenceClassification, reader: object, examples: list
 def test_every_loss_learns(tmp_path: Path, start: Path, examples: list[Example], loss: str) -> None:
     run = Training(data=tmp_path, out=tmp_path / loss, start=str(start), loss=loss, schedule=SCHEDULE)  # type: ignore[arg-type]
     model, reader, _ = fit(run, examples[:200], LABELS)
-    found = right(model, reader, examples[200:])
-    assert found[-1] > 0.8
+    by_exit = accuracies(model, reader, examples[200:])
+    assert by_exit[-1] > 0.8
     if loss != "last":
-        assert min(found) > 0.6, "every exit learns"
+        assert min(by_exit) > 0.6, "every exit learns"
     assert not model.training
     assert (tmp_path / loss / "tokenizer.json").is_file()
     assert all(value.requires_grad for value in model.parameters())
 
 
-def test_with_pruning_on_it_learns_too(tmp_path: Path, start: Path, examples: list[Example]) -> None:
+def test_it_learns_with_pruning_on(tmp_path: Path, start: Path, examples: list[Example]) -> None:
     schedule = replace(SCHEDULE, epochs=10)
     run = Training(data=tmp_path, out=tmp_path / "p", start=str(start), loss="equal", alpha=0.85, schedule=schedule)
     model, reader, _ = fit(run, examples[:200], LABELS)
-    assert right(model, reader, examples[200:])[-1] > 0.7
+    assert accuracies(model, reader, examples[200:])[-1] > 0.7
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path, start: Path, examples: list[Example]) -> None:
@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path, start: Path, examp
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
+def test_an_interrupted_run_resumes_to_the_same_weights(
     tmp_path: Path, start: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule = replace(SCHEDULE, epochs=2, average=0.9, save_every=7)
@@ -108,10 +108,10 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
         changes = {"dropout": 0.1}
         return Training(data=tmp_path, out=tmp_path / name, start=str(start), changes=changes, schedule=schedule)
 
-    whole = fit(run("whole"), examples, LABELS)[0].state_dict()
+    uninterrupted = fit(run("uninterrupted"), examples, LABELS)[0].state_dict()
     step, calls = torch.optim.AdamW.step, 0
 
-    def power_cut(*args: object, **kwargs: object) -> object:
+    def interrupted_step(*args: object, **kwargs: object) -> object:
         nonlocal calls
         calls += 1
         if calls == 18:
@@ -119,36 +119,36 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(
         return step(*args, **kwargs)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.AdamW, "step", power_cut)
+        patched.setattr(torch.optim.AdamW, "step", interrupted_step)
         with pytest.raises(KeyboardInterrupt):
-            fit(run("cut"), examples, LABELS)
-    assert (tmp_path / "cut" / "state.pt").is_file()
-    resumed = fit(run("cut"), examples, LABELS)[0].state_dict()
-    assert not (tmp_path / "cut" / "state.pt").exists()
-    for name, value in whole.items():
+            fit(run("interrupted"), examples, LABELS)
+    assert (tmp_path / "interrupted" / "state.pt").is_file()
+    resumed = fit(run("interrupted"), examples, LABELS)[0].state_dict()
+    assert not (tmp_path / "interrupted" / "state.pt").exists()
+    for name, value in uninterrupted.items():
         assert torch.equal(value, resumed[name]), name
 
 
-def test_any_labelled_file_trains_calibrates_and_is_compared(
+def test_train_calibrate_and_compare_take_any_labelled_file(
     tmp_path: Path, start: Path, examples: list[Example]
 ) -> None:
-    """By the commands alone, with the file's own names for its labels."""
+    """By the commands alone, with the file's own label names."""
 
     def run(*arguments: object) -> dict[str, Any]:
-        done = CliRunner().invoke(app, [str(one) for one in arguments])
-        assert done.exit_code == 0, done.output
-        return dict(json.loads(done.stdout[done.stdout.index("{") :]))
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+        return dict(json.loads(result.stdout[result.stdout.index("{") :]))
 
     file, out = tmp_path / "reviews.csv.xz", tmp_path / "out"
     names = {"negative": "-", "neutral": "0", "positive": "+"}
     with lzma.open(file, "wt") as opened:
-        opened.write("sentence,mood\n" + "".join(f"{one.text},{names[one.label]}\n" for one in examples))
+        opened.write("sentence,mood\n" + "".join(f"{example.text},{names[example.label]}\n" for example in examples))
     columns = ["--labelled", file, "--text-column", "sentence", "--label-column", "mood", "--label-map", "+=up",
                "--label-map", "0=flat", "--label-map=-=down"]  # fmt: skip
     figures = run("train", out, *columns, "--start", start, "--groups", 0, "--epochs", 10, "--learning-rate", 5e-3,
                   "--batch-texts", 8, "--precision", "float32", "--texts", 180, "--no-depth-zero")  # fmt: skip
     assert figures["texts"] == 180
-    assert figures["dev"]["n"] == sum(is_set_aside(one.text, DEV_SEED) for one in examples)
+    assert figures["dev"]["n"] == sum(is_held_out(example.text, DEV_SEED) for example in examples)
     assert figures["dev"]["accuracy"] > 0.7
     assert len(figures["dev"]["accuracy_per_exit"]) == 3
     assert figures["parameters_of_exits"] < figures["parameters"]
@@ -174,10 +174,10 @@ def test_a_slice_of_the_real_data_beats_the_majority_class(tmp_path: Path) -> No
         corpus = read_corpus(data_directory())
     except DataError as missing:
         pytest.skip(str(missing))
-    train = [one for one in corpus.train if one.source == "tfns"][:4000:8]
-    dev = [one for one in corpus.dev if one.source == "tfns"][:200]
+    train = [example for example in corpus.train if example.source == "tfns"][:4000:8]
+    dev = [example for example in corpus.dev if example.source == "tfns"][:200]
     schedule = Schedule(epochs=2, learning_rate=1e-4, head_learning_rate=1e-3, batch_texts=16)
     run = Training(data=tmp_path, out=tmp_path / "slice", changes={"groups": 6, "layers": 6}, schedule=schedule)
     model, reader, _ = fit(run, train, LABELS)
-    majority = max(Counter(one.label for one in dev).values()) / len(dev)
-    assert right(model, reader, dev)[-1] > majority + 0.03
+    majority = max(Counter(example.label for example in dev).values()) / len(dev)
+    assert accuracies(model, reader, dev)[-1] > majority + 0.03

@@ -14,7 +14,7 @@ TRUTH = torch.tensor([0, 2, 1, 1, 0])
 SMALL = Config(vocabulary=50, embedding=16, hidden=16, heads=2, feed_forward=32, layers=3, head_hidden=8, positions=20)
 
 
-def test_the_papers_weights_start_near_one_and_always_sum_to_the_exits() -> None:
+def test_exit_weights_start_near_one_and_sum_to_the_number_of_exits() -> None:
     weights = ExitWeights(6)
     assert weights().sum().item() == pytest.approx(6.0)
     assert weights()[:5].tolist() == pytest.approx([0.982] * 5, abs=1e-3)
@@ -24,74 +24,78 @@ def test_the_papers_weights_start_near_one_and_always_sum_to_the_exits() -> None
     assert weights()[5] > 1.9
 
 
-def test_the_exit_weights_learn_and_forget_their_gradient() -> None:
-    """In the released code t is no parameter and its gradient piles up over the steps."""
+def test_the_gradient_of_the_exit_weights_does_not_accumulate() -> None:
+    """In the released code t is not a parameter and its gradient adds up over the steps."""
     weights = ExitWeights(4)
     optimiser = torch.optim.SGD(weights.parameters(), lr=0.1)
-    steps = []
+    gradients = []
     for _ in range(2):
         optimiser.zero_grad()
         exits_cross_entropy(LOGITS, TRUTH, weights()).backward()  # type: ignore[no-untyped-call]
         assert weights.t.grad is not None
-        steps.append(weights.t.grad.clone())
-    assert torch.allclose(steps[0], steps[1])
+        gradients.append(weights.t.grad.clone())
+    assert torch.allclose(gradients[0], gradients[1])
 
 
-def test_the_weighted_loss_is_the_sum_of_each_exits_own() -> None:
-    each = torch.stack([F.cross_entropy(LOGITS[:, exit_], TRUTH) for exit_ in range(4)])
+def test_the_loss_is_the_weighted_sum_over_exits() -> None:
+    losses = torch.stack([F.cross_entropy(LOGITS[:, exit_], TRUTH) for exit_ in range(4)])
     weights = torch.tensor([0.5, 1.0, 0.0, 2.5])
-    assert exits_cross_entropy(LOGITS, TRUTH, weights).item() == pytest.approx(float((each * weights).sum()), rel=1e-5)
+    assert exits_cross_entropy(LOGITS, TRUTH, weights).item() == pytest.approx(
+        float((losses * weights).sum()), rel=1e-5
+    )
 
 
-def test_distillation_is_nothing_when_the_student_says_what_the_teacher_says() -> None:
+def test_distillation_loss_is_zero_when_student_and_teacher_agree() -> None:
     soft = (LOGITS[:, 0] / 2).softmax(-1)
     same = LOGITS[:, :1].expand(-1, 4, -1)
-    nothing = torch.full((5,), -100)
-    assert distillation(same, soft, nothing, torch.ones(4), 2.0, 0.5).item() == pytest.approx(0.0, abs=1e-5)
-    assert distillation(LOGITS, soft, nothing, torch.ones(4), 2.0, 0.5).item() > 0.1
+    unlabelled = torch.full((5,), -100)
+    assert distillation(same, soft, unlabelled, torch.ones(4), 2.0, 0.5).item() == pytest.approx(0.0, abs=1e-5)
+    assert distillation(LOGITS, soft, unlabelled, torch.ones(4), 2.0, 0.5).item() > 0.1
 
 
-def test_distillation_adds_the_label_where_there_is_one() -> None:
+def test_distillation_adds_the_loss_of_labelled_texts() -> None:
     soft = (LOGITS[:, 0] / 2).softmax(-1)
     weights = torch.ones(4)
-    part = torch.tensor([-100, 2, -100, 1, -100])
-    added = distillation(LOGITS, soft, part, weights, 2.0, 0.5) - distillation(LOGITS, soft, part, weights, 2.0, 0.0)
-    expected = sum(float(F.cross_entropy(LOGITS[[1, 3], exit_], part[[1, 3]], reduction="sum")) for exit_ in range(4))
+    labels = torch.tensor([-100, 2, -100, 1, -100])
+    added = distillation(LOGITS, soft, labels, weights, 2.0, 0.5) - distillation(
+        LOGITS, soft, labels, weights, 2.0, 0.0
+    )
+    expected = sum(float(F.cross_entropy(LOGITS[[1, 3], exit_], labels[[1, 3]], reduction="sum")) for exit_ in range(4))
     assert added.item() == pytest.approx(0.5 * expected / 5, rel=1e-4)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("depth_zero", [True, False])
-def test_one_step_is_geeps_formula_written_out(groups: int, depth_zero: bool) -> None:
+def test_one_step_equals_geeps_formula(groups: int, depth_zero: bool) -> None:
     torch.manual_seed(1)
     model = ElbertForSequenceClassification(replace(SMALL, groups=groups, depth_zero=depth_zero)).train()
     ids = torch.randint(1, 50, (4, 7))
-    live = torch.ones(4, 7, dtype=torch.bool)
+    mask = torch.ones(4, 7, dtype=torch.bool)
     truth = torch.tensor([0, 1, 2, 1])
 
     def prefix(depth: int) -> torch.Tensor:
         x = model.embed(ids)
-        for one in range(1, depth + 1):
-            x, _ = model.deepen(x, live, one)
+        for current in range(1, depth + 1):
+            x, _ = model.deepen(x, mask, current)
         return x
 
     def teacher(x: torch.Tensor) -> torch.Tensor:
-        return model.exit_logits(x, live, 3)
+        return model.exit_logits(x, mask, 3)
 
     full = teacher(prefix(3))
     expected = F.cross_entropy(full, truth)
     for depth in (1, 2):
-        expected = expected + F.cross_entropy(teacher(model.deepen(prefix(depth), live, 3)[0]), truth)
+        expected = expected + F.cross_entropy(teacher(model.deepen(prefix(depth), mask, 3)[0]), truth)
     for depth in range(0 if depth_zero else 1, 3):
-        student = model.exit_logits(prefix(depth), live, depth).log_softmax(-1)
+        student = model.exit_logits(prefix(depth), mask, depth).log_softmax(-1)
         expected = expected + F.kl_div(student, full.softmax(-1).detach(), reduction="batchmean")
-    assert one_step(model, ids, live, truth).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert one_step(model, ids, mask, truth).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_one_step_teaches_the_encoder_through_every_exit() -> None:
+def test_one_step_trains_every_parameter() -> None:
     torch.manual_seed(1)
     model = ElbertForSequenceClassification(SMALL).train()
-    ids, live = torch.randint(1, 50, (4, 7)), torch.ones(4, 7, dtype=torch.bool)
-    one_step(model, ids, live, torch.tensor([0, 1, 2, 1])).backward()  # type: ignore[no-untyped-call]
-    lacking = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
-    assert lacking in (["embedding.token_type.weight"], [])
+    ids, mask = torch.randint(1, 50, (4, 7)), torch.ones(4, 7, dtype=torch.bool)
+    one_step(model, ids, mask, torch.tensor([0, 1, 2, 1])).backward()  # type: ignore[no-untyped-call]
+    without_gradient = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
+    assert without_gradient in (["embedding.token_type.weight"], [])
