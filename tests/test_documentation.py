@@ -44,3 +44,13 @@ def test_every_setting_says_what_it_is_for() -> None:
 def test_every_file_that_the_readme_links_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("file", [ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")], ids=lambda file: file.name)
+def test_every_link_in_the_other_documents_leads_somewhere(file: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", file.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        target = file.parent / path if path else file
+        assert target.exists(), link
+        headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, link

@@ -2,7 +2,7 @@
 
 Where training left one it is a FastBERT by its own recipe: the fine-tuned backbone frozen, a student head a layer
 taught by its own last answers, the entropy threshold chosen on the dev slices by the rule and the budget of our own
-default dial (inference/training/README.md has the commands). Where there is none, our weights stand in.
+default dial (docs/training.md has the commands). Where there is none, our weights stand in.
 It knows how FastBERT runs a batch; nothing of clocks or tables.
 """
 
