@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from earlybell.errors import UserError
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.backends.padded import PaddedBackend
@@ -45,7 +46,7 @@ COUNTED_CHARACTERS = 2_500
 PORTION, TOKENIZED_AT_ONCE, TOKENIZER_THREADS = 16_384, 128, 2
 
 
-class EngineError(ValueError):
+class EngineError(UserError, ValueError):
     """A device, precision, dial or strategy that is not available; one line that says what is."""
 
 

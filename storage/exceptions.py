@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from earlybell.errors import UserError
 
-class StorageError(Exception):
+
+class StorageError(UserError):
     """Something about the database that no retry cures. Its text is one line and never holds a password."""
 
 

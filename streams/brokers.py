@@ -12,6 +12,7 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from earlybell.streams.exceptions import BrokerError
 from earlybell.streams.records import MAX_MESSAGE_BYTES
 from earlybell.streams.settings import Settings
 
@@ -19,10 +20,6 @@ from earlybell.streams.settings import Settings
 BOOTSTRAP_TIMEOUT_MS = 5_000
 #: Room above the news topic's limit for a dead letter's headers.
 DEAD_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES
-
-
-class BrokerError(Exception):
-    """No broker, or one that refuses us. Its text says where it was looked for and what to do."""
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from earlybell.errors import UserError
 from earlybell.inference.training import commands as training
-from earlybell.streams.failures import EXPECTED_FAILURE, INTERRUPTED, Refusal, expected, one_line
+from earlybell.storage.exceptions import StorageUnavailable
+from earlybell.streams.exit_codes import INTERRUPTED, USER_ERROR
 
 if TYPE_CHECKING:
     from earlybell.streams.settings import Settings
@@ -248,8 +250,20 @@ def _quiet() -> None:
     logs.silence()
 
 
+#: The storage room does not know where its URL comes from; the command line does.
+_POSTGRES_ADVICE = "is Postgres running? `earlybell up` starts one, EARLYBELL_DATABASE_URL names another"
+
+
 def _tell(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+def _one_line(error: UserError | str) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _report(line: str) -> None:
+    print(f"earlybell: {line}", file=sys.stderr)
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -260,12 +274,14 @@ def execute(arguments: Sequence[str]) -> int:
     except typer.Abort:
         return INTERRUPTED
     except typer.TyperException as error:
-        said = one_line(Refusal(error.format_message()))
-        print(f"earlybell: {said.rstrip('.')} (see `earlybell --help`)", file=sys.stderr)
-        return EXPECTED_FAILURE
-    except expected() as error:
-        print(f"earlybell: {one_line(error)}", file=sys.stderr)
-        return EXPECTED_FAILURE
+        _report(f"{_one_line(error.format_message()).rstrip('.')} (see `earlybell --help`)")
+        return USER_ERROR
+    except StorageUnavailable as error:
+        _report(f"{_one_line(error)}; {_POSTGRES_ADVICE}")
+        return USER_ERROR
+    except UserError as error:
+        _report(_one_line(error))
+        return USER_ERROR
     except BrokenPipeError:
         # Who read us has enough (`earlybell watch | head`): nothing more can be written, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,7 +19,7 @@ from typing import IO
 
 import structlog
 
-from earlybell.streams.failures import EXPECTED_FAILURE, INTERRUPTED
+from earlybell.streams.exit_codes import INTERRUPTED, USER_ERROR
 
 log = structlog.get_logger(__name__)
 
@@ -141,7 +141,7 @@ class Roles:
             if self._stopping.is_set():
                 log.info("role_ended", role=role, code=code)
                 return code
-            if code == EXPECTED_FAILURE and first and lived < HEALTHY_AFTER_S:
+            if code == USER_ERROR and first and lived < HEALTHY_AFTER_S:
                 return code
             first = False
             wait_s = FIRST_BACK_OFF_S if lived >= HEALTHY_AFTER_S else wait_s

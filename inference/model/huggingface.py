@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from earlybell.errors import UserError
 from earlybell.inference.model.elbert import Config
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of another kind. The message is one line that says what to do."""
 
 

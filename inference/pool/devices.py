@@ -9,10 +9,12 @@ import sys
 
 import structlog
 
+from earlybell.errors import UserError
+
 log = structlog.get_logger(__name__)
 
 
-class PoolError(Exception):
+class PoolError(UserError):
     """The pool cannot do what was asked; the message is one line that says why."""
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from earlybell.errors import UserError
 from earlybell.inference.model.tokenizer import normalise
 
 REPORT_SEED = "earlybell-report-1"
@@ -25,7 +26,7 @@ SOURCES = ("tfns", "sentfin", "finentity")
 LABELS = ("negative", "neutral", "positive")
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Training data that is missing or not what its reader expects; says which file and what to do."""
 
 

@@ -15,8 +15,8 @@ import msgspec
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from earlybell.streams.brokers import BrokerError, reaching
-from earlybell.streams.commands.rows import BadRow, Columns, FileError, Format, OpenFile, read
+from earlybell.streams.brokers import reaching
+from earlybell.streams.commands.rows import BadRow, Columns, Format, OpenFile, read
 from earlybell.streams.records import MAX_MESSAGE_BYTES, NewsItem, decode_news, encode
 from earlybell.streams.settings import Settings
 
@@ -186,15 +186,3 @@ def replay(
         report.seconds = time.monotonic() - started
         progress(report)
     return report
-
-
-__all__ = [
-    "BrokerError",
-    "FileError",
-    "Message",
-    "Pacer",
-    "Report",
-    "messages",
-    "raw_messages",
-    "replay",
-]

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from earlybell.streams.brokers import create_topics, open_producer
 from earlybell.streams.commands.feeds import Pacer, Report, messages, raw_messages, replay
 from earlybell.streams.commands.rows import Columns, Format, OpenFile, format_of, open_file
-from earlybell.streams.failures import Refusal
+from earlybell.streams.exceptions import CommandError
 from earlybell.streams.settings import Settings
 
 #: More broken rows than this are counted, not shown.
@@ -40,13 +40,13 @@ def replay_file(
     ------
     FileError, BrokerError
         The file or its columns will not do; no broker answers.
-    Refusal
+    CommandError
         An option will not do, no row could be sent, or a broker refused some.
     """
     pacer = Pacer(_multiple(speed))
     columns = Columns.parse(pairs, timezone)
     if raw and (pairs or timezone or form not in {None, "jsonl"}):
-        raise Refusal("--raw sends lines as they are: it goes with no --map, --timezone or other format than jsonl")
+        raise CommandError("--raw sends lines unchanged: drop --map and --timezone, and any --format but jsonl")
     file = open_file(path)
     report = Report()
 
@@ -66,9 +66,9 @@ def replay_file(
         replay(feed, producer, settings, topic=topic, pacer=pacer, report=report, progress=shown.update)
     print(summary(report, topic), file=sys.stderr)
     if report.refused:
-        raise Refusal(f"{report.refused} messages were refused: {report.reason}")
+        raise CommandError(f"{report.refused} messages were refused: {report.reason}")
     if report.bad and not report.sent:
-        raise Refusal(f"none of the {report.bad} rows is news: see the reasons above; --map says which column is what")
+        raise CommandError(f"none of the {report.bad} rows is news: the reasons are above; --map names the columns")
     return report
 
 
@@ -125,5 +125,5 @@ def _multiple(speed: str) -> float | None:
     except ValueError:
         multiple = 0.0
     if not 0 < multiple < float("inf"):
-        raise Refusal(f"--speed {speed}: say a multiple of real time such as 60, or max")
+        raise CommandError(f"--speed {speed}: say a multiple of real time such as 60, or max")
     return multiple

@@ -26,6 +26,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from earlybell.streams.exceptions import FileError
 from earlybell.streams.records import BadNews, NewsItem, decode_news
 
 Format = Literal["jsonl", "csv", "tsv"]
@@ -65,10 +66,6 @@ _SUFFIXES: Mapping[str, Format] = {
 
 #: What reading a file raises when it is damaged.
 DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error)
-
-
-class FileError(ValueError):
-    """A file that cannot be read as news at all: its text says what to do."""
 
 
 class BadRow(ValueError):

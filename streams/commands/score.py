@@ -20,7 +20,8 @@ import msgspec
 from earlybell.inference.pool import pool as pools
 from earlybell.inference.pool.pool import Pool, WindowResult
 from earlybell.inference.predictions import ModelDescription
-from earlybell.streams.commands.rows import DAMAGED, USUAL_NAMES, BadRow, Columns, FileError, open_file
+from earlybell.streams.commands.rows import DAMAGED, USUAL_NAMES, BadRow, Columns, open_file
+from earlybell.streams.exceptions import FileError
 from earlybell.streams.model import scorer
 from earlybell.streams.records import MAX_MESSAGE_BYTES, NewsItem, encode, text_id
 from earlybell.streams.scoring import CHARACTERS_PER_TOKEN, signal

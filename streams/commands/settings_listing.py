@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr, ValidationError
 
-from earlybell.streams.failures import Refusal
+from earlybell.streams.exceptions import CommandError
 from earlybell.streams.logs import MASK, masked
 from earlybell.streams.settings import Settings
 
@@ -33,7 +33,7 @@ def load() -> Settings:
 
     Raises
     ------
-    Refusal
+    CommandError
         A variable's value will not do.
     """
     try:
@@ -42,7 +42,7 @@ def load() -> Settings:
         first = error.errors(include_url=False)[0]
         variable = PREFIX + "_".join(str(part) for part in first["loc"]).upper()
         shown = masked(repr(first["input"])) if "PASSWORD" not in variable and "URL" not in variable else MASK
-        raise Refusal(f"{variable}={shown} will not do: {first['msg']}") from error
+        raise CommandError(f"{variable}={shown} will not do: {first['msg']}") from error
 
 
 def listing(settings: Settings) -> Iterator[Listed]:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import msgspec
 from kafka import TopicPartition
 
-from earlybell.streams.brokers import BrokerError, open_consumer, reaching
+from earlybell.streams.brokers import open_consumer, reaching
+from earlybell.streams.exceptions import BrokerError
 from earlybell.streams.records import SentimentSignal, decode_signal, encode
 from earlybell.streams.settings import Settings
 

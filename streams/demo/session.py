@@ -29,7 +29,8 @@ from earlybell.streams.commands.rows import open_file
 from earlybell.streams.demo import results, sample
 from earlybell.streams.demo.screen import Screen
 from earlybell.streams.demo.tally import Tally
-from earlybell.streams.failures import INTERRUPTED, Refusal
+from earlybell.streams.exceptions import CommandError
+from earlybell.streams.exit_codes import INTERRUPTED
 from earlybell.streams.settings import Settings
 from earlybell.streams.supervisor import ROLES, Roles
 
@@ -61,7 +62,7 @@ def run(seconds: float) -> int:
 
     Raises
     ------
-    StackError, BrokerError, StorageError, Refusal
+    StackError, BrokerError, StorageError, CommandError
         Something that it needs is not there.
     """
     logs.silence()
@@ -103,7 +104,7 @@ async def _play(
                 feeding = asyncio.create_task(_feed(settings, tally, screen, seconds, stop))
                 await asyncio.wait((refused, watching, feeding), return_when=asyncio.FIRST_COMPLETED)
                 if refused.done():
-                    raise Refusal(f"a role does not start: {_tail(role_logs, 1)}")
+                    raise CommandError(f"a role does not start: {_tail(role_logs, 1)}")
                 if watching.done():
                     watching.result()
                 await feeding
@@ -166,7 +167,7 @@ def _replay(settings: Settings, tally: Tally, seconds: float, stop: threading.Ev
             counted(), producer, settings, topic=settings.news_topic, pacer=pacer, report=Report(), progress=progress
         )
         if report.refused:
-            raise Refusal(f"{report.refused} messages of the sample were refused: {report.reason}")
+            raise CommandError(f"{report.refused} messages of the sample were refused: {report.reason}")
 
 
 def _watch(settings: Settings, tally: Tally, stop: threading.Event) -> None:

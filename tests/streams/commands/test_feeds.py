@@ -16,11 +16,12 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from earlybell.streams import brokers
-from earlybell.streams.brokers import BrokerError, client_options, create_topics, open_producer
+from earlybell.streams.brokers import client_options, create_topics, open_producer
 from earlybell.streams.commands.feeds import LARGEST_BYTES, Message, Pacer, Report, messages, raw_messages, replay
 from earlybell.streams.commands.replay import replay_file
 from earlybell.streams.commands.rows import Columns, open_file
 from earlybell.streams.demo import sample
+from earlybell.streams.exceptions import BrokerError
 from earlybell.streams.records import decode_news
 from earlybell.streams.settings import Settings
 from tests.integration.whole_pipeline import messages as messages_of

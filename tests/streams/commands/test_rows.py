@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from earlybell.streams.commands.rows import (
     BadRow,
     Columns,
-    FileError,
     Format,
     Line,
     format_of,
@@ -28,6 +27,7 @@ from earlybell.streams.commands.rows import (
     read,
     symbols,
 )
+from earlybell.streams.exceptions import FileError
 from earlybell.streams.records import decode_news, encode
 
 GOOD: dict[str, Any] = {"title": "Zephyr Rail lifts outlook", "date": "2026-03-02T09:00:00Z"}
