@@ -25,7 +25,7 @@ import ssl
 from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import faust
 import structlog
@@ -37,6 +37,7 @@ from earlybell.storage import migrations
 from earlybell.storage.writer import Writer
 from earlybell.streams.brokers import DEAD_LETTER_BYTES, create_topics
 from earlybell.streams.model import scorer
+from earlybell.streams.roles import Role
 from earlybell.streams.scoring import Scoring
 from earlybell.streams.settings import Settings
 from earlybell.streams.storing import Storing, storing_news, storing_signals
@@ -45,7 +46,6 @@ from earlybell.streams.windows import Windows
 
 log = structlog.get_logger(__name__)
 
-Role = Literal["scoring", "storing"]
 Chunks = AsyncIterable[Chunk]
 
 
@@ -67,7 +67,7 @@ class Pipeline:
 
 def scoring_pipeline(settings: Settings, pool: Pool) -> Pipeline:
     """news.raw → signals on news.sentiment, dead letters on news.dead."""
-    app = _app("scoring", settings)
+    app = _app(Role.SCORING, settings)
 
     async def send_all(topic: str, messages: Sequence[Outgoing]) -> None:
         await app.producer.send_all(topic, messages)
@@ -84,7 +84,7 @@ def scoring_pipeline(settings: Settings, pool: Pool) -> Pipeline:
 
 def storing_pipeline(settings: Settings, news_writer: Writer, signals_writer: Writer) -> Pipeline:
     """news.raw → table news; news.sentiment → table signals. Neither waits for the other."""
-    app = _app("storing", settings)
+    app = _app(Role.STORING, settings)
     news, signals = storing_news(settings, news_writer), storing_signals(settings, signals_writer)
 
     @app.agent(app.topic(settings.news_topic, schema=ChunkSchema()), concurrency=1)
@@ -119,7 +119,7 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
         The database cannot be reached or its schema is not of this version.
     """
     async with AsyncExitStack() as leaving:
-        if role == "scoring":
+        if role is Role.SCORING:
             pool = Pool(scorer(settings), pools.devices(settings.devices))
             leaving.push_async_callback(pool.stop)
             starting = asyncio.create_task(pool.start())
@@ -189,10 +189,10 @@ class _App(faust.App):
         """Make none."""
 
 
-def _app(role: Role, settings: Settings) -> faust.App:
+def _app(role: str, settings: Settings) -> faust.App:
     """A Faust app that does what the design asks of one: raw chunks, short sessions, idempotent sends."""
     app = _App(
-        f"{settings.group_prefix}-{role}",
+        settings.consumer_group(role),
         broker=[f"kafka://{broker.strip()}" for broker in settings.kafka_bootstrap.split(",")],
         broker_credentials=_credentials(settings),
         # A chunk in the buffer is a few hundred messages: this is the back-pressure.

@@ -19,6 +19,7 @@ from earlybell.errors import UserError
 from earlybell.inference.training import commands as training
 from earlybell.storage.exceptions import StorageUnavailable
 from earlybell.streams.exit_codes import INTERRUPTED, USER_ERROR
+from earlybell.streams.roles import Role
 
 if TYPE_CHECKING:
     from earlybell.streams.settings import Settings
@@ -34,13 +35,6 @@ db = typer.Typer(help="The Postgres database: its schema and its address.", no_a
 app.add_typer(db, name="db")
 # train, distil, calibrate, evaluate: their options are declared there; torch is imported when one of them runs.
 app.add_typer(training.app)
-
-
-class Role(StrEnum):
-    """The two roles of the pipeline."""
-
-    SCORING = "scoring"
-    STORING = "storing"
 
 
 class FileFormat(StrEnum):
@@ -215,7 +209,7 @@ def run(
     else:
         from earlybell.streams import app as pipeline
 
-        code = pipeline.run(role.value, current_settings)
+        code = pipeline.run(role, current_settings)
     raise typer.Exit(code)
 
 

@@ -124,7 +124,7 @@ def redrive(settings: Settings, *, limit: int | None = None) -> int:
         producer = open_producer(settings)
         consumer = KafkaConsumer(
             **client_options(settings),
-            group_id=f"{settings.group_prefix}-redrive",
+            group_id=settings.consumer_group("redrive"),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
         )

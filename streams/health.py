@@ -13,6 +13,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from earlybell.streams.brokers import client_options
+from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 
 
@@ -21,12 +22,10 @@ def working(settings: Settings, role: str, hosts: set[str] | None = None) -> boo
 
     Parameters
     ----------
-    role
-        ``scoring`` or ``storing``.
     hosts
         Addresses of which one has to be a member's.
     """
-    group = f"{settings.group_prefix}-{role}"
+    group = settings.consumer_group(role)
     try:
         admin = KafkaAdminClient(**client_options(settings))
         try:
@@ -48,4 +47,4 @@ def own_addresses() -> set[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if working(Settings(), sys.argv[1], own_addresses()) else 1)
+    sys.exit(0 if working(Settings(), Role(sys.argv[1]), own_addresses()) else 1)

@@ -86,6 +86,10 @@ class Settings(BaseSettings):
         "auto", description="auto: console on a terminal, else one JSON object a line."
     )
 
+    def consumer_group(self, member: str) -> str:
+        """Return the consumer group of a role, or of `earlybell redrive`."""
+        return f"{self.group_prefix}-{member}"
+
     @cached_property
     def database(self) -> str:
         """The database URL with its password: for connecting, never for logs."""

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
@@ -20,10 +20,10 @@ from typing import IO
 import structlog
 
 from earlybell.streams.exit_codes import INTERRUPTED, USER_ERROR
+from earlybell.streams.roles import Role
 
 log = structlog.get_logger(__name__)
 
-ROLES = ("scoring", "storing")
 #: A role drains its windows when it is told to stop; after so long it is killed, which loses nothing either.
 STOP_TIMEOUT_S = 30.0
 #: A role that lived so long is healthy: its next death is its first.
@@ -46,7 +46,7 @@ def stop_with_parent() -> None:
 class Child:
     """One role's process of the moment."""
 
-    role: str
+    role: Role
     process: asyncio.subprocess.Process
     started: float
 
@@ -76,14 +76,14 @@ class Roles:
 
     def __init__(
         self,
-        roles: Sequence[str] = ROLES,
+        roles: Iterable[Role] = tuple(Role),
         environment: Mapping[str, str] | None = None,
         output: IO[bytes] | None = None,
     ) -> None:
         self._roles = tuple(roles)
         self._output = output
         self._environment = {**os.environ, **(environment or {})}
-        self._children: dict[str, Child] = {}
+        self._children: dict[Role, Child] = {}
         self._stopping = asyncio.Event()
         self._keepers: list[asyncio.Task[int]] = []
 
@@ -97,7 +97,7 @@ class Roles:
         await self.stop()
 
     @property
-    def pids(self) -> dict[str, int]:
+    def pids(self) -> dict[Role, int]:
         """Process id by role, of those that run now."""
         return {role: child.process.pid for role, child in self._children.items()}
 
@@ -115,7 +115,7 @@ class Roles:
             return
         _, late = await asyncio.wait(self._keepers, timeout=STOP_TIMEOUT_S)
         if late:
-            log.error("roles_killed", roles=sorted(self._children), after_s=STOP_TIMEOUT_S)
+            log.error("roles_killed", roles=sorted(map(str, self._children)), after_s=STOP_TIMEOUT_S)
             self.kill()
             await asyncio.wait(late)
 
@@ -125,7 +125,7 @@ class Roles:
         for child in self._children.values():
             child.kill()
 
-    async def _keep(self, role: str) -> int:
+    async def _keep(self, role: Role) -> int:
         """Keep one role running; returns when it refuses to start, or has stopped because it was told to."""
         wait_s = FIRST_BACK_OFF_S
         first = True
@@ -151,7 +151,7 @@ class Roles:
                 return code
             wait_s = min(2 * wait_s, LONGEST_BACK_OFF_S)
 
-    async def _start(self, role: str) -> Child:
+    async def _start(self, role: Role) -> Child:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "earlybell.streams.cli", "run", "--role", role, "--with-parent"),
             stdin=asyncio.subprocess.PIPE,

@@ -31,8 +31,9 @@ from earlybell.streams.demo.screen import Screen
 from earlybell.streams.demo.tally import Tally
 from earlybell.streams.exceptions import CommandError
 from earlybell.streams.exit_codes import INTERRUPTED
+from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
-from earlybell.streams.supervisor import ROLES, Roles
+from earlybell.streams.supervisor import Roles
 
 #: For both roles to have their partitions: a model is loaded and warmed up in between.
 READY_TIMEOUT_S = 180.0
@@ -139,7 +140,7 @@ def _both_ready(settings: Settings) -> bool:
     """Whether each role's consumer group has settled with a member that has partitions."""
     with reaching(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
         try:
-            groups = admin.describe_groups([f"{settings.group_prefix}-{role}" for role in ROLES])
+            groups = admin.describe_groups([settings.consumer_group(role) for role in Role])
         except KafkaError as error:
             if error.retriable:
                 return False

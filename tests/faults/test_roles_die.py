@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from earlybell.streams.records import decode_signal
+from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from tests.integration.whole_pipeline import count, messages
 from tests.own_topics import as_environment
@@ -27,13 +28,13 @@ class Roles:
 
     def __init__(self, settings: Settings) -> None:
         self._environment = {**os.environ, **as_environment(settings), "EARLYBELL_LOG_LEVEL": "warning"}
-        self.running = {role: self._start(role) for role in ("scoring", "storing")}
+        self.running = {role: self._start(role) for role in Role}
 
-    def _start(self, role: str) -> subprocess.Popen[bytes]:
+    def _start(self, role: Role) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "earlybell.streams.cli", "run", "--role", role]
         return subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL)
 
-    def end_and_restart(self, role: str, number: signal.Signals) -> int:
+    def end_and_restart(self, role: Role, number: signal.Signals) -> int:
         """Send the signal, wait for the end, start anew; gives the exit code."""
         process = self.running[role]
         process.send_signal(number)
@@ -41,7 +42,7 @@ class Roles:
         self.running[role] = self._start(role)
         return code
 
-    def stop(self) -> dict[str, int]:
+    def stop(self) -> dict[Role, int]:
         for process in self.running.values():
             process.terminate()
         return {role: process.wait(timeout=60) for role, process in self.running.items()}
@@ -69,16 +70,16 @@ async def test_a_role_that_dies_in_mid_replay_ends_with_the_same_rows(
     expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0}[number]
     with roles(settings) as running:
         await until(lambda: count(settings, "signals") > wanted * 0.1, 240)
-        assert running.end_and_restart("scoring", number) == expected
+        assert running.end_and_restart(Role.SCORING, number) == expected
         scored = count(settings, "signals")
         assert scored < wanted, "the replay was over before the scoring role was hit: the test shows nothing"
         await until(lambda: count(settings, "signals") > scored + wanted * 0.1, 240)
-        assert running.end_and_restart("storing", number) == expected
+        assert running.end_and_restart(Role.STORING, number) == expected
         assert count(settings, "signals") < wanted, "the replay was over before the storing role was hit"
         await until(lambda: count(settings, "signals") == count(settings, "news") == wanted, 240)
         await until(lambda: committed(settings) == ends(settings))
         for topic in (settings.news_topic, settings.sentiment_topic):
-            await until(lambda topic=topic: committed(settings, "storing", topic) == ends(settings, topic))  # type: ignore[misc]
+            await until(lambda topic=topic: committed(settings, Role.STORING, topic) == ends(settings, topic))  # type: ignore[misc]
         assert set(running.stop().values()) == {0}
     signals = [decode_signal(message.value) for message in messages(settings, settings.sentiment_topic)]
     assert {one.news_id for one in signals} == {decode_id(story) for story in stories}

@@ -15,6 +15,7 @@ from earlybell.inference.pool.pool import Pool
 from earlybell.streams import dead_letters
 from earlybell.streams.brokers import client_options, open_producer
 from earlybell.streams.records import MAX_MESSAGE_BYTES, decode_signal
+from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from tests.integration.whole_pipeline import both_roles, count, messages, query
 from tests.streams.chunk_workers import committed, ends, until
@@ -50,7 +51,7 @@ async def test_a_story_becomes_a_signal_and_two_rows(settings: Settings, pool: P
         publish(settings, as_bytes(story), key=b"a1")
         await until(lambda: count(settings, "signals") == 1 and count(settings, "news") == 1)
         await until(lambda: committed(settings) == ends(settings))
-        await until(lambda: committed(settings, "storing") == ends(settings))
+        await until(lambda: committed(settings, Role.STORING) == ends(settings))
     (message,) = messages(settings, settings.sentiment_topic)
     signal = decode_signal(message.value)
     assert message.key == b"a1"
@@ -81,7 +82,7 @@ async def test_duplicates_count_once_and_a_correction_is_a_revision(settings: Se
         publish(settings, *[as_bytes(first)] * 3, as_bytes(correction), as_bytes(first), key=b"a")
         await until(lambda: committed(settings) == ends(settings))
         topic = settings.sentiment_topic
-        await until(lambda: committed(settings, "storing", topic) == ends(settings, topic))
+        await until(lambda: committed(settings, Role.STORING, topic) == ends(settings, topic))
         await until(lambda: len(messages(settings, topic)) == 5)
         await until(lambda: count(settings, "signals") == 2)
     signals = [decode_signal(message.value) for message in messages(settings, settings.sentiment_topic)]
@@ -121,7 +122,7 @@ async def test_bad_input_becomes_dead_letters_and_the_stream_goes_on(settings: S
         # News in a language that the model does not read is news all the same: it is stored, and gets no signal.
         await until(lambda: count(settings, "news") == len(BAD) + 1)
         await until(lambda: committed(settings) == ends(settings))
-        await until(lambda: committed(settings, "storing") == ends(settings))
+        await until(lambda: committed(settings, Role.STORING) == ends(settings))
     letters = {message.key: message for message in messages(settings, settings.dead_topic)}
     assert len(letters) == len(BAD)
     for number, (name, (value, stage, reason)) in enumerate(BAD.items()):

@@ -11,6 +11,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from earlybell.streams import app as pipeline_app
 from earlybell.streams.brokers import client_options, open_producer
+from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from earlybell.streams.transport import Chunk, ChunkSchema
 
@@ -22,7 +23,7 @@ class ChunkWorker:
 
     def __init__(self, settings: Settings, take: Take) -> None:
         self.chunks: list[Chunk] = []
-        self.app = pipeline_app._app("scoring", settings)
+        self.app = pipeline_app._app(Role.SCORING, settings)
         self.stop = asyncio.Event()
 
         @self.app.agent(self.app.topic(settings.news_topic, schema=ChunkSchema()), concurrency=1)
@@ -73,10 +74,10 @@ def publish(settings: Settings, values: Iterable[bytes], *, partition: int | Non
     producer.close()
 
 
-def committed(settings: Settings, role: str = "scoring", topic: str | None = None) -> dict[int, int]:
+def committed(settings: Settings, role: str = Role.SCORING, topic: str | None = None) -> dict[int, int]:
     """The group's committed offset of each partition; 0 where it has none."""
     consumer = KafkaConsumer(
-        **client_options(settings), group_id=f"{settings.group_prefix}-{role}", enable_auto_commit=False
+        **client_options(settings), group_id=settings.consumer_group(role), enable_auto_commit=False
     )
     try:
         name = topic or settings.news_topic

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from earlybell.storage import migrations
+from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from tests.own_topics import as_environment, own_topics
 
@@ -38,7 +39,7 @@ class Running:
         """Everything so far."""
         return self.log.read_text()
 
-    def pids(self, role: str) -> list[int]:
+    def pids(self, role: Role) -> list[int]:
         """Of the processes that were started for a role, in order."""
         return [
             int(found[1])
@@ -77,22 +78,22 @@ def running(settings: Settings, tmp_path: Path) -> Iterator[Running]:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_role_that_dies_comes_back_and_all_stop_together(running: Running, number: signal.Signals, code: int) -> None:
-    running.until(lambda: running.pids("scoring") and running.pids("storing"))
-    [scoring], [storing] = running.pids("scoring"), running.pids("storing")
+    running.until(lambda: running.pids(Role.SCORING) and running.pids(Role.STORING))
+    [scoring], [storing] = running.pids(Role.SCORING), running.pids(Role.STORING)
     running.until(lambda: "model_ready" in running.said())
     os.kill(storing, signal.SIGKILL)
-    running.until(lambda: len(running.pids("storing")) == 2)
-    assert running.pids("scoring") == [scoring], "the other role is left alone"
+    running.until(lambda: len(running.pids(Role.STORING)) == 2)
+    assert running.pids(Role.SCORING) == [scoring], "the other role is left alone"
     running.process.send_signal(number)
     assert running.process.wait(timeout=PATIENCE_S) == code, running.said()
-    assert not any(alive(pid) for role in ("scoring", "storing") for pid in running.pids(role))
+    assert not any(alive(pid) for role in Role for pid in running.pids(role))
     assert "Traceback" not in running.said()
     assert '"role_died"' in running.said()
 
 
 def test_roles_do_not_outlive_us_however_we_die(running: Running) -> None:
     running.until(lambda: "model_ready" in running.said())
-    pids = [pid for role in ("scoring", "storing") for pid in running.pids(role)]
+    pids = [pid for role in Role for pid in running.pids(role)]
     assert all(map(alive, pids))
     running.process.kill()
     running.process.wait()
@@ -104,4 +105,4 @@ def test_a_role_that_refuses_to_start_ends_the_run(kafka_bootstrap: str, fresh_d
     running = Running(settings, tmp_path / "log")
     assert running.process.wait(timeout=PATIENCE_S) == 2, running.said()
     assert "earlybell db upgrade" in running.said()
-    assert not any(alive(pid) for role in ("scoring", "storing") for pid in running.pids(role))
+    assert not any(alive(pid) for role in Role for pid in running.pids(role))
