@@ -141,6 +141,25 @@ def signal_id(news_id: str, revision: int, model_revision: str, policy: str) -> 
     return hashlib.sha256(parts).hexdigest()[:32]
 
 
+def broker_time(record: Any) -> datetime:
+    """Return a message's timestamp, which on the topics that we create is the broker's clock (LogAppendTime).
+
+    Parameters
+    ----------
+    record
+        An ``aiokafka.ConsumerRecord``.
+
+    Raises
+    ------
+    BadNews
+        It is out of range: on other people's topics the producer chooses it.
+    """
+    try:
+        return datetime.fromtimestamp(record.timestamp / 1000, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise BadNews(f"the message's timestamp {record.timestamp} is out of range: {error}") from error
+
+
 def text_id(text: str) -> str:
     """The news id of a text that came without one."""
     return f"text:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -14,8 +14,7 @@ import msgspec
 import structlog
 
 from earlybell.storage.writer import Writer, Written
-from earlybell.streams.records import BadNews, decode_news, decode_signal
-from earlybell.streams.scoring import broker_time
+from earlybell.streams.records import BadNews, broker_time, decode_news, decode_signal
 from earlybell.streams.settings import Settings
 from earlybell.streams.transport import Chunk
 from earlybell.streams.windows import Limits, Windows

@@ -24,8 +24,9 @@ from earlybell.streams.commands.rows import DAMAGED, USUAL_NAMES, BadRow, Column
 from earlybell.streams.exceptions import FileError
 from earlybell.streams.model import scorer
 from earlybell.streams.records import MAX_MESSAGE_BYTES, NewsItem, encode, text_id
-from earlybell.streams.scoring import CHARACTERS_PER_TOKEN, signal
 from earlybell.streams.settings import Settings
+from earlybell.streams.signals import build_signal, unsupported_language
+from earlybell.streams.token_budget import estimate_tokens
 
 TextFormat = Literal["auto", "text", "jsonl"]
 READ_BYTES = 64 * 1024
@@ -200,23 +201,21 @@ class Lines:
         return item, False
 
 
-def _cut(found: Iterator[Entry | tuple[int, str]], settings: Settings, languages: Sequence[str]) -> Iterator[Window]:
+def _cut(entries: Iterator[Entry | tuple[int, str]], settings: Settings, languages: Sequence[str]) -> Iterator[Window]:
     """Windows of the lines that are there, each within the limits of a window of the pipeline."""
-    window, size = Window([], []), 0
-    for one in found:
-        if isinstance(one, tuple):
-            window.faults.append(one)
+    window, tokens = Window([], []), 0
+    for entry in entries:
+        if isinstance(entry, tuple):
+            window.faults.append(entry)
             continue
-        language = one.item.language
-        if language is not None and language.lower().split("-")[0] not in languages:
-            reason = f"language {language!r} is none that the model reads: {', '.join(languages)}"
-            window.faults.append((one.line, reason))
+        if reason := unsupported_language(entry.item, languages):
+            window.faults.append((entry.line, reason))
             continue
-        window.entries.append(one)
-        size += len(one.item.text)
-        if len(window.entries) >= settings.window_texts or size >= settings.window_tokens * CHARACTERS_PER_TOKEN:
+        window.entries.append(entry)
+        tokens += estimate_tokens(entry.item.text)
+        if len(window.entries) >= settings.window_texts or tokens >= settings.window_tokens:
             yield window
-            window, size = Window([], []), 0
+            window, tokens = Window([], []), 0
     if window.entries or window.faults:
         yield window
 
@@ -234,7 +233,7 @@ async def _settle(
             if reason := result.faults.get(place):
                 faults.append((entry.line, reason))
                 continue
-            made = signal(
+            signal = build_signal(
                 entry.item,
                 result.predictions,
                 row,
@@ -243,7 +242,7 @@ async def _settle(
                 inference_ms=result.inference_s * 1000,
                 timed=entry.timed,
             )
-            lines.append(encode(made) + b"\n")
+            lines.append(encode(signal) + b"\n")
             row += 1
         write(lines)
     return sorted(faults)

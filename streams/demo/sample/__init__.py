@@ -24,7 +24,7 @@ BROKEN: Mapping[int, str] = {
     39: "missing required field `headline`",
     64: "Expected `datetime` with a timezone component",
     92: "length >= 1 - at `$.headline`",
-    124: "language 'de' is none that the model reads",
+    124: "language 'de' is not supported",
     153: "Expected `array | null`, got `str` - at `$.symbols`",
     178: "surrogate",
     211: "not JSON",

@@ -134,7 +134,7 @@ def test_lines_that_cannot_be_scored_are_named_and_the_rest_goes_on() -> None:
     signals, faults = scored(b"\n".join(lines))
     assert [signal.news_id for signal in signals] == [text_id(text) for text in ("one", "three", "last")]
     assert [line for line, _ in faults] == [2, 3, 4, 7, 8, 9]
-    assert "none that the model reads: en" in faults[2][1]
+    assert "not supported: the model reads en" in faults[2][1]
 
 
 def test_the_first_line_decides_and_format_forces() -> None:

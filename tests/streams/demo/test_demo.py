@@ -58,7 +58,7 @@ def played(skip: Callable[[int], bool] = lambda line: False) -> Tally:
             continue
         if message.line in sample.BROKEN:
             try:
-                reason = f"language {decode_news(message.value).language!r} is none that the model reads: en"
+                reason = f"language {decode_news(message.value).language!r} is not supported: the model reads en"
             except BadNews as fault:
                 reason = str(fault)
             sent = letter(Origin(message.key, message.value), stage="decode", kind="BadNews", reason=reason)
