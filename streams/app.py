@@ -35,12 +35,13 @@ from earlybell.inference.pool import pool as pools
 from earlybell.inference.pool.pool import Pool
 from earlybell.storage import migrations
 from earlybell.storage.writer import Writer
-from earlybell.streams.brokers import DEAD_LETTER_BYTES, create_topics
 from earlybell.streams.model import scorer
+from earlybell.streams.records import MAX_DEAD_LETTER_BYTES
 from earlybell.streams.roles import Role
 from earlybell.streams.scoring import Scoring
 from earlybell.streams.settings import Settings
 from earlybell.streams.storing import Storing, storing_news, storing_signals
+from earlybell.streams.topics import create_topics
 from earlybell.streams.transport import Chunk, ChunkSchema, Outgoing, Transport
 from earlybell.streams.windows import Windows
 
@@ -206,7 +207,7 @@ def _app(role: str, settings: Settings) -> faust.App:
         broker_max_poll_records=settings.chunk_messages * settings.fetched_chunks,
         consumer_auto_offset_reset="earliest",
         producer_acks=-1,
-        producer_max_request_size=2 * DEAD_LETTER_BYTES,
+        producer_max_request_size=2 * MAX_DEAD_LETTER_BYTES,
         producer_max_batch_size=256 * 1024,
         # Topics are made by streams.brokers, with the broker's clock; nothing is kept in Faust tables.
         topic_allow_declare=False,

@@ -1,6 +1,6 @@
-"""How the command line's own Kafka clients (kafka-python) reach the brokers, and what it says when they cannot.
+"""Opens the command line's Kafka clients (kafka-python), and turns their errors into one line for the user.
 
-The roles have Faust's clients; these are for feeds, for `watch` and for making topics. Knows nothing of Faust.
+The roles use Faust's clients; these serve feeds, `watch`, `redrive` and the creation of topics.
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError
 
 from earlybell.streams.exceptions import BrokerError
 from earlybell.streams.records import MAX_MESSAGE_BYTES
 from earlybell.streams.settings import Settings
 
-#: How long a command waits for a first answer before it says that there is no broker.
+#: How long a command waits for a first answer before it reports that no broker is there.
 BOOTSTRAP_TIMEOUT_MS = 5_000
-#: Room above the news topic's limit for a dead letter's headers.
-DEAD_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES
 
 
 @contextmanager
@@ -29,13 +27,13 @@ def reaching(settings: Settings) -> Iterator[None]:
         yield
     except KafkaError as error:
         raise BrokerError(
-            f"{settings.kafka_bootstrap}: {error}; is Kafka there? `earlybell up` starts one, "
+            f"{settings.kafka_bootstrap}: {error}; is Kafka running? `earlybell up` starts one, "
             "EARLYBELL_KAFKA_BOOTSTRAP names another"
         ) from error
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """What every kafka-python client is given: the address and how to be let in."""
+    """Return the options of every kafka-python client: addresses, protocol and credentials."""
     options: dict[str, Any] = {
         "bootstrap_servers": [broker.strip() for broker in settings.kafka_bootstrap.split(",")],
         "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
@@ -55,7 +53,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
 
 
 def open_producer(settings: Settings) -> KafkaProducer:
-    """A producer whose messages are written once and acknowledged by every in-sync replica.
+    """Open an idempotent producer that waits for every in-sync replica.
 
     Raises
     ------
@@ -67,17 +65,17 @@ def open_producer(settings: Settings) -> KafkaProducer:
             **client_options(settings),
             acks="all",
             enable_idempotence=True,
-            # Larger batches are what makes kafka-python fast: its cost is by batch and by message, not by byte.
+            # kafka-python's cost is per batch and per message, not per byte: large batches make it fast.
             batch_size=256 * 1024,
             linger_ms=5,
-            # A message over the topic's limit is the broker's to refuse, so that the reason is its own.
+            # Leave it to the broker to refuse a message over the topic's limit, so that the reason is the broker's.
             max_request_size=8 * MAX_MESSAGE_BYTES,
             allow_auto_create_topics=False,
         )
 
 
 def open_consumer(settings: Settings, **options: Any) -> KafkaConsumer:
-    """A consumer of no group that reads bytes.
+    """Open a consumer without a group, which reads values as bytes.
 
     Raises
     ------
@@ -92,40 +90,3 @@ def open_consumer(settings: Settings, **options: Any) -> KafkaConsumer:
             allow_auto_create_topics=False,
             **options,
         )
-
-
-def create_topics(settings: Settings) -> list[str]:
-    """Make those of our topics that are not there yet; gives the names of those made.
-
-    The broker's clock stamps them, so that a message's timestamp says when it came in.
-
-    Raises
-    ------
-    BrokerError
-        No broker answers, or it will not let us.
-    """
-    limits = {
-        settings.news_topic: MAX_MESSAGE_BYTES,
-        settings.sentiment_topic: MAX_MESSAGE_BYTES,
-        settings.dead_topic: DEAD_LETTER_BYTES,
-    }
-    with reaching(settings):
-        admin = KafkaAdminClient(**client_options(settings))
-        try:
-            wanted = {
-                topic: {
-                    "num_partitions": settings.partitions,
-                    "replication_factor": settings.replication,
-                    "configs": {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(limit)},
-                }
-                for topic, limit in limits.items()
-                if topic not in set(admin.list_topics())
-            }
-            for topic, options in wanted.items():
-                try:
-                    admin.create_topics({topic: options}, wait_for_metadata=True)
-                except TopicAlreadyExistsError:
-                    continue  # a role that starts beside us was faster
-            return list(wanted)
-        finally:
-            admin.close()

@@ -16,6 +16,8 @@ from msgspec import Meta
 
 #: 1 MiB: the largest message that the news topic takes.
 MAX_MESSAGE_BYTES = 1_048_576
+#: The limit of the dead-letter topic: room for a whole message and the letter's headers.
+MAX_DEAD_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES
 #: The score needs these two; a model without them gives ``score`` 0.
 POSITIVE, NEGATIVE = "positive", "negative"
 

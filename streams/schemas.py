@@ -16,8 +16,7 @@ from typing import Any
 import yaml
 
 from earlybell.streams import dead_letters
-from earlybell.streams.brokers import DEAD_LETTER_BYTES
-from earlybell.streams.records import MAX_MESSAGE_BYTES, json_schemas
+from earlybell.streams.records import MAX_DEAD_LETTER_BYTES, MAX_MESSAGE_BYTES, json_schemas
 from earlybell.streams.settings import Settings
 
 _PARTICULARS = {
@@ -68,7 +67,7 @@ def asyncapi() -> dict[str, Any]:
                 MAX_MESSAGE_BYTES,
             ),
             "dead": _channel(
-                dead, "Messages of the news topic that cannot be processed.", "DeadLetter", DEAD_LETTER_BYTES
+                dead, "Messages of the news topic that cannot be processed.", "DeadLetter", MAX_DEAD_LETTER_BYTES
             ),
         },
         "operations": {

@@ -1,7 +1,7 @@
-"""Every setting, once: each field is an ``EARLYBELL_*`` environment variable with its default and its reason.
+"""Every setting, defined once: each field is an ``EARLYBELL_*`` environment variable with a default and a description.
 
-Where a field has no value of its own, what ``earlybell up`` started on this machine is found through its state file,
-so that every later command works without a flag or a variable.
+The servers' addresses default to the stack that ``earlybell up`` started on this machine, which is found through its
+state file; so no later command needs a flag or a variable.
 """
 
 from __future__ import annotations
@@ -10,80 +10,117 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from earlybell.deploy.local import state
+from earlybell.streams.exceptions import CommandError
+from earlybell.streams.logs import MASK, masked
+
+ENV_PREFIX = "EARLYBELL_"
 
 
 class Settings(BaseSettings):
-    """How Earlybell runs. ``earlybell settings`` prints them all with what they are now."""
+    """How Earlybell runs. ``earlybell settings`` prints every setting with its current value."""
 
-    model_config = SettingsConfigDict(env_prefix="EARLYBELL_", extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True)
 
-    # Where things are.
+    # Servers
     kafka_bootstrap: str = Field(
         default_factory=lambda: state.read().get("kafka_bootstrap", "127.0.0.1:9092"),
-        description="host:port[,host:port] of the Kafka brokers. Default: the stack that `earlybell up` started.",
+        description="Connect to the Kafka brokers at host:port[,host:port]. The default is the stack that "
+        "`earlybell up` started.",
     )
     database_url: SecretStr = Field(
         default_factory=lambda: SecretStr(
             state.read().get("database_url", "postgresql://postgres@127.0.0.1:5432/earlybell")
         ),
-        description="The Postgres database, as a URL. Default: the stack that `earlybell up` started.",
+        description="Connect to the Postgres database at this URL. The default is the stack that `earlybell up` "
+        "started.",
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="How to speak to the brokers."
+        "PLAINTEXT", description="Talk to the brokers over this protocol."
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "SCRAM-SHA-512", description="SASL mechanism, where the protocol has SASL."
+        "SCRAM-SHA-512", description="Authenticate with this mechanism if the protocol uses SASL."
     )
-    kafka_username: str | None = Field(None, description="SASL user.")
-    kafka_password: SecretStr | None = Field(None, description="SASL password.")
-    kafka_ca_file: Path | None = Field(None, description="PEM file of the authority that signed the brokers.")
+    kafka_username: str | None = Field(None, description="Authenticate as this user if the protocol uses SASL.")
+    kafka_password: SecretStr | None = Field(
+        None, description="Authenticate with this password if the protocol uses SASL."
+    )
+    kafka_ca_file: Path | None = Field(
+        None, description="Trust the certificate authority in this PEM file to sign the brokers' certificates."
+    )
 
-    # Topics and consumer groups.
-    news_topic: str = Field("news.raw", description="Where feeds publish news.")
-    sentiment_topic: str = Field("news.sentiment", description="Where signals go.")
-    dead_topic: str = Field("news.dead", description="Where messages go that cannot be processed.")
-    partitions: int = Field(4, ge=1, description="Of the topics that we create; the most workers a role can have.")
-    replication: int = Field(1, ge=1, description="Copies of each partition of the topics that we create.")
-    group_prefix: str = Field("earlybell", description="Consumer groups are PREFIX-scoring and PREFIX-storing.")
+    # Topics and consumer groups
+    news_topic: str = Field("news.raw", description="Read news from this topic.")
+    sentiment_topic: str = Field("news.sentiment", description="Publish signals on this topic.")
+    dead_topic: str = Field("news.dead", description="Send messages that cannot be processed to this topic.")
+    partitions: int = Field(
+        4, ge=1, description="Create topics with this many partitions, which is also the most workers a role can use."
+    )
+    replication: int = Field(1, ge=1, description="Create topics with this many copies of each partition.")
+    group_prefix: str = Field(
+        "earlybell", description="Name the consumer groups PREFIX-scoring, PREFIX-storing and PREFIX-redrive."
+    )
     commit_interval_s: float = Field(
-        1.0, gt=0, description="How often offsets are committed. A crash re-reads at most this much."
+        1.0,
+        gt=0,
+        description="Commit offsets at this interval. A crash re-reads at most what came in since.",
     )
     session_timeout_s: float = Field(
-        10.0, gt=0, description="A worker that is silent for so long loses its partitions to the others."
+        10.0, gt=0, description="Give a worker's partitions to the others when it has been silent for this long."
     )
 
-    # Windows.
-    window_texts: int = Field(512, ge=1, description="A window closes at so many texts,")
-    window_tokens: int = Field(32_768, ge=1, description="or at so many tokens (estimated from the characters),")
-    window_delay_ms: float = Field(10.0, ge=0, description="or when its first text has waited so long.")
+    # Windows
+    window_texts: int = Field(512, ge=1, description="Close a window when it holds this many texts.")
+    window_tokens: int = Field(
+        32_768, ge=1, description="Close a window when it holds this many tokens, estimated from the characters."
+    )
+    window_delay_ms: float = Field(10.0, ge=0, description="Close a window when its first text has waited this long.")
     chunk_messages: int = Field(
-        256, ge=1, description="The most messages of one fetch that travel as one event through Faust."
+        256, ge=1, description="Pass at most this many messages of one fetch through Faust as one event."
     )
     fetched_chunks: int = Field(
-        8, ge=1, description="Chunks that may wait in front of an agent before its partitions are paused."
+        8, ge=1, description="Pause an agent's partitions when this many chunks are waiting for it."
     )
 
-    # The model.
-    checkpoint: Path | None = Field(None, description="Directory of the checkpoint. Default: the one that is shipped.")
-    devices: str = Field("auto", description="auto (one worker a GPU, else the CPU), cpu, or cuda:0,cuda:1 ...")
-    cpu_threads: int = Field(0, ge=0, description="Threads of a CPU worker; 0: one for each core.")
-    precision: str = Field("auto", description="auto (the fastest here, measured once), float32, bfloat16 or int8.")
+    # Model
+    checkpoint: Path | None = Field(
+        None, description="Load the model from this directory. The default is the checkpoint that ships with Earlybell."
+    )
+    devices: str = Field(
+        "auto",
+        description="Run one worker on each of these devices: auto (every GPU, or else the CPU), cpu, or a list such "
+        "as cuda:0,cuda:1.",
+    )
+    cpu_threads: int = Field(0, ge=0, description="Give a CPU worker this many threads; 0 means one per core.")
+    precision: str = Field(
+        "auto",
+        description="Compute in this precision: auto (the fastest on this machine, measured once), float32, bfloat16 "
+        "or int8.",
+    )
     dial: float | None = Field(
-        None, ge=0, le=1, description="0: full depth .. 1: the fastest calibrated. Default: the checkpoint's."
+        None,
+        ge=0,
+        le=1,
+        description="Trade depth for speed, from 0 (full depth) to 1 (the fastest calibrated). The default is the "
+        "checkpoint's own.",
     )
 
-    # Storing.
-    store_rows: int = Field(2_000, ge=1, description="Rows that are written to Postgres in one transaction,")
-    store_delay_ms: float = Field(50.0, ge=0, description="or when the first of them has waited so long.")
+    # Storing
+    store_rows: int = Field(2_000, ge=1, description="Write to Postgres when this many rows are waiting.")
+    store_delay_ms: float = Field(
+        50.0, ge=0, description="Write to Postgres when the first waiting row has waited this long."
+    )
 
-    # Logs.
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Log events of this level and above."
+    )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="auto: console on a terminal, else one JSON object a line."
+        "auto",
+        description="Write logs in this format. auto is console on a terminal, else one JSON object per line.",
     )
 
     def consumer_group(self, member: str) -> str:
@@ -94,3 +131,20 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database URL with its password: for connecting, never for logs."""
         return self.database_url.get_secret_value()
+
+
+def load_settings() -> Settings:
+    """Read the settings of this process from its environment.
+
+    Raises
+    ------
+    CommandError
+        A variable's value is invalid.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        variable = ENV_PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        shown = masked(repr(first["input"])) if "PASSWORD" not in variable and "URL" not in variable else MASK
+        raise CommandError(f"{variable}={shown} is invalid: {first['msg']}") from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from earlybell.streams.brokers import create_topics
 from earlybell.streams.settings import Settings
+from earlybell.streams.topics import create_topics
 
 
 def own_topics(kafka_bootstrap: str, **more: Any) -> Settings:

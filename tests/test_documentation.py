@@ -35,10 +35,11 @@ def test_every_command_of_the_readme_is_there() -> None:
     assert {one for one in said if one != "is"} <= commands() | {"db"}
 
 
-def test_every_setting_says_what_it_is_for() -> None:
+def test_every_setting_has_a_full_sentence() -> None:
     for name, field in Settings.model_fields.items():
-        assert field.description, name
-        assert field.description.strip()[-1] in ".,", name
+        description = field.description or ""
+        assert description[:1].isupper(), name
+        assert description.endswith("."), name
 
 
 def test_every_file_that_the_readme_links_is_there() -> None:

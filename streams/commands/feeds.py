@@ -16,7 +16,8 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from earlybell.streams.brokers import reaching
-from earlybell.streams.commands.rows import BadRow, Columns, Format, OpenFile, read
+from earlybell.streams.commands.formats import NewsFormat
+from earlybell.streams.commands.rows import BadRow, Columns, OpenFile, read
 from earlybell.streams.records import MAX_MESSAGE_BYTES, NewsItem, decode_news, encode
 from earlybell.streams.settings import Settings
 
@@ -86,7 +87,7 @@ _id_decoder = msgspec.json.Decoder(_Id)
 
 
 def messages(
-    file: OpenFile, form: Format, columns: Columns, bad: Callable[[int, str], None], limit: int | None = None
+    file: OpenFile, file_format: NewsFormat, columns: Columns, bad: Callable[[int, str], None], limit: int | None = None
 ) -> Iterator[Message]:
     """The messages of a file whose rows are news; ``bad`` is told the line and the reason of each that is not.
 
@@ -95,7 +96,7 @@ def messages(
     FileError
         A column is missing, or the file cannot be read.
     """
-    for count, line in enumerate(read(file, form, columns)):
+    for count, line in enumerate(read(file, file_format, columns)):
         if limit is not None and count >= limit:
             return
         try:

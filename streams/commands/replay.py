@@ -10,11 +10,13 @@ from itertools import chain, islice
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from earlybell.streams.brokers import create_topics, open_producer
+from earlybell.streams.brokers import open_producer
 from earlybell.streams.commands.feeds import Pacer, Report, messages, raw_messages, replay
-from earlybell.streams.commands.rows import Columns, Format, OpenFile, format_of, open_file
+from earlybell.streams.commands.formats import NewsFormat
+from earlybell.streams.commands.rows import Columns, OpenFile, format_of, open_file
 from earlybell.streams.exceptions import CommandError
 from earlybell.streams.settings import Settings
+from earlybell.streams.topics import create_topics
 
 #: More broken rows than this are counted, not shown.
 SHOWN_FAULTS = 20
@@ -27,7 +29,7 @@ def replay_file(
     path: str,
     *,
     pairs: list[str],
-    form: Format | None,
+    file_format: NewsFormat | None,
     timezone: str | None,
     speed: str,
     limit: int | None,
@@ -45,7 +47,7 @@ def replay_file(
     """
     pacer = Pacer(_multiple(speed))
     columns = Columns.parse(pairs, timezone)
-    if raw and (pairs or timezone or form not in {None, "jsonl"}):
+    if raw and (pairs or timezone or file_format not in {None, "jsonl"}):
         raise CommandError("--raw sends lines unchanged: drop --map and --timezone, and any --format but jsonl")
     file = open_file(path)
     report = Report()
@@ -57,7 +59,7 @@ def replay_file(
         elif report.bad == SHOWN_FAULTS + 1:
             print("more such lines are counted, not shown", file=sys.stderr)
 
-    feed = raw_messages(file, limit) if raw else messages(file, form or format_of(path), columns, bad, limit)
+    feed = raw_messages(file, limit) if raw else messages(file, file_format or format_of(path), columns, bad, limit)
     # The first is taken now: a file that will not do should not wait for a broker.
     feed = chain(list(islice(feed, 1)), feed)
     topic = topic or settings.news_topic

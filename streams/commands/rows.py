@@ -21,15 +21,15 @@ from email.utils import parsedate_to_datetime
 from itertools import chain, islice
 from pathlib import Path
 from textwrap import shorten
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, cast
 from zoneinfo import ZoneInfo
 
 import msgspec
 
+from earlybell.streams.commands.formats import NewsFormat
 from earlybell.streams.exceptions import FileError
 from earlybell.streams.records import BadNews, NewsItem, decode_news
 
-Format = Literal["jsonl", "csv", "tsv"]
 Row = Mapping[str, Any]
 
 #: What feeds call the fields, in the order in which a column is chosen where a file has several.
@@ -54,7 +54,7 @@ LOOK_AHEAD = 100
 EPOCH_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (float("inf"), 1e9))
 _DAY_DIGITS = 8  # 20240417 is a day, not an epoch
 _OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-_SUFFIXES: Mapping[str, Format] = {
+_SUFFIXES: Mapping[str, NewsFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
@@ -302,7 +302,7 @@ def open_file(path: str) -> OpenFile:
     return OpenFile(cast("IO[bytes]", opener(stored)) if opener else stored, stored, size)
 
 
-def format_of(path: str) -> Format:
+def format_of(path: str) -> NewsFormat:
     """What a file's name says of its format.
 
     Raises
@@ -316,7 +316,7 @@ def format_of(path: str) -> Format:
     raise FileError(f"{path}: its name does not tell the format; say --format jsonl, csv or tsv")
 
 
-def read(file: OpenFile, form: Format, columns: Columns) -> Iterator[Line]:
+def read(file: OpenFile, file_format: NewsFormat, columns: Columns) -> Iterator[Line]:
     """The rows of an open file, in order, after a look at whether the columns are there.
 
     Raises
@@ -324,7 +324,7 @@ def read(file: OpenFile, form: Format, columns: Columns) -> Iterator[Line]:
     FileError
         A column is missing, or the file cannot be decompressed.
     """
-    lines = read_jsonl(file.lines) if form == "jsonl" else _read_table(file.lines, form, columns)
+    lines = read_jsonl(file.lines) if file_format == "jsonl" else _read_table(file.lines, file_format, columns)
     try:
         first = list(islice(lines, LOOK_AHEAD))
         rows = [line.row for line in first if not isinstance(line.row, BadRow)]
@@ -352,12 +352,12 @@ def read_jsonl(lines: Iterable[bytes]) -> Iterator[Line]:
             yield Line(number, row if isinstance(row, dict) else BadRow("not a JSON object"))
 
 
-def _read_table(lines: IO[bytes], form: Format, columns: Columns) -> Iterator[Line]:
+def _read_table(lines: IO[bytes], file_format: NewsFormat, columns: Columns) -> Iterator[Line]:
     csv.field_size_limit(2**24)
     text = io.TextIOWrapper(cast("Any", lines), "utf-8-sig", errors="surrogateescape", newline="")
     head = text.readline()
     table = chain([head], text) if head else iter(())
-    if form == "tsv":
+    if file_format == "tsv":
         # text/tab-separated-values has no quotes: a quotation mark in a headline is one.
         reader = csv.reader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:

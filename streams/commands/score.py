@@ -13,13 +13,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO, Literal, Protocol, cast
+from typing import IO, Protocol, cast
 
 import msgspec
 
 from earlybell.inference.pool import pool as pools
 from earlybell.inference.pool.pool import Pool, WindowResult
 from earlybell.inference.predictions import ModelDescription
+from earlybell.streams.commands.formats import TextFormat
 from earlybell.streams.commands.rows import DAMAGED, USUAL_NAMES, BadRow, Columns, open_file
 from earlybell.streams.exceptions import FileError
 from earlybell.streams.model import scorer
@@ -28,7 +29,6 @@ from earlybell.streams.settings import Settings
 from earlybell.streams.signals import build_signal, unsupported_language
 from earlybell.streams.token_budget import estimate_tokens
 
-TextFormat = Literal["auto", "text", "jsonl"]
 READ_BYTES = 64 * 1024
 #: Stands in for the time of a text that came without one; it never leaves this module.
 UNTIMED = datetime(1970, 1, 1, tzinfo=UTC)

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from earlybell.deploy.local import stack
 from earlybell.storage import migrations
 from earlybell.streams import logs
-from earlybell.streams.brokers import client_options, create_topics, open_consumer, open_producer, reaching
+from earlybell.streams.brokers import client_options, open_consumer, open_producer, reaching
 from earlybell.streams.commands.feeds import Message, Pacer, Report, raw_messages, replay
 from earlybell.streams.commands.rows import open_file
 from earlybell.streams.demo import results, sample
@@ -34,6 +34,7 @@ from earlybell.streams.exit_codes import INTERRUPTED
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from earlybell.streams.supervisor import Roles
+from earlybell.streams.topics import create_topics
 
 #: For both roles to have their partitions: a model is loaded and warmed up in between.
 READY_TIMEOUT_S = 180.0

@@ -14,6 +14,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from earlybell.inference.pool.pool import Pool
 from earlybell.streams import dead_letters
 from earlybell.streams.brokers import client_options, open_producer
+from earlybell.streams.commands.redrive import redrive
 from earlybell.streams.records import MAX_MESSAGE_BYTES, decode_signal
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
@@ -187,7 +188,7 @@ async def test_redrive_sends_letters_back_once(settings: Settings, pool: Pool) -
     async with both_roles(settings, pool):
         publish(settings, b"broken", as_bytes(item("foreign", language="de")), headers=[("trace", b"42")])
         await until(lambda: len(messages(settings, settings.dead_topic)) == 2)
-        assert dead_letters.redrive(settings) == 2
+        assert redrive(settings) == 2
         await until(lambda: committed(settings) == ends(settings))
     news = messages(settings, settings.news_topic)
     assert [list(message.headers) for message in news] == [[("trace", b"42")]] * 4
@@ -195,6 +196,6 @@ async def test_redrive_sends_letters_back_once(settings: Settings, pool: Pool) -
     assert sorted(sent) == sorted([b"broken", as_bytes(item("foreign", language="de"))] * 2)
     # Still broken: two more letters, which only the next redrive sends back.
     assert len(messages(settings, settings.dead_topic)) == 4
-    assert dead_letters.redrive(settings, limit=1) == 1
-    assert dead_letters.redrive(settings) == 1
-    assert dead_letters.redrive(settings) == 0
+    assert redrive(settings, limit=1) == 1
+    assert redrive(settings) == 1
+    assert redrive(settings) == 0

@@ -147,7 +147,7 @@ def test_settings_are_all_listed_without_secrets(
         assert field.description in captured.out
     assert "hunter2" not in captured.out
     assert "postgresql://me:***@127.0.0.1:1/none" in captured.out
-    assert "EARLYBELL_WINDOW_TEXT is no setting" in captured.err, "a misspelt variable is named"
+    assert "EARLYBELL_WINDOW_TEXT is not a setting" in captured.err, "a misspelt variable is named"
 
 
 def test_what_settings_prints_is_an_environment_file(

@@ -106,5 +106,5 @@ async def test_a_reason_of_any_length_and_kind_fits_a_header() -> None:
     letter = dead_letters.letter(Record(1, None, None), stage="decode", kind="BadNews", reason="\ud800" + "x" * 10**6)
     reason = dict(letter.headers)[dead_letters.REASON[1]]
     assert reason.startswith(b"\\ud800xx")
-    assert len(reason) < 2 * dead_letters.REASON_CHARACTERS
+    assert len(reason) < 2 * dead_letters.MAX_REASON_CHARACTERS
     assert (letter.key, letter.value) == (None, None)

@@ -16,7 +16,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from earlybell.streams import brokers
-from earlybell.streams.brokers import client_options, create_topics, open_producer
+from earlybell.streams.brokers import client_options, open_producer
 from earlybell.streams.commands.feeds import LARGEST_BYTES, Message, Pacer, Report, messages, raw_messages, replay
 from earlybell.streams.commands.replay import replay_file
 from earlybell.streams.commands.rows import Columns, open_file
@@ -24,6 +24,7 @@ from earlybell.streams.demo import sample
 from earlybell.streams.exceptions import BrokerError
 from earlybell.streams.records import decode_news
 from earlybell.streams.settings import Settings
+from earlybell.streams.topics import create_topics
 from tests.integration.whole_pipeline import messages as messages_of
 from tests.own_topics import own_topics
 
@@ -86,7 +87,7 @@ def test_broken_rows_are_left_out_and_counted_by_line(settings: Settings, tmp_pa
     path.write_text(
         "title,date\nGood,2026-03-02T09:00Z\n,2026-03-02T09:01Z\nNaive,2026-03-02T09:02\nGood too,1772442000\n"
     )
-    options: dict[str, Any] = {"form": None, "speed": "max", "limit": None, "topic": None, "raw": False}
+    options: dict[str, Any] = {"file_format": None, "speed": "max", "limit": None, "topic": None, "raw": False}
     report = replay_file(settings, str(path), pairs=[], timezone=None, **options)
     assert (report.sent, report.bad) == (2, 2)
     said = capsys.readouterr().err

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from earlybell.streams.commands.formats import NewsFormat
 from earlybell.streams.commands.rows import (
     BadRow,
     Columns,
-    Format,
     Line,
     format_of,
     moment,
@@ -33,8 +33,8 @@ from earlybell.streams.records import decode_news, encode
 GOOD: dict[str, Any] = {"title": "Zephyr Rail lifts outlook", "date": "2026-03-02T09:00:00Z"}
 
 
-def lines_of(path: Path, columns: Columns | None = None, form: Format | None = None) -> list[Line]:
-    return list(read(open_file(str(path)), form or format_of(str(path)), columns or Columns()))
+def lines_of(path: Path, columns: Columns | None = None, file_format: NewsFormat | None = None) -> list[Line]:
+    return list(read(open_file(str(path)), file_format or format_of(str(path)), columns or Columns()))
 
 
 def reason(row: dict[str, Any], columns: Columns | None = None) -> str:

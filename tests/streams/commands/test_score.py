@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from earlybell.inference.pool.pool import WindowResult
 from earlybell.inference.predictions import ModelDescription, Predictions
-from earlybell.streams.commands.score import Entry, Lines, TextFormat, score_stream
+from earlybell.streams.commands.formats import TextFormat
+from earlybell.streams.commands.score import Entry, Lines, score_stream
 from earlybell.streams.exceptions import FileError
 from earlybell.streams.records import decode_signal, text_id
 from earlybell.streams.settings import Settings

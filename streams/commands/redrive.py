@@ -1,0 +1,91 @@
+"""`earlybell redrive`: send dead letters back to the topic they came from, once the cause is fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import MessageSizeTooLargeError
+
+from earlybell.streams.brokers import client_options, open_producer, reaching
+from earlybell.streams.dead_letters import ADDED_HEADERS, TOPIC, VALUE_OMITTED, Origin
+from earlybell.streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+#: Letters that are sent before the group's offsets are committed.
+BATCH_LETTERS = 500
+
+
+def redrive(settings: Settings, *, limit: int | None = None) -> int:
+    """Send each dead letter back to its topic once, and return how many were sent.
+
+    The offsets of the consumer group ``PREFIX-redrive`` remember what was sent; a crash in between sends a few letters
+    twice, which is harmless downstream. Letters without their value are skipped and logged with their origin.
+
+    Raises
+    ------
+    BrokerError
+        No broker answers.
+    """
+    sent = 0
+    with reaching(settings):
+        producer = open_producer(settings)
+        consumer = KafkaConsumer(
+            **client_options(settings),
+            group_id=settings.consumer_group("redrive"),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        try:
+            numbers = consumer.partitions_for_topic(settings.dead_topic) or set()
+            partitions = [TopicPartition(settings.dead_topic, number) for number in sorted(numbers)]
+            consumer.assign(partitions)
+            ends = consumer.end_offsets(partitions)
+            while limit is None or sent < limit:
+                if all(consumer.position(partition) >= ends[partition] for partition in partitions):
+                    break
+                batch = BATCH_LETTERS if limit is None else min(BATCH_LETTERS, limit - sent)
+                polled = consumer.poll(timeout_ms=500, max_records=batch)
+                # A message that fails again gets a new letter, beyond the end at which we started.
+                letters = [
+                    letter
+                    for partition, records in polled.items()
+                    for letter in records
+                    if letter.offset < ends[partition]
+                ]
+                sent += _send_back(letters, producer)
+                consumer.commit()
+        finally:
+            consumer.close()
+            producer.close()
+    return sent
+
+
+def _send_back(letters: Sequence[Origin], producer: KafkaProducer) -> int:
+    """Send letters back as the messages they were, and return how many the broker has acknowledged."""
+    pending = []
+    for letter in letters:
+        headers = dict(letter.headers)
+        topic = headers.get(TOPIC[0])
+        if topic is None or VALUE_OMITTED in headers:
+            log.warning(
+                "dead_letter_skipped",
+                partition=letter.partition,
+                offset=letter.offset,
+                reason="it has no origin, or no value",
+            )
+            continue
+        original = [(name, text) for name, text in letter.headers if not name.startswith(ADDED_HEADERS)]
+        pending.append((letter, producer.send(topic.decode(), key=letter.key, value=letter.value, headers=original)))
+    producer.flush()
+    sent = 0
+    for letter, future in pending:
+        try:
+            future.get(timeout=0)
+            sent += 1
+        except MessageSizeTooLargeError as error:
+            # It would be refused every time, and those behind it must not wait.
+            log.error("dead_letter_skipped", partition=letter.partition, offset=letter.offset, reason=str(error))
+    return sent

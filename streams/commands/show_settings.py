@@ -1,0 +1,65 @@
+"""`earlybell settings`: print every setting with its variable, its current value and its description."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from earlybell.streams.logs import MASK, masked
+from earlybell.streams.settings import ENV_PREFIX, Settings
+
+#: Our variables that are not settings of the pipeline: they belong to the local stack, the set-up and the tests.
+OTHER_VARIABLES = frozenset({"EARLYBELL_HOME", "EARLYBELL_TORCH", "EARLYBELL_DATA"})
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One setting, as it is printed."""
+
+    variable: str
+    value: str  # secrets masked
+    given: bool  # by the environment, not a default
+    description: str
+
+
+def listing(settings: Settings) -> Iterator[Listed]:
+    """Return every setting, in the order of declaration."""
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if name == "database_url":
+            shown = masked(settings.database)  # its host is not a secret
+        elif isinstance(value, SecretStr):
+            shown = MASK
+        else:
+            shown = "" if value is None else str(value)
+        yield Listed(ENV_PREFIX + name.upper(), shown, name in settings.model_fields_set, field.description or "")
+
+
+def unknown_variables() -> list[str]:
+    """Return the variables that have our prefix but no meaning: most likely they are misspelt."""
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | OTHER_VARIABLES
+    return sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+
+
+def show(settings: Settings) -> None:
+    """Print the settings: as a table on a terminal, otherwise as an environment file."""
+    rows = list(listing(settings))
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("variable", "value", "", box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(
+                row.variable, f"[bold]{row.value}[/]" if row.given else row.value, f"[dim]{row.description}[/]"
+            )
+        Console().print(table)
+    else:
+        for row in rows:
+            print(f"# {row.description}\n{'' if row.given else '#'}{row.variable}={row.value}")
+    for name in unknown_variables():
+        print(f"{name} is not a setting: is it misspelt?", file=sys.stderr)
