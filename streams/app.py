@@ -1,4 +1,4 @@
-"""The pipeline on one page: two Faust apps, one per role, their topics and their agents.
+"""The pipeline on one page: two Faust apps, one per role, with their topics and agents.
 
 ::
 
@@ -9,12 +9,12 @@
              store_news                    store_signals      (role storing)
                  └───────────▶ Postgres ◀────────┘──▶ backtests
 
-An event is a whole `Chunk` of messages (`streams.transport`); agents pass chunks on to windows (`streams.windows`),
-which are worked on outside the event loop: by the pool's processes, by the writer's thread. A chunk is acknowledged
-when every message in it is safe: its signals or its dead letter on the broker, its rows in Postgres.
+An event is a whole `Chunk` of messages (`streams.transport`). Agents pass chunks on to windows (`streams.windows`),
+whose work is done outside the event loop: by the pool's processes or the writer's thread. A chunk is acknowledged when
+every message in it is safe: its signal or dead letter is on the broker, or its row is in Postgres.
 
-The roles have consumer groups of their own, so they scale and fail apart. More of either is started on more machines;
-Kafka shares the partitions out.
+Each role has its own consumer group, so the two scale and fail independently. To scale a role, start it on more
+machines; Kafka distributes the partitions.
 """
 
 from __future__ import annotations
@@ -52,22 +52,22 @@ Chunks = AsyncIterable[Chunk]
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """One role, ready to start: its Faust app, the windows behind its agents, and what it has done so far."""
+    """One role, ready to start: its Faust app, the windows behind its agents, and its counters."""
 
     app: faust.App
     windows: tuple[Windows[Any, Any], ...]
     counts: Callable[[], dict[str, int]]
 
     def __post_init__(self) -> None:
-        self.app.transport.drain = self.drain  # before a rebalance or a shutdown gives partitions up
+        self.app.transport.drain = self.drain  # called before a rebalance or a shutdown gives up partitions
 
     async def drain(self, timeout_s: float) -> None:
-        """Finish what was handed out, or give up after so many seconds."""
+        """Finish the work that was handed out, or give up after `timeout_s` seconds."""
         await asyncio.gather(*(windows.drain(timeout_s) for windows in self.windows))
 
 
 def scoring_pipeline(settings: Settings, pool: Pool) -> Pipeline:
-    """news.raw → signals on news.sentiment, dead letters on news.dead."""
+    """Build the scoring role: news.raw → signals on news.sentiment, dead letters on news.dead."""
     app = _app(Role.SCORING, settings)
 
     async def send_all(topic: str, messages: Sequence[Outgoing]) -> None:
@@ -84,7 +84,7 @@ def scoring_pipeline(settings: Settings, pool: Pool) -> Pipeline:
 
 
 def storing_pipeline(settings: Settings, news_writer: Writer, signals_writer: Writer) -> Pipeline:
-    """news.raw → table news; news.sentiment → table signals. Neither waits for the other."""
+    """Build the storing role: news.raw → table news; news.sentiment → table signals. Neither waits for the other."""
     app = _app(Role.STORING, settings)
     news, signals = storing_news(settings, news_writer), storing_signals(settings, signals_writer)
 
@@ -101,53 +101,53 @@ def storing_pipeline(settings: Settings, news_writer: Writer, signals_writer: Wr
     def counts() -> dict[str, int]:
         tables: dict[str, Storing] = {"news": news, "signals": signals}
         return {
-            f"{table}_{what}": getattr(storing, what)
+            f"{table}_{counter}": getattr(storing, counter)
             for table, storing in tables.items()
-            for what in ("new", "known", "unreadable")
+            for counter in ("new", "known", "unreadable")
         }
 
     return Pipeline(app, (news.windows, signals.windows), counts)
 
 
 async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
-    """Run one role until `stop` is set; returns 0, or 1 when the app crashed (a supervisor starts it again).
+    """Run one role until `stop` is set. Return 0, or 1 if the app crashed, so that a supervisor restarts it.
 
     Raises
     ------
-    inference.pool.PoolError
-        The checkpoint cannot be loaded, or a device is not there.
-    storage.exceptions.StorageError
-        The database cannot be reached or its schema is not of this version.
+    PoolError
+        The checkpoint cannot be loaded, or a device does not exist.
+    StorageError
+        The database cannot be reached, or its schema is not this version's.
     """
-    async with AsyncExitStack() as leaving:
+    async with AsyncExitStack() as resources:
         if role is Role.SCORING:
             pool = Pool(scorer(settings), pools.devices(settings.devices))
-            leaving.push_async_callback(pool.stop)
+            resources.push_async_callback(pool.stop)
             starting = asyncio.create_task(pool.start())
-            told_to_stop = asyncio.create_task(stop.wait())
-            await asyncio.wait((starting, told_to_stop), return_when=asyncio.FIRST_COMPLETED)
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
                 starting.cancel()
                 return 0
-            told_to_stop.cancel()
+            stopping.cancel()
             model = await starting
-            log.info("model_ready", model=model.model, revision=model.model_revision, policy=model.policy)
+            log.info("model_loaded", model=model.model, revision=model.model_revision, policy=model.policy)
             pipeline = scoring_pipeline(settings, pool)
         else:
             await asyncio.to_thread(migrations.check, settings.database)
-            writers = [leaving.enter_context(Writer(settings.database)) for _ in ("news", "signals")]
+            writers = [resources.enter_context(Writer(settings.database)) for _ in ("news", "signals")]
             pipeline = storing_pipeline(settings, *writers)
         return await run_pipeline(pipeline, stop)
 
 
 async def run_pipeline(pipeline: Pipeline, stop: asyncio.Event) -> int:
-    """Start the app and its windows, wait for `stop` or a crash, and stop in order: drain, commit, leave the group."""
+    """Start the app and its windows, wait for `stop` or a crash, then drain, commit and leave the group in order."""
     app = pipeline.app
     for windows in pipeline.windows:
         windows.start()
     reporting = asyncio.create_task(_report(app.conf.id, pipeline.counts))
     await app.start()
-    endings = [asyncio.create_task(one) for one in (stop.wait(), app._crashed.wait(), app._stopped.wait())]
+    endings = [asyncio.create_task(event.wait()) for event in (stop, app._crashed, app._stopped)]
     await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
     crashed = not stop.is_set()
     if crashed:
@@ -179,24 +179,24 @@ async def _report(app: str, counts: Callable[[], dict[str, int]], every_s: float
     while True:
         await asyncio.sleep(every_s)
         if (now := counts()) != before:
-            log.info("progress", app=app, **now)
+            log.info("progress_reported", app=app, **now)
             before = now
 
 
 class _App(faust.App):
-    """Faust, without the directories that it makes for tables: nothing is kept in any."""
+    """Faust, without the directories that it creates for tables: we have none."""
 
     def _create_directories(self) -> None:
-        """Make none."""
+        """Create nothing."""
 
 
 def _app(role: str, settings: Settings) -> faust.App:
-    """A Faust app that does what the design asks of one: raw chunks, short sessions, idempotent sends."""
+    """Build a Faust app that takes raw chunks, keeps short sessions and sends idempotently."""
     app = _App(
         settings.consumer_group(role),
         broker=[f"kafka://{broker.strip()}" for broker in settings.kafka_bootstrap.split(",")],
         broker_credentials=_credentials(settings),
-        # A chunk in the buffer is a few hundred messages: this is the back-pressure.
+        # This is the back-pressure: each chunk in the buffer is a few hundred messages.
         stream_buffer_maxsize=settings.fetched_chunks,
         # Rebalances and shutdowns call Consumer.wait_empty, which drains the windows.
         stream_wait_empty=True,
@@ -209,7 +209,7 @@ def _app(role: str, settings: Settings) -> faust.App:
         producer_acks=-1,
         producer_max_request_size=2 * MAX_DEAD_LETTER_BYTES,
         producer_max_batch_size=256 * 1024,
-        # Topics are made by streams.brokers, with the broker's clock; nothing is kept in Faust tables.
+        # `streams.topics` creates the topics, with the broker's clock; there are no Faust tables.
         topic_allow_declare=False,
         topic_disable_leader=True,
         store="memory://",
@@ -221,7 +221,7 @@ def _app(role: str, settings: Settings) -> faust.App:
 
 
 def _credentials(settings: Settings) -> Any:
-    """What Faust's clients show the brokers; None on a plain connection."""
+    """Return the credentials of Faust's clients, or None on a plain connection."""
     protocol = settings.kafka_security_protocol
     if protocol == "PLAINTEXT":
         return None

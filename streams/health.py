@@ -1,7 +1,7 @@
-"""``python -m earlybell.streams.health ROLE``: exit code 0 while a worker of the role is in the consumer group.
+"""``python -m earlybell.streams.health ROLE``: exit with 0 while a worker of the role is in its consumer group.
 
-For the health checks of containers: a process may live and yet have lost its brokers. It asks the broker, which is the
-one that hands out the work, and knows nothing of what the role does.
+For the health checks of containers: a process may be alive and yet have lost its brokers. So this asks the broker,
+which hands out the work, and knows nothing of what the role does.
 """
 
 from __future__ import annotations
@@ -18,30 +18,24 @@ from earlybell.streams.settings import Settings
 
 
 def working(settings: Settings, role: str, hosts: set[str] | None = None) -> bool:
-    """Whether the role's consumer group is at work, with a member among `hosts` where these are given.
-
-    Parameters
-    ----------
-    hosts
-        Addresses of which one has to be a member's.
-    """
+    """Return whether the role's consumer group is stable and has a member, on one of `hosts` if these are given."""
     group = settings.consumer_group(role)
     try:
         admin = KafkaAdminClient(**client_options(settings))
         try:
-            found = admin.describe_groups([group])[group]
+            description = admin.describe_groups([group])[group]
         finally:
             admin.close()
     except (KafkaError, KeyError):
         return False
-    members = {member["client_host"].lstrip("/") for member in found["members"]}
-    return found["group_state"] == "Stable" and bool(members & hosts if hosts is not None else members)
+    members = {member["client_host"].lstrip("/") for member in description["members"]}
+    return description["group_state"] == "Stable" and bool(members & hosts if hosts is not None else members)
 
 
 def own_addresses() -> set[str]:
-    """The addresses by which this machine is known to others."""
+    """Return the addresses by which other machines know this one."""
     try:
-        return {str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)}
+        return {str(address[0]) for *_, address in socket.getaddrinfo(socket.gethostname(), None)}
     except OSError:
         return set()
 

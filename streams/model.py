@@ -1,6 +1,6 @@
-"""The model that the settings name, as something that a pool's workers can build.
+"""How a pool's workers build the model that the settings name.
 
-Imports no torch: that is for the workers, and seconds and hundreds of megabytes for everyone else.
+Imports no torch: only the workers need it, and it costs every other process seconds and hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from earlybell.streams.settings import Settings
 
 
 def scorer(settings: Settings) -> MakeScorer:
-    """Device → engine, with the checkpoint, dial, precision and threads of the settings; can be pickled."""
+    """Return a picklable function from a device to the engine that the settings describe."""
     return functools.partial(
         _open,
         checkpoint=settings.checkpoint,

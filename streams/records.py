@@ -1,8 +1,8 @@
-"""The wire contracts: what a news item, a sentiment signal and a dead letter look like on Kafka.
+"""The wire contracts: what a news item and a sentiment signal look like on Kafka.
 
-Values are JSON in UTF-8 and the key is the news id. This module knows nothing of Faust, torch or SQL:
-it turns bytes into checked records and records into bytes, and says in one sentence why it cannot.
-The JSON Schemas under ``deploy/schemas/`` are generated from these structs (``json_schemas``).
+Values are JSON in UTF-8; the key is the news id. This module turns bytes into validated records and records into
+bytes, or gives the reason in one sentence why it cannot. It knows nothing of Faust, torch or SQL. The JSON Schemas in
+``deploy/schemas/`` are generated from these structs (`json_schemas`).
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-#: 1 MiB: the largest message that the news topic takes.
+#: 1 MiB: the limit of the news and sentiment topics.
 MAX_MESSAGE_BYTES = 1_048_576
-#: The limit of the dead-letter topic: room for a whole message and the letter's headers.
+#: The limit of the dead-letter topic: enough for a full message and the letter's headers.
 MAX_DEAD_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES
-#: The score needs these two; a model without them gives ``score`` 0.
+#: The labels that make up the score; without them a model's score is 0.
 POSITIVE, NEGATIVE = "positive", "negative"
 
-NewsId = Annotated[str, Meta(min_length=1, max_length=256, description="The feed's own id of the story.")]
+NewsId = Annotated[str, Meta(min_length=1, max_length=256, description="The feed's id for the story.")]
 Symbol = Annotated[str, Meta(min_length=1, max_length=64)]
 Moment = Annotated[datetime, Meta(tz=True)]
 
 
 class BadNews(ValueError):
-    """A message that cannot become a `NewsItem`. Its text is the reason, for the dead letter's header."""
+    """A message that is not a valid `NewsItem`. Its text is the reason, for the dead letter's header."""
 
 
 class NewsItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,23 +36,23 @@ class NewsItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: NewsId
     headline: Annotated[str, Meta(min_length=1, max_length=4096)]
     published_at: Annotated[
-        datetime, Meta(tz=True, description="RFC 3339 with an offset: when the publisher says it came out.")
+        datetime, Meta(tz=True, description="When it came out, according to its publisher: RFC 3339 with an offset.")
     ]
     body: str | None = None
     source: Annotated[str, Meta(max_length=256)] | None = None
     symbols: Annotated[list[Symbol], Meta(max_length=1024)] | None = None
     language: Annotated[str, Meta(max_length=35, description="BCP 47; absent means the model's own.")] | None = None
     url: Annotated[str, Meta(max_length=8192)] | None = None
-    revision: Annotated[int, Meta(ge=1, le=2**31 - 1, description="A correction raises it.")] = 1
+    revision: Annotated[int, Meta(ge=1, le=2**31 - 1, description="1 at first; each correction raises it.")] = 1
 
     @property
     def text(self) -> str:
-        """What the model reads: the headline, and the body below it where there is one."""
+        """The text that the model reads: the headline, and the body below it if there is one."""
         return f"{self.headline}\n{self.body}" if self.body else self.headline
 
 
 class SentimentSignal(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model said of one revision of one story, how it came to say so, and when.
+    """One model's answer to one revision of one story, with its provenance and times.
 
     Times and origin are null for a text that was scored without Kafka. Milliseconds are wall-clock durations.
     """
@@ -67,12 +67,12 @@ class SentimentSignal(msgspec.Struct, frozen=True, kw_only=True):
     score: Annotated[float, Meta(ge=-1, le=1, description="P(positive) - P(negative).")]
     probabilities: dict[str, float]
     confidence: Annotated[float, Meta(ge=0, le=1, description="The largest of the probabilities.")]
-    # Times: published by the feed, ingested by the broker, scored by us.
+    # Times: of publication by the feed, of arrival at the broker, and of the answer.
     published_at: Moment | None
     ingested_at: Moment | None
     scored_at: Moment
-    queue_ms: Annotated[float, Meta(description="From the fetch to the start of inference.")] | None
-    inference_ms: Annotated[float, Meta(description="Of the window that the text travelled in.")]
+    queue_ms: Annotated[float, Meta(description="Milliseconds from the fetch to the start of inference.")] | None
+    inference_ms: Annotated[float, Meta(description="Milliseconds of inference for the text's window.")]
     # Provenance.
     model: str
     model_revision: str
@@ -82,8 +82,8 @@ class SentimentSignal(msgspec.Struct, frozen=True, kw_only=True):
     exit_depth: int
     predicted_depth: float | None
     depth_limit: int
-    tokens: Annotated[int, Meta(description="Read by the model.")]
-    tokens_kept: Annotated[int, Meta(description="Alive in the last layer run.")]
+    tokens: Annotated[int, Meta(description="Tokens that the model read.")]
+    tokens_kept: Annotated[int, Meta(description="Tokens left in the last layer that ran.")]
     # Origin.
     topic: str | None
     partition: int | None
@@ -96,14 +96,14 @@ _encoder = msgspec.json.Encoder()
 
 
 def decode_news(value: bytes | None) -> NewsItem:
-    """Read one message of the news topic.
+    """Decode a message of the news topic.
 
-    U+0000, which JSON allows and Postgres does not, is removed first; times are brought to UTC.
+    Removes U+0000, which JSON allows and Postgres does not, and converts times to UTC.
 
     Raises
     ------
     BadNews
-        With the reason in one sentence: a tombstone, too large, not UTF-8, not JSON, or against the contract.
+        The message is a tombstone, too large, not UTF-8, not JSON, or violates the contract; the text says which.
     """
     if value is None:
         raise BadNews("tombstone: the message has no value")
@@ -119,7 +119,7 @@ def decode_news(value: bytes | None) -> NewsItem:
     except UnicodeDecodeError as error:
         raise BadNews(f"not UTF-8: {error}") from error
     except msgspec.ValidationError as error:
-        raise BadNews(f"against the contract: {error}") from error
+        raise BadNews(f"violates the contract: {error}") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadNews(f"not JSON: {error}") from error
     except OverflowError as error:
@@ -127,18 +127,18 @@ def decode_news(value: bytes | None) -> NewsItem:
 
 
 def decode_signal(value: bytes) -> SentimentSignal:
-    """Read one message of the sentiment topic; raises ``msgspec.MsgspecError`` or ``UnicodeDecodeError``."""
+    """Decode a message of the sentiment topic; raises ``msgspec.MsgspecError`` or ``UnicodeDecodeError``."""
     return _signal_decoder.decode(value)
 
 
 def encode(record: NewsItem | SentimentSignal) -> bytes:
-    """The record as JSON, the way it travels."""
+    """Encode a record as JSON."""
     return _encoder.encode(record)
 
 
 def signal_id(news_id: str, revision: int, model_revision: str, policy: str) -> str:
-    """The same news scored by the same model under the same policy always has the same id (32 hex digits)."""
-    # JSON keeps the parts apart: no two different tuples join to one string.
+    """Return the id of a signal, 32 hex digits: the same news, model and policy always have the same id."""
+    # JSON keeps the parts apart: different tuples never encode to the same bytes.
     parts = _encoder.encode((news_id, revision, model_revision, policy))
     return hashlib.sha256(parts).hexdigest()[:32]
 
@@ -163,12 +163,12 @@ def broker_time(record: Any) -> datetime:
 
 
 def text_id(text: str) -> str:
-    """The news id of a text that came without one."""
+    """Return the news id of a text that came without one."""
     return f"text:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """The JSON Schema (2020-12) of each record, by name."""
+    """Return the JSON Schema (2020-12) of each record, by name."""
     records: tuple[type[NewsItem] | type[SentimentSignal], ...] = (NewsItem, SentimentSignal)
     return {
         record.__name__: {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(record)}
@@ -181,7 +181,7 @@ def _without_nul(value: Any) -> Any:
         case str():
             return value.replace("\0", "")
         case list():
-            return [_without_nul(one) for one in value]
+            return [_without_nul(element) for element in value]
         case dict():
-            return {key: _without_nul(one) for key, one in value.items()}
+            return {key: _without_nul(element) for key, element in value.items()}
     return value

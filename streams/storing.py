@@ -1,7 +1,8 @@
-"""The role `storing`: news and signals → Postgres.
+"""The storing role: news and signals → Postgres.
 
-The order of work: commit in Postgres, then acknowledge. A crash in between writes the same rows again, which their
-primary keys make nothing of. What cannot be read is counted and passed over: the scoring role has written its letter.
+The order of work: commit in Postgres, then acknowledge. After a crash in between the same rows are written again, and
+their primary keys discard them. Messages that cannot be read are counted and skipped: the scoring role has already
+sent their dead letters.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ Row = Mapping[str, Any]
 
 
 class Storing:
-    """Brings the messages of one topic into one table.
+    """Writes the messages of one topic into one table.
 
     Parameters
     ----------
     settings
         Limits of a transaction.
     row
-        The row of a message; raises where it is none.
+        Returns the row of a message; raises if it has none.
     write
-        Writes rows in one transaction; called in a thread, one call at a time.
+        Writes rows in one transaction. It is called in a thread, one call at a time.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Storing:
         self.new = self.known = self.unreadable = 0
 
     async def take(self, chunk: Chunk) -> None:
-        """Take in a chunk; waits while a whole transaction's rows are waiting already."""
+        """Add a chunk; waits while the rows of a full transaction are waiting already."""
         await self.windows.add(chunk, [(record, 1) for record in chunk.records])
 
     async def _rows(self, records: Sequence[Any]) -> list[Row]:
@@ -59,10 +60,10 @@ class Storing:
             try:
                 rows.append(self._row(record))
             except Exception as fault:
-                # Whatever it is, a second try would end the same way, and the others must not wait for it.
+                # A retry would fail in the same way, and the other messages must not wait for it.
                 self.unreadable += 1
                 log.debug(
-                    "unreadable",
+                    "message_skipped",
                     topic=record.topic,
                     partition=record.partition,
                     offset=record.offset,
@@ -82,17 +83,17 @@ class Storing:
 
 
 def storing_news(settings: Settings, writer: Writer) -> Storing:
-    """News into the table ``news``."""
+    """Store news in the table ``news``."""
     return Storing(settings, news_row, writer.write_news)
 
 
 def storing_signals(settings: Settings, writer: Writer) -> Storing:
-    """Signals into the table ``signals``."""
+    """Store signals in the table ``signals``."""
     return Storing(settings, signal_row, writer.write_signals)
 
 
 def news_row(record: Any) -> Row:
-    """The row of a message of the news topic."""
+    """Return the row of a message of the news topic."""
     item = decode_news(record.value)
     return {
         "news_id": item.id,
@@ -112,7 +113,7 @@ def news_row(record: Any) -> Row:
 
 
 def signal_row(record: Any) -> Row:
-    """The row of a message of the sentiment topic: the signal, and when it was there to act upon."""
+    """Return the row of a message of the sentiment topic: the signal, and when it became available."""
     if record.value is None:
         raise BadNews("tombstone: the message has no value")
     return {**msgspec.structs.asdict(decode_signal(record.value)), "available_at": broker_time(record)}

@@ -1,6 +1,6 @@
-"""Runs the roles as child processes, each on its own: one that dies is started again, and none outlives us.
+"""Runs each role as a child process: one that dies is restarted, and none outlives this process.
 
-A role is ``earlybell run --role ROLE``. Knows nothing of what a role does.
+A role's process is ``earlybell run --role ROLE``. This module knows nothing of what a role does.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from earlybell.streams.roles import Role
 
 log = structlog.get_logger(__name__)
 
-#: A role drains its windows when it is told to stop; after so long it is killed, which loses nothing either.
+#: A role drains its windows when it is told to stop. After this long it is killed, which loses nothing either.
 STOP_TIMEOUT_S = 30.0
-#: A role that lived so long is healthy: its next death is its first.
+#: A role that has run for this long is healthy again: its back-off starts over.
 HEALTHY_AFTER_S = 60.0
-FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 0.5, 30.0
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
 
 
 def stop_with_parent() -> None:
-    """Stop this process (SIGTERM) when the standard input ends, which it does however the parent dies."""
+    """Stop this process (SIGTERM) when its standard input ends, which happens however the parent dies."""
 
     def watch() -> None:
         while os.read(0, 1024):
@@ -44,34 +44,34 @@ def stop_with_parent() -> None:
 
 @dataclass(slots=True)
 class Child:
-    """One role's process of the moment."""
+    """A role's current process."""
 
     role: Role
     process: asyncio.subprocess.Process
     started: float
 
     def signal(self, number: int) -> None:
-        """Send it to the process alone: that tells its own workers."""
+        """Signal the process alone; it tells its own workers."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL for its whole session."""
+        """Kill the process and everything in its session."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
 class Roles:
-    """The roles' processes, kept running from ``async with`` to its end.
+    """Keeps the roles' processes running, for as long as an ``async with``.
 
     Parameters
     ----------
     roles
-        Which ones.
+        The roles to run.
     environment
-        Added to this process's own.
+        Variables added to this process's environment.
     output
-        Where what they write goes; by default to our own standard output and error.
+        Where the processes write; by default, this process's standard output and error.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class Roles:
 
     @property
     def pids(self) -> dict[Role, int]:
-        """Process id by role, of those that run now."""
+        """The process id of each role that is running now."""
         return {role: child.process.pid for role, child in self._children.items()}
 
     async def refused(self) -> int:
-        """Wait until a role refuses to start, which no restart would mend; gives its exit code."""
+        """Wait until a role refuses to start, which no restart would fix, and return its exit code."""
         done, _ = await asyncio.wait(self._keepers, return_when=asyncio.FIRST_COMPLETED)
         return next(iter(done)).result()
 
     async def stop(self) -> None:
-        """Tell every role to stop and wait until each has, or kill it past its time; safe to call twice."""
+        """Tell every role to stop, wait for it, and kill it if it takes too long. May be called twice."""
         self._stopping.set()
         for child in self._children.values():
             child.signal(signal.SIGTERM)
@@ -120,14 +120,14 @@ class Roles:
             await asyncio.wait(late)
 
     def kill(self) -> None:
-        """End every role at once."""
+        """Kill every role."""
         self._stopping.set()
         for child in self._children.values():
             child.kill()
 
     async def _keep(self, role: Role) -> int:
-        """Keep one role running; returns when it refuses to start, or has stopped because it was told to."""
-        wait_s = FIRST_BACK_OFF_S
+        """Keep one role running; return its exit code when it refuses to start, or has stopped as told."""
+        wait_s = FIRST_BACKOFF_S
         first = True
         while True:
             child = await self._start(role)
@@ -136,20 +136,20 @@ class Roles:
             code = await child.process.wait()
             lived = time.monotonic() - child.started
             del self._children[role]
-            # What it had started must not live on beside its successor, or after us.
+            # Its own children must not live on beside its successor, or after this process.
             child.kill()
             if self._stopping.is_set():
-                log.info("role_ended", role=role, code=code)
+                log.info("role_exited", role=role, code=code)
                 return code
             if code == USER_ERROR and first and lived < HEALTHY_AFTER_S:
                 return code
             first = False
-            wait_s = FIRST_BACK_OFF_S if lived >= HEALTHY_AFTER_S else wait_s
+            wait_s = FIRST_BACKOFF_S if lived >= HEALTHY_AFTER_S else wait_s
             log.warning("role_died", role=role, code=code, lived_s=round(lived, 1), restart_in_s=wait_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
                 return code
-            wait_s = min(2 * wait_s, LONGEST_BACK_OFF_S)
+            wait_s = min(2 * wait_s, LONGEST_BACKOFF_S)
 
     async def _start(self, role: Role) -> Child:
         process = await asyncio.create_subprocess_exec(
@@ -158,7 +158,7 @@ class Roles:
             stdout=self._output,
             stderr=self._output,
             env=self._environment,
-            # A session of its own: Ctrl-C reaches us alone, and we tell each role once.
+            # In a new session, so that Ctrl-C reaches this process alone, which then tells each role once.
             start_new_session=True,
         )
         log.info("role_started", role=role, pid=process.pid)
@@ -167,20 +167,20 @@ class Roles:
 
 
 async def supervise() -> int:
-    """Run both roles until SIGTERM (gives 0) or SIGINT (130), or until one refuses to start (2)."""
+    """Run both roles until SIGTERM (return 0) or SIGINT (130), or until one refuses to start (2)."""
     loop = asyncio.get_running_loop()
-    told: asyncio.Queue[int] = asyncio.Queue()
+    signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.put_nowait, number)
+        loop.add_signal_handler(number, signals.put_nowait, number)
     async with Roles() as roles:
         refused = asyncio.create_task(roles.refused())
-        first = asyncio.create_task(told.get())
+        first = asyncio.create_task(signals.get())
         await asyncio.wait((refused, first), return_when=asyncio.FIRST_COMPLETED)
         if not first.done():
             first.cancel()
             return refused.result()
         refused.cancel()
-        second = asyncio.create_task(told.get())
+        second = asyncio.create_task(signals.get())
         second.add_done_callback(lambda task: None if task.cancelled() else roles.kill())
         await roles.stop()
         second.cancel()

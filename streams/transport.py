@@ -1,15 +1,15 @@
-"""A Faust transport in which a fetch is the event.
+"""A Faust transport in which a fetch is one event.
 
-Faust's cost is counted per event: two tasks, a queue and a stream step for each message. This transport hands an agent
-up to a few hundred messages of one partition as one event, whose value is a `Chunk`, and what Faust costs is divided by
-as many. It stays Faust: its agents, its groups, its rebalances, its commits.
+Faust's overhead is per event: two tasks, a queue and a stream step. This transport hands an agent up to a few hundred
+messages of one partition as one event, whose value is a `Chunk`, which divides the overhead by that number. Everything
+else is still Faust's: agents, groups, rebalances and commits.
 
-What it does not leave to Faust is the book of offsets (`streams.offsets`), because Faust acknowledges in several places
-where nothing was processed: when an agent raises, when ``take()`` is cancelled, when a stream skips an event because a
-rebalance is under way. A chunk is safe when somebody called `Chunk.acknowledge`, and for no other reason.
+The exception is the book of offsets (`streams.offsets`), because Faust acknowledges in several places where nothing was
+processed: when an agent raises, when ``take()`` is cancelled, when a stream skips an event during a rebalance. Here a
+chunk is safe only once `Chunk.acknowledge` has been called.
 
-It overrides internals of faust-streaming 0.15.3, which is pinned; ``tests/streams/test_transport.py`` fails loudly when
-they change.
+It overrides internals of faust-streaming 0.15.3, which is pinned; ``tests/streams/test_transport.py`` fails if they
+change.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from earlybell.streams.offsets import OffsetBook, Ticket
 
 log = structlog.get_logger(__name__)
 
-#: How long a rebalance or a shutdown waits for work that was handed out. What is not safe by then is read again,
-#: by the next owner of the partition; its signals have the same ids.
+#: How long a rebalance or a shutdown waits for work that was handed out. What is not safe by then is read again by the
+#: partition's next owner, and its signals have the same ids.
 DRAIN_S = 10.0
 
 
 class Chunk:
-    """Messages of one partition's fetch, in offset order: the value of an event."""
+    """Messages fetched from one partition, in offset order: the value of an event."""
 
     __slots__ = ("_ticket", "partition", "records", "topic")
 
@@ -47,7 +47,7 @@ class Chunk:
         self._ticket = ticket
 
     def acknowledge(self) -> None:
-        """Every message in it is safe: its offsets may be committed (unless the partition was given up meanwhile)."""
+        """Mark every message as safe: their offsets may be committed, unless the partition has been revoked since."""
         self._ticket.safe = True
 
     def __len__(self) -> int:
@@ -58,32 +58,32 @@ class Chunk:
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer thread, but a broker that cannot take a commit now is asked again, not died of."""
+    """Faust's consumer thread, except that a failed commit is retried later instead of crashing the app."""
 
     logger = driver.logger
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()
         assignment = self.assignment()
-        mine = {
+        assigned = {
             driver.ensure_aiokafka_TP(tp): aiokafka.structs.OffsetAndMetadata(offset, "")
             for tp, offset in offsets.items()
             if tp in assignment
         }
-        if not mine:  # all were given up meanwhile; aiokafka refuses an empty commit
+        if not assigned:  # all were revoked in the meantime; aiokafka refuses an empty commit
             return False
         try:
-            await consumer.commit(mine)
+            await consumer.commit(assigned)
         except KafkaError as error:
-            # A rebalance has overtaken the commit, or the broker is away: what was not committed is committed with
-            # the next interval, or read again by the partition's next owner.
+            # A rebalance has overtaken the commit, or the broker is away. The offsets are committed at the next
+            # interval, or the messages are read again by the partition's next owner.
             log.warning("commit_failed", reason=repr(error))
             return False
-        return len(mine) == len(offsets)
+        return len(assigned) == len(offsets)
 
 
 class Consumer(driver.Consumer):
-    """Hands over chunks, and commits by the book."""
+    """Hands over chunks, and commits what the book says is safe."""
 
     logger = driver.logger
     _thread: ConsumerThread
@@ -91,7 +91,7 @@ class Consumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.book: OffsetBook[TP] = OffsetBook()
-        # Counts the moments at which what is being fetched may no longer follow what was handed out.
+        # Counts the moments after which a fetch under way may no longer follow what was handed out.
         self._upheavals = 0
         self._positions_agree = True
 
@@ -109,7 +109,7 @@ class Consumer(driver.Consumer):
         if not self._positions_agree:
             await self._rewind()
         upheavals = self._upheavals
-        # A partition is fetched only after its committed position was looked up: before, nothing says where it stands.
+        # A partition is fetched only once its committed position is known.
         active = self._get_active_partitions() & self.book.partitions
         if not active:
             await self.sleep(0.05)
@@ -118,15 +118,15 @@ class Consumer(driver.Consumer):
         generation = self.app.consumer_generation_id
         for tp, chunk in _in_turns(records, self.transport.chunk_messages):
             if upheavals != self._upheavals:
-                # A rebalance began while these were on their way. They are thrown away, and so the client's
-                # position no longer agrees with the book: see _rewind.
+                # A rebalance began during the fetch. These are thrown away, so the client's position no longer
+                # agrees with the book: see _rewind.
                 self._positions_agree = False
                 return
             ticket = self.book.hand_out(tp, chunk[0].offset, chunk[-1].offset + 1)
             yield tp, self._event(tp, chunk, ticket, generation)
 
     async def _rewind(self) -> None:
-        """Set the client back to where the book stands, after something fetched was thrown away."""
+        """Set the client back to the book's positions, after fetched messages were thrown away."""
         upheavals = self._upheavals
         positions = {tp: self.book.position(tp) for tp in self.book.partitions & self.assignment()}
         if positions:
@@ -153,7 +153,7 @@ class Consumer(driver.Consumer):
         )
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Read for as long as the fetcher runs; each chunk waits until its agent's buffer has room."""
+        """Read for as long as the fetcher runs; each chunk waits until its agent's buffer has space."""
         try:
             while not (self.should_stop or fetcher.should_stop):
                 async for _, message in self.getmany(timeout=1.0):
@@ -169,44 +169,44 @@ class Consumer(driver.Consumer):
     # Rebalancing
 
     def stop_flow(self) -> None:
-        """Hand nothing more over."""
+        """Hand over nothing more."""
         self._upheavals += 1
         super().stop_flow()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Finish and commit what was handed out (`wait_empty`, called from there), then forget the partitions."""
+        """Finish and commit what was handed out (Faust calls `wait_empty`), then forget the partitions."""
         self._upheavals += 1
         await super().on_partitions_revoked(revoked)
         self._upheavals += 1
         self.book.forget(revoked)
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Start with an empty book: `perform_seek`, called when the assignment is settled, fills it."""
+        """Start with an empty book; `perform_seek` fills it once the assignment is settled."""
         self._upheavals += 1
         self.book.begin({})
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
-        """Go to the committed offsets, or to the earliest where the group has none, and open the book there."""
+        """Seek to the committed offsets, or to the earliest if the group has none, and open the book there."""
         self._upheavals += 1
         self._positions_agree = False
-        found = {driver.TP(*tp): offset for tp, offset in (await self.seek_to_committed()).items()}
-        positions = {tp: offset for tp, offset in found.items() if offset is not None and offset >= 0}
-        if without := self.assignment() - positions.keys():
-            earliest = await self.earliest_offsets(*without)
+        committed = {driver.TP(*tp): offset for tp, offset in (await self.seek_to_committed()).items()}
+        positions = {tp: offset for tp, offset in committed.items() if offset is not None and offset >= 0}
+        if uncommitted := self.assignment() - positions.keys():
+            earliest = await self.earliest_offsets(*uncommitted)
             positions |= {driver.TP(*tp): offset for tp, offset in earliest.items()}
         self._upheavals += 1
         self.book.begin(positions)
 
     async def wait_empty(self) -> None:
-        """Give what was handed out the time to become safe, and commit it."""
+        """Wait for what was handed out to become safe, for a limited time, and commit it."""
         await self.transport.drain(DRAIN_S)
         await self.commit()
 
     # Committing
 
     def ack(self, message: ConsumerMessage) -> bool:
-        """Count nothing: Faust's acknowledgement says nothing about the work (see the module's docstring)."""
+        """Ignore Faust's acknowledgement, which says nothing about the work (see the module's docstring)."""
         message.acked = True
         self._unacked_messages.discard(message)
         return True
@@ -220,11 +220,11 @@ class Consumer(driver.Consumer):
         return True
 
     def verify_event_path(self, now: float, tp: TP) -> None:
-        """Faust's livelock detector reads the book that this consumer does not keep."""
+        """Skip Faust's livelock detector, which reads bookkeeping that this consumer does not do."""
 
 
 class Producer(driver.Producer):
-    """Idempotent, and sends a window's messages as a few batches instead of one by one."""
+    """An idempotent producer that sends a window's messages as a few batches instead of one by one."""
 
     logger = driver.logger
 
@@ -237,14 +237,14 @@ class Producer(driver.Producer):
         Raises
         ------
         KafkaError
-            When one was not acknowledged; any of the others may or may not be on the topic.
+            At least one was not acknowledged; any of the others may or may not be on the topic.
         """
         producer = self._ensure_producer()
         try:
             await self._send_batches(producer, topic, messages)
         except KafkaError:
-            # An idempotent producer numbers its batches, and aiokafka does not take the number of a batch that failed
-            # back: the broker would refuse every later one as out of order. A new producer begins anew.
+            # An idempotent producer numbers its batches, and aiokafka does not reuse the number of a batch that failed:
+            # the broker would refuse every later batch as out of order. A new producer starts from zero.
             await self._replace(producer)
             raise
 
@@ -255,12 +255,12 @@ class Producer(driver.Producer):
         for message in messages:
             by_partition.setdefault(choose(message.key, partitions, partitions), []).append(message)
         pending: list[Awaitable[Any]] = []
-        for partition, some in by_partition.items():
+        for partition, outgoing in by_partition.items():
             pending += [
-                await producer.send_batch(batch, topic, partition=partition) for batch in _batches(producer, some)
+                await producer.send_batch(batch, topic, partition=partition) for batch in _batches(producer, outgoing)
             ]
         results = await asyncio.gather(*pending, return_exceptions=True)
-        for failure in (one for one in results if isinstance(one, BaseException)):
+        for failure in (result for result in results if isinstance(result, BaseException)):
             raise failure
 
     async def _replace(self, producer: Any) -> None:
@@ -268,8 +268,8 @@ class Producer(driver.Producer):
         try:
             await replacement.start()
         except KafkaError as error:
-            # No broker: the next attempt fails as this one did, and comes here again.
-            log.warning("producer_not_replaced", reason=repr(error))
+            # There is no broker: the next attempt fails like this one, and tries again to replace the producer.
+            log.warning("producer_replacement_failed", reason=repr(error))
             await replacement.stop()
             return
         self._producer = replacement
@@ -285,18 +285,18 @@ class Outgoing(NamedTuple):
 
 
 class Transport(driver.Transport):
-    """What a Faust app is given as its transport.
+    """The transport of a Faust app.
 
     Parameters
     ----------
     chunk_messages
-        The most messages that travel as one event.
+        The most messages in one event.
 
     Attributes
     ----------
     drain
-        Called with a number of seconds before partitions are given up: returns when what was handed out is safe, or
-        the time is over. Whoever gathers chunks sets it.
+        Called before partitions are revoked, with a time limit in seconds: returns when what was handed out is safe,
+        or the time is up. Set by whoever gathers chunks.
     """
 
     Consumer = Consumer
@@ -309,7 +309,7 @@ class Transport(driver.Transport):
 
 
 class ChunkSchema(faust.Schema):
-    """Leaves the value as the transport made it; messages are decoded where their faults can be told apart."""
+    """Passes chunks through; the roles decode messages themselves, so that each fault can be told apart."""
 
     def loads_key(self, app: Any, message: Any, **options: Any) -> None:
         """A chunk has no key."""
@@ -321,18 +321,18 @@ class ChunkSchema(faust.Schema):
 
 
 async def _nothing_to_drain(timeout_s: float) -> None:
-    """No chunk is held back where none is gathered."""
+    """Return at once: without windows, no chunk is held back."""
 
 
 def _in_turns(records: Mapping[TP, Sequence[Any]], size: int) -> Iterator[tuple[TP, Sequence[Any]]]:
-    """Cut each partition's messages into chunks, and take one of each partition in turn."""
+    """Cut each partition's messages into chunks of `size`, and yield one of each partition in turn."""
     offset = 0
-    left = {tp: some for tp, some in records.items() if some}
+    left = {tp: messages for tp, messages in records.items() if messages}
     while left:
-        for tp, some in left.items():
-            yield tp, some[offset : offset + size]
+        for tp, messages in left.items():
+            yield tp, messages[offset : offset + size]
         offset += size
-        left = {tp: some for tp, some in left.items() if len(some) > offset}
+        left = {tp: messages for tp, messages in left.items() if len(messages) > offset}
 
 
 def _batches(producer: aiokafka.AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator[Any]:

@@ -1,9 +1,9 @@
 """Gathers fetched messages into windows, and acknowledges a chunk when every message in it is safe.
 
-A window closes when it holds enough texts or tokens, or when its oldest message has waited long enough; while all the
-places for windows in flight are taken it goes on filling, so that load makes windows larger and not queues longer.
-Work on windows overlaps; they are settled in the order in which they were cut, which keeps the revisions of a story in
-order. This module knows nothing of Faust, models or SQL: roles give it what to do.
+A window closes when it is full, by items or by weight, or when its oldest item has waited long enough. While the
+maximum number of windows is in flight the next one keeps filling, so that load makes windows larger, not queues
+longer. Work on windows overlaps, but they are settled in the order in which they were cut, which keeps the revisions of
+a story in order. This module knows nothing of Faust, models or SQL; the roles supply the work.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Result = TypeVar("Result")
 
 
 class Acknowledgeable(Protocol):
-    """What messages come in (a `streams.transport.Chunk`)."""
+    """A group of messages that is acknowledged as a whole (a `streams.transport.Chunk`)."""
 
     def acknowledge(self) -> None:
-        """Say that all of it is safe."""
+        """Mark all its messages as safe."""
         ...
 
 
-class _Share:
-    """The messages of one chunk that are not safe yet."""
+class _Unsettled:
+    """Counts the messages of one chunk that are not safe yet."""
 
     __slots__ = ("chunk", "left")
 
@@ -47,7 +47,7 @@ class _Share:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a window closes."""
+    """When a window closes: at a number of items, at a total weight, or after a delay."""
 
     items: int
     weight: int
@@ -59,41 +59,41 @@ class _Waiting(Generic[Item]):
     item: Item
     weight: int
     since: float
-    share: _Share
+    unsettled: _Unsettled
 
 
 class Backoff:
-    """Waits longer after each failure in a row, up to a limit."""
+    """Waits after a failure, twice as long each time, up to a limit."""
 
     def __init__(self, first_s: float = 0.1, limit_s: float = 10.0) -> None:
         self._first_s, self._limit_s = first_s, limit_s
         self._next_s = first_s
 
     async def wait(self) -> float:
-        """Wait, and return for how long."""
+        """Wait, and return the number of seconds."""
         waited, self._next_s = self._next_s, min(self._next_s * 2, self._limit_s)
         await asyncio.sleep(waited)
         return waited
 
 
 class Windows(Generic[Item, Result]):
-    """From messages to windows to safety.
+    """Gathers items into windows, has each window worked on and settled, and acknowledges its chunks.
 
     Parameters
     ----------
     work
-        Called with a window's items; calls overlap, up to ``in_flight`` of them.
+        Called with a window's items. Up to ``in_flight`` calls overlap.
     settle
-        Called with a window's items and what `work` made of them, one window after the other in the order in which
-        they were cut. When it returns, the items are safe.
+        Called with a window's items and the result of `work`, one window at a time, in the order in which they were
+        cut. When it returns, the items are safe.
     limits
         When a window closes.
     in_flight
-        Windows that may be cut and not settled.
+        The number of windows that may be cut but not settled.
 
-    Neither callable should raise: a message's own fault is part of its result, and what fails for a while is theirs to
-    retry. If one raises all the same (a bug, a failure nobody thought of), the window is tried again after a pause, for
-    ever and loudly: nothing is dropped, and no offset moves past it.
+    Neither callable should raise: a fault of a message belongs in its result. If one does raise (the broker is away, a
+    bug), the window is retried with back-off and a logged traceback, for as long as it takes: nothing is dropped, and
+    no offset moves past it.
     """
 
     def __init__(
@@ -106,21 +106,21 @@ class Windows(Generic[Item, Result]):
     ) -> None:
         self._work, self._settle = work, settle
         self._limits = limits
-        self._places = asyncio.Semaphore(in_flight)
+        self._slots = asyncio.Semaphore(in_flight)
         self._waiting: list[_Waiting[Item]] = []
         self._weight = 0
         self._changed = asyncio.Condition()
-        self._hurry = False
-        self._last: asyncio.Task[None] | None = None  # the window cut last: the next one settles after it
+        self._draining = False
+        self._last: asyncio.Task[None] | None = None  # the latest window: the next one settles after it
         self._windows: set[asyncio.Task[None]] = set()
         self._dispatcher: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to cut windows."""
+        """Start to cut windows."""
         self._dispatcher = asyncio.create_task(self._dispatch(), name="windows")
 
     async def stop(self) -> None:
-        """Give up what is not settled: its chunks stay unacknowledged and are read again."""
+        """Abandon what is not settled: its chunks stay unacknowledged and will be read again."""
         tasks = [*self._windows, *([self._dispatcher] if self._dispatcher else [])]
         for task in tasks:
             task.cancel()
@@ -130,24 +130,24 @@ class Windows(Generic[Item, Result]):
         self._weight = 0
 
     async def add(self, chunk: Acknowledgeable, items: Sequence[tuple[Item, int]]) -> None:
-        """Take in one chunk's messages, each with its weight; waits while a whole window is waiting already.
+        """Add a chunk's messages, each with its weight; waits while a full window is waiting already.
 
-        This wait is the back-pressure: the agent takes no further chunk, its buffer fills, its partitions pause.
+        This wait is the back-pressure: the agent takes no more chunks, its buffer fills, its partitions pause.
         """
         if not items:
             chunk.acknowledge()
             return
-        share = _Share(chunk, len(items))
+        unsettled = _Unsettled(chunk, len(items))
         now = time.monotonic()
         async with self._changed:
             await self._changed.wait_for(lambda: not self._full())
-            self._waiting += [_Waiting(item, weight, now, share) for item, weight in items]
+            self._waiting += [_Waiting(item, weight, now, unsettled) for item, weight in items]
             self._weight += sum(weight for _, weight in items)
             self._changed.notify_all()
 
     async def drain(self, timeout_s: float) -> None:
-        """Close the open window at once, and wait until everything is settled or the time is over."""
-        self._hurry = True
+        """Close the open window now, and wait until everything is settled, for at most `timeout_s` seconds."""
+        self._draining = True
         try:
             async with asyncio.timeout(timeout_s):
                 async with self._changed:
@@ -156,7 +156,7 @@ class Windows(Generic[Item, Result]):
         except TimeoutError:
             log.warning("drain_timed_out", waiting=len(self._waiting), windows=len(self._windows))
         finally:
-            self._hurry = False
+            self._draining = False
 
     def _full(self) -> bool:
         return len(self._waiting) >= self._limits.items or self._weight >= self._limits.weight
@@ -165,7 +165,7 @@ class Windows(Generic[Item, Result]):
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._waiting)
-            await self._places.acquire()
+            await self._slots.acquire()
             window = await self._cut()
             task = asyncio.create_task(self._run(window, after=self._last), name="window")
             self._last = task
@@ -176,7 +176,7 @@ class Windows(Generic[Item, Result]):
             due = self._waiting[0].since + self._limits.delay_s
             try:
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
-                    await self._changed.wait_for(lambda: self._full() or self._hurry)
+                    await self._changed.wait_for(lambda: self._full() or self._draining)
             except TimeoutError:
                 pass
             count = weight = 0
@@ -191,19 +191,19 @@ class Windows(Generic[Item, Result]):
 
     async def _run(self, window: list[_Waiting[Item]], after: asyncio.Task[None] | None) -> None:
         items = [waiting.item for waiting in window]
-        result = await _until_it_works("work", lambda: self._work(items))
+        result = await _retry("work", lambda: self._work(items))
         if after is not None:
             await asyncio.wait([after])
-        await _until_it_works("settle", lambda: self._settle(items, result))
+        await _retry("settle", lambda: self._settle(items, result))
         for waiting in window:
-            waiting.share.settle_one()
-        self._places.release()
+            waiting.unsettled.settle_one()
+        self._slots.release()
         async with self._changed:
             self._windows = {task for task in self._windows if task is not asyncio.current_task()}
             self._changed.notify_all()
 
 
-async def _until_it_works(step: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
+async def _retry(step: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
     backoff = Backoff()
     while True:
         try:

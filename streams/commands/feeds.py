@@ -1,7 +1,7 @@
-"""Replay a file as a feed: its rows become messages of the news topic, at the pace at which the news came out.
+"""Publishes a file as a feed: its rows become messages of the news topic, at a multiple of the pace of the news.
 
-Two ways in: rows that are made into news items (whatever their columns are called), or a JSONL file's lines
-sent as they are, which is how broken messages get into a sample.
+Rows are either converted into news items, whatever their columns are called, or sent unchanged as the lines of a JSONL
+file, which is how the sample feed contains broken messages.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from earlybell.streams.settings import Settings
 
 #: How long the last messages may take to be acknowledged.
 FLUSH_TIMEOUT_S = 120.0
-#: Key and value of the largest message that the news topic takes: its limit holds for the batch around it as well.
-#: We refuse what is larger ourselves, since a broker's refusal ends an idempotent producer and all that it still holds.
-LARGEST_BYTES = MAX_MESSAGE_BYTES - 128
-#: A pause is taken in pieces of at most this, so that progress is shown and Ctrl-C heard.
+#: The largest key and value that fit the news topic, whose limit covers the batch around them as well. Larger messages
+#: are refused here, since a broker's refusal ends an idempotent producer and fails everything that it still holds.
+MAX_KEY_AND_VALUE_BYTES = MAX_MESSAGE_BYTES - 128
+#: Pauses are cut into naps of at most this, so that progress is shown and Ctrl-C works.
 _NAP_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a feed: when it is due in the file's own time, and what it is."""
+    """One message of a feed, and when it is due in the file's own time."""
 
     line: int
     due: datetime | None
@@ -42,17 +42,17 @@ class Message:
 
 @dataclass(slots=True)
 class Report:
-    """What became of a replay."""
+    """The counts of a replay."""
 
     sent: int = 0  # handed to the producer
-    bad: int = 0  # rows that are no news items, left out
-    refused: int = 0  # too large, or not taken by a broker
-    reason: str = ""  # of the first that was refused
+    bad: int = 0  # rows that are not valid news, skipped
+    refused: int = 0  # too large, or refused by a broker
+    reason: str = ""  # of the first refusal
     seconds: float = 0.0
 
 
 class Pacer:
-    """Holds a message back until it is due, at a multiple of real time; news that is out of order goes at once."""
+    """Holds each message back until it is due, at a multiple of real time. Messages out of order go at once."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class Pacer:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Pace at ``speed`` times real time; None is as fast as it goes."""
+        """Pace at ``speed`` times real time, or without pauses if it is None."""
         self._speed = speed
         self._now = now
         self._sleep = sleep
         self._origin: tuple[datetime, float] | None = None
 
     def wait(self, due: datetime | None) -> Iterator[None]:
-        """Sleep until ``due``, yielding before each nap."""
+        """Sleep until ``due``, and yield before each nap."""
         if self._speed is None or due is None:
             return
         if self._origin is None:
@@ -89,7 +89,7 @@ _id_decoder = msgspec.json.Decoder(_Id)
 def messages(
     file: OpenFile, file_format: NewsFormat, columns: Columns, bad: Callable[[int, str], None], limit: int | None = None
 ) -> Iterator[Message]:
-    """The messages of a file whose rows are news; ``bad`` is told the line and the reason of each that is not.
+    """Yield a message for each row that is valid news; call ``bad`` with the line number and reason of the others.
 
     Raises
     ------
@@ -110,10 +110,10 @@ def messages(
 
 
 def raw_messages(file: OpenFile, limit: int | None = None) -> Iterator[Message]:
-    """Each line's bytes untouched; an empty line is a message without a value, a tombstone.
+    """Yield each line's bytes unchanged; an empty line is a tombstone, a message without a value.
 
-    The key is the news id, so that revisions stay in order; a line without one has none (a tombstone, which
-    must have a key, is keyed by where it stands).
+    The key is the news id, so that revisions stay in order; a line without an id has no key. A tombstone, which must
+    have one, is keyed by its line number.
     """
     for number, line in enumerate(file.lines, 1):
         if limit is not None and number > limit:
@@ -137,7 +137,7 @@ def _published_at(value: bytes) -> datetime | None:
     return item.published_at
 
 
-def replay(
+def publish(
     feed: Iterator[Message],
     producer: KafkaProducer,
     settings: Settings,
@@ -147,16 +147,16 @@ def replay(
     report: Report,
     progress: Callable[[Report], None] = lambda _: None,
 ) -> Report:
-    """Send a feed's messages and wait until the brokers have them.
+    """Send a feed's messages and wait until the brokers have acknowledged them.
 
-    ``report`` is brought up to date as it goes, so that a replay that is broken off can still say how far it came.
+    ``report`` is updated throughout, so that it also holds the counts of a replay that is interrupted.
 
     Raises
     ------
     BrokerError
         The brokers went away, or do not know the topic.
     FileError
-        The file is not as it should be.
+        The file cannot be read, or lacks a column.
     """
 
     def refused(error: BaseException) -> None:
@@ -169,7 +169,7 @@ def replay(
             for message in feed:
                 for _ in pacer.wait(message.due):
                     progress(report)
-                if len(message.value or b"") + len(message.key or b"") > LARGEST_BYTES:
+                if len(message.value or b"") + len(message.key or b"") > MAX_KEY_AND_VALUE_BYTES:
                     size = len(message.value or b"")
                     refused(ValueError(f"message of {size} bytes; the limit is {MAX_MESSAGE_BYTES}"))
                     continue

@@ -1,4 +1,4 @@
-"""`earlybell replay`: a feed out of a file, with progress for people and a summary."""
+"""`earlybell replay`: publish a file as a feed, with progress and a summary."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from earlybell.streams.brokers import open_producer
-from earlybell.streams.commands.feeds import Pacer, Report, messages, raw_messages, replay
+from earlybell.streams.commands.feeds import Pacer, Report, messages, publish, raw_messages
 from earlybell.streams.commands.formats import NewsFormat
 from earlybell.streams.commands.rows import Columns, OpenFile, format_of, open_file
 from earlybell.streams.exceptions import CommandError
 from earlybell.streams.settings import Settings
 from earlybell.streams.topics import create_topics
 
-#: More broken rows than this are counted, not shown.
-SHOWN_FAULTS = 20
-#: Where the output is no terminal, a line says how far it is.
+#: Further faults are counted, not printed.
+MAX_PRINTED_FAULTS = 20
+#: Off a terminal, progress is a line this often.
 PLAIN_LINE_EVERY_S = 5.0
 
 
@@ -36,14 +36,14 @@ def replay_file(
     topic: str | None,
     raw: bool,
 ) -> Report:
-    """Replay a file and print what became of it.
+    """Replay a file and print a summary.
 
     Raises
     ------
     FileError, BrokerError
-        The file or its columns will not do; no broker answers.
+        The file cannot be read or lacks a column; no broker answers.
     CommandError
-        An option will not do, no row could be sent, or a broker refused some.
+        An option is invalid, no row is valid news, or a message was refused.
     """
     pacer = Pacer(_multiple(speed))
     columns = Columns.parse(pairs, timezone)
@@ -54,18 +54,18 @@ def replay_file(
 
     def bad(number: int, reason: str) -> None:
         report.bad += 1
-        if report.bad <= SHOWN_FAULTS:
+        if report.bad <= MAX_PRINTED_FAULTS:
             print(f"line {number}: {reason}", file=sys.stderr)
-        elif report.bad == SHOWN_FAULTS + 1:
-            print("more such lines are counted, not shown", file=sys.stderr)
+        elif report.bad == MAX_PRINTED_FAULTS + 1:
+            print("further faults are counted, not shown", file=sys.stderr)
 
     feed = raw_messages(file, limit) if raw else messages(file, file_format or format_of(path), columns, bad, limit)
-    # The first is taken now: a file that will not do should not wait for a broker.
+    # Read the first message now: an unusable file should fail without waiting for a broker.
     feed = chain(list(islice(feed, 1)), feed)
     topic = topic or settings.news_topic
     create_topics(settings)
-    with closing(open_producer(settings)) as producer, ProgressShown(file, limit) as shown:
-        replay(feed, producer, settings, topic=topic, pacer=pacer, report=report, progress=shown.update)
+    with closing(open_producer(settings)) as producer, ProgressDisplay(file, limit) as display:
+        publish(feed, producer, settings, topic=topic, pacer=pacer, report=report, progress=display.update)
     print(summary(report, topic), file=sys.stderr)
     if report.refused:
         raise CommandError(f"{report.refused} messages were refused: {report.reason}")
@@ -75,19 +75,19 @@ def replay_file(
 
 
 def summary(report: Report, topic: str) -> str:
-    """What became of a replay, in one line."""
-    left_out = f", {report.bad} rows left out" if report.bad else ""
+    """Return the counts of a replay in one line."""
+    skipped = f", {report.bad} rows skipped" if report.bad else ""
     rate = report.sent / report.seconds if report.seconds else 0.0
-    return f"{report.sent:,} messages to {topic} in {report.seconds:.1f} s ({rate:,.0f}/s){left_out}"
+    return f"{report.sent:,} messages to {topic} in {report.seconds:.1f} s ({rate:,.0f}/s){skipped}"
 
 
-class ProgressShown:
-    """A bar on a terminal, a line now and then elsewhere; on the standard error, by bytes of the file."""
+class ProgressDisplay:
+    """Shows progress on the standard error: a bar on a terminal, otherwise a line now and then."""
 
     def __init__(self, file: OpenFile, limit: int | None) -> None:
-        """Show how much of the file, or of the limit, has been sent."""
+        """Measure progress by the file's size, or by the limit if there is one."""
         self._file, self._limit = file, limit
-        self._told = time.monotonic()
+        self._printed = time.monotonic()
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = Progress(
@@ -100,7 +100,7 @@ class ProgressShown:
             )
             self._task = self._bar.add_task("", total=limit or file.size, sent=0)
 
-    def __enter__(self) -> ProgressShown:
+    def __enter__(self) -> ProgressDisplay:
         if self._bar is not None:
             self._bar.start()
         return self
@@ -110,12 +110,12 @@ class ProgressShown:
             self._bar.stop()
 
     def update(self, report: Report) -> None:
-        """Show how far the replay is."""
+        """Show the progress of the replay."""
         if self._bar is not None:
             done = report.sent + report.bad if self._limit else self._file.position()
             self._bar.update(self._task, completed=done, sent=report.sent)
-        elif time.monotonic() - self._told > PLAIN_LINE_EVERY_S:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._printed > PLAIN_LINE_EVERY_S:
+            self._printed = time.monotonic()
             print(f"{report.sent:,} messages sent", file=sys.stderr)
 
 
@@ -127,5 +127,5 @@ def _multiple(speed: str) -> float | None:
     except ValueError:
         multiple = 0.0
     if not 0 < multiple < float("inf"):
-        raise CommandError(f"--speed {speed}: say a multiple of real time such as 60, or max")
+        raise CommandError(f"--speed {speed}: use a multiple of real time such as 60, or max")
     return multiple

@@ -1,6 +1,7 @@
-"""Rows of a file as news items: which column is which, what a time is, and an id for a story that has none.
+"""Reads the rows of a file as news items: maps columns to fields, parses times, and derives missing ids.
 
-Knows nothing of Kafka. JSONL, CSV and TSV, plain or as .gz, .xz or .bz2; ``-`` is the standard input.
+Files are JSONL, CSV or TSV, plain or compressed (.gz, .xz, .bz2); ``-`` is the standard input. This module knows
+nothing of Kafka.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from earlybell.streams.records import BadNews, NewsItem, decode_news
 
 Row = Mapping[str, Any]
 
-#: What feeds call the fields, in the order in which a column is chosen where a file has several.
-USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
+#: The names that feeds give our fields; of several in one file, the first listed here that has a value is taken.
+COMMON_NAMES: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "uuid", "guid", "news_id", "article_id"),
     "headline": ("headline", "title", "text"),
     "published_at": (
@@ -48,9 +49,9 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     "revision": ("revision",),
 }
 REQUIRED = ("headline", "published_at")
-#: So many rows are looked at before a column is declared missing: in JSONL a first row need not have them all.
-LOOK_AHEAD = 100
-#: Digits of an epoch tell its unit: seconds until the year 5138, then milli-, micro- and nanoseconds.
+#: Rows that are read before a column is declared missing: in JSONL, the first row need not have them all.
+LOOK_AHEAD_ROWS = 100
+#: The size of an epoch time tells its unit: seconds until the year 5138, then milli-, micro- and nanoseconds.
 EPOCH_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (float("inf"), 1e9))
 _DAY_DIGITS = 8  # 20240417 is a day, not an epoch
 _OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -64,17 +65,17 @@ _SUFFIXES: Mapping[str, NewsFormat] = {
 }
 
 
-#: What reading a file raises when it is damaged.
-DAMAGED = (OSError, EOFError, lzma.LZMAError, zlib.error)
+#: Raised when a damaged file is read.
+DAMAGE_ERRORS = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 
 class BadRow(ValueError):
-    """One row that cannot become a news item: its text is the reason."""
+    """A row that is not a valid news item. Its text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row of a file: where it stands and what it holds, or why it holds nothing."""
+    """One row of a file and its line number, or the reason why it cannot be read."""
 
     number: int
     row: Row | BadRow
@@ -82,15 +83,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column of a file is which field of a news item.
+    """Maps the columns of a file to the fields of a news item.
 
     Attributes
     ----------
     given
-        field → column, as the user said; for the other fields the usual names are tried in their order.
+        field → column, as given by the user; for the other fields the common names are tried in order.
     timezone
-        Of times that have no offset; without it such a time is refused, since a guess would let a backtest
-        see news hours early.
+        The zone of times without an offset. If it is None such a time is refused, since a wrong guess would let a
+        backtest see news hours early.
     """
 
     given: Mapping[str, str] = field(default_factory=dict)
@@ -98,93 +99,93 @@ class Columns:
     _names: tuple[tuple[str, tuple[str, ...]], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        names = {name: (self.given[name],) if name in self.given else usual for name, usual in USUAL_NAMES.items()}
+        names = {name: (self.given[name],) if name in self.given else common for name, common in COMMON_NAMES.items()}
         object.__setattr__(self, "_names", tuple(names.items()))
 
     @classmethod
     def parse(cls, pairs: Iterable[str], timezone: str | None = None) -> Columns:
-        """From ``field=column`` pairs and the name of a time zone.
+        """Build the mapping from ``field=column`` pairs and the name of a time zone.
 
         Raises
         ------
         FileError
-            A pair that is none, a field that news does not have, an unknown time zone.
+            A pair is malformed, news has no such field, or the time zone is unknown.
         """
         given = {}
         for pair in pairs:
             name, equals, column = pair.partition("=")
-            if not (equals and column) or name not in USUAL_NAMES:
-                raise FileError(f"--map {pair}: say field=column, where field is one of {', '.join(USUAL_NAMES)}")
+            if not (equals and column) or name not in COMMON_NAMES:
+                raise FileError(f"--map {pair}: use field=column, where field is one of {', '.join(COMMON_NAMES)}")
             given[name] = column
         try:
             zone = ZoneInfo(timezone) if timezone else None
         except (KeyError, ValueError, OSError):
-            raise FileError(f"--timezone {timezone}: unknown; say one such as UTC or America/New_York") from None
+            raise FileError(f"--timezone {timezone}: unknown; use a name such as UTC or America/New_York") from None
         return cls(given, zone)
 
     def check(self, rows: Iterable[Row]) -> None:
-        """See that every given column and every required field is in one of the rows.
+        """Check that at least one of the rows has each given column and each required field.
 
         Raises
         ------
         FileError
-            Naming the column that is missing and those that there are.
+            A column is missing; the text names it, and the columns that the file has.
         """
-        found = list(dict.fromkeys(chain.from_iterable(rows)))
-        there = f"the file has {', '.join(shorten(column, 40, placeholder='…') for column in found[:20])}"
+        present = list(dict.fromkeys(chain.from_iterable(rows)))
+        listed = f"the file has {', '.join(shorten(column, 40, placeholder='…') for column in present[:20])}"
         for name, column in self.given.items():
-            if column not in found:
-                raise FileError(f"no column {column!r} for {name}: {there}")
+            if column not in present:
+                raise FileError(f"no column {column!r} for {name}: {listed}")
         for name, names in self._names:
-            if name in REQUIRED and not any(column in found for column in names):
+            if name in REQUIRED and not any(column in present for column in names):
                 raise FileError(
-                    f"no column for {name}: {there}; say which with --map {name}=COLUMN, "
-                    "or its number (from 1) where the first line is no header"
+                    f"no column for {name}: {listed}; name it with --map {name}=COLUMN, "
+                    "or give its number, from 1, if the file has no header"
                 )
 
     def item(self, row: Row) -> NewsItem:
-        """The news item that a row holds.
+        """Return the news item in a row.
 
         Raises
         ------
         BadRow
-            With the reason, where the row is against the contract of the news topic.
+            The row violates the contract of the news topic; the text is the reason.
         """
-        found: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for name, columns in self._names:
             for column in columns:
                 value = row.get(column)
                 if value is not None and value != "":
-                    found[name] = value
+                    fields[name] = value
                     break
         for name in REQUIRED:
-            if name not in found:
+            if name not in fields:
                 raise BadRow(f"no {name}")
-        found["published_at"] = moment(found["published_at"], self.timezone)
-        if "symbols" in found:
-            found["symbols"] = symbols(found["symbols"])
-        if "revision" in found:
-            found["revision"] = _integer(found["revision"])
+        fields["published_at"] = parse_time(fields["published_at"], self.timezone)
+        if "symbols" in fields:
+            fields["symbols"] = parse_symbols(fields["symbols"])
+        if "revision" in fields:
+            fields["revision"] = _integer(fields["revision"])
         for name in ("headline", "body", "source", "language", "url"):
-            if name in found:
-                found[name] = _text(found[name], name)
-        found["id"] = str(found["id"]) if "id" in found else derived_id(found)
+            if name in fields:
+                fields[name] = _text(fields[name], name)
+        fields["id"] = str(fields["id"]) if "id" in fields else derived_id(fields)
         try:
-            # Through the contract's own decoder: what is sent is what the scoring role will accept.
-            return decode_news(msgspec.json.encode(found))
+            # Through the contract's own decoder, so that the scoring role accepts whatever is sent.
+            return decode_news(msgspec.json.encode(fields))
         except UnicodeEncodeError as error:
             raise BadRow("not UTF-8, or a lone surrogate") from error
         except BadNews as error:
             raise BadRow(str(error)) from error
 
 
-def derived_id(found: Mapping[str, Any]) -> str:
-    """The id of a story that came without one: from its url, else from source, headline and time.
+def derived_id(fields: Mapping[str, Any]) -> str:
+    """Derive the id of a story that has none: from its url, or else from source, headline and time.
 
-    The same story gets the same id in every replay, so that a second one adds nothing.
+    The same story has the same id in every replay, so that a second replay adds nothing.
     """
-    url = found.get("url")
-    parts = [url] if url else [found.get("source"), found["headline"], found["published_at"].astimezone(UTC)]
+    url = fields.get("url")
+    parts = [url] if url else [fields.get("source"), fields["headline"], fields["published_at"].astimezone(UTC)]
     try:
         digest = hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
     except UnicodeEncodeError as error:
@@ -192,20 +193,20 @@ def derived_id(found: Mapping[str, Any]) -> str:
     return f"{'url' if url else 'story'}:{digest}"
 
 
-def moment(value: Any, timezone: tzinfo | None = None) -> datetime:
-    """A time as files write it: RFC 3339 or ISO 8601, RFC 2822, or an epoch in s, ms, µs or ns.
+def parse_time(value: Any, timezone: tzinfo | None = None) -> datetime:
+    """Parse a time in RFC 3339, ISO 8601 or RFC 2822, or as an epoch time in s, ms, µs or ns.
 
     Raises
     ------
     BadRow
-        Not a time, or one without an offset where no time zone was given.
+        The value is not a time, or it has no offset and no time zone was given.
     """
     try:
         if isinstance(value, str):
             text = value.strip()
             digits = text.removeprefix("-").replace(".", "", 1)
             if not digits.isdecimal() or (len(text) == _DAY_DIGITS and text.isdecimal()):
-                return _with_offset(_written(text), value, timezone)
+                return _with_offset(_parse_text(text), value, timezone)
             value = float(text)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadRow(f"not a time: {value!r}")
@@ -217,7 +218,7 @@ def moment(value: Any, timezone: tzinfo | None = None) -> datetime:
         raise BadRow(f"not a time: {value!r}") from error
 
 
-def _written(text: str) -> datetime:
+def _parse_text(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
@@ -228,27 +229,27 @@ def _with_offset(time: datetime, value: str, timezone: tzinfo | None) -> datetim
     if time.tzinfo is not None:
         return time
     if timezone is None:
-        raise BadRow(f"time without an offset: {value!r}; say its zone, such as --timezone America/New_York")
+        raise BadRow(f"time without an offset: {value!r}; give its zone, such as --timezone America/New_York")
     return time.replace(tzinfo=timezone)
 
 
-def symbols(value: Any) -> list[str]:
-    """Ticker symbols from a list of them, or from a text that separates them by comma, semicolon, bar or space."""
+def parse_symbols(value: Any) -> list[str]:
+    """Return the ticker symbols in a list, or in a text that separates them by comma, semicolon, bar or space."""
     if isinstance(value, str):
         parts: Iterable[Any] = re.split(r"[,;|\s]+", value.strip("[]() "))
     elif isinstance(value, list):
         parts = value
     else:
-        raise BadRow(f"symbols are neither a list nor a text: {value!r}")
-    found = []
+        raise BadRow(f"symbols are neither a list nor text: {value!r}")
+    symbols = []
     for part in parts:
         symbol = part
         if isinstance(part, dict):  # some feeds nest them: [{"ticker": ...}]
-            symbol = next((part[name] for name in USUAL_NAMES["symbols"] if name in part), None)
+            symbol = next((part[name] for name in COMMON_NAMES["symbols"] if name in part), None)
         if not isinstance(symbol, str):
             raise BadRow(f"not a symbol: {part!r}")
-        found.append(symbol.strip(" '\"").removeprefix("$"))
-    return list(dict.fromkeys(filter(None, found)))
+        symbols.append(symbol.strip(" '\"").removeprefix("$"))
+    return list(dict.fromkeys(filter(None, symbols)))
 
 
 def _integer(value: Any) -> int:
@@ -264,20 +265,20 @@ def _text(value: Any, name: str) -> str:
     if isinstance(value, dict):  # some feeds nest it: {"source": {"name": ...}}
         value = value.get("name")
     if not isinstance(value, str):
-        raise BadRow(f"{name} is not a text: {value!r}")
+        raise BadRow(f"{name} is not text: {value!r}")
     return value
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A file being read: its bytes, and how far into it (as stored, maybe compressed) one is."""
+    """An open file: its lines, decompressed, and the position in the file as stored."""
 
     lines: IO[bytes]
     stored: IO[bytes]
-    size: int | None  # bytes as stored; None where it is a pipe
+    size: int | None  # bytes as stored; None for a pipe
 
     def position(self) -> int:
-        """Bytes read so far, as stored."""
+        """Return the number of stored bytes read so far."""
         return self.stored.tell() if self.size is not None else 0
 
 
@@ -287,14 +288,14 @@ def open_file(path: str) -> OpenFile:
     Raises
     ------
     FileError
-        It is not there, or may not be read.
+        It does not exist, or may not be read.
     """
     if path == "-":
-        # Our own buffer: a thread that still waits for input must not hold the interpreter's at exit.
+        # Our own buffer: a thread that is still waiting for input must not hold the interpreter's at exit.
         stdin = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
         return OpenFile(stdin, stdin, None)
     try:
-        stored = Path(path).open("rb")  # noqa: SIM115  (the caller reads on; it lives as long as the command)
+        stored = Path(path).open("rb")  # noqa: SIM115  (open for as long as the command runs)
     except OSError as error:
         raise FileError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     opener = _OPENERS.get(Path(path).suffix.lower())
@@ -303,41 +304,40 @@ def open_file(path: str) -> OpenFile:
 
 
 def format_of(path: str) -> NewsFormat:
-    """What a file's name says of its format.
+    """Return the format that a file's name indicates.
 
     Raises
     ------
     FileError
-        It says nothing.
+        The name indicates none.
     """
     suffixes = [suffix.lower() for suffix in Path(path).suffixes if suffix.lower() not in _OPENERS]
     if suffixes and suffixes[-1] in _SUFFIXES:
         return _SUFFIXES[suffixes[-1]]
-    raise FileError(f"{path}: its name does not tell the format; say --format jsonl, csv or tsv")
+    raise FileError(f"{path}: cannot tell the format from the name; use --format jsonl, csv or tsv")
 
 
 def read(file: OpenFile, file_format: NewsFormat, columns: Columns) -> Iterator[Line]:
-    """The rows of an open file, in order, after a look at whether the columns are there.
+    """Yield the rows of an open file in order, after checking that it has the columns.
 
     Raises
     ------
     FileError
-        A column is missing, or the file cannot be decompressed.
+        A column is missing, or the file cannot be read or decompressed.
     """
-    lines = read_jsonl(file.lines) if file_format == "jsonl" else _read_table(file.lines, file_format, columns)
+    lines = _read_jsonl(file.lines) if file_format == "jsonl" else _read_table(file.lines, file_format, columns)
     try:
-        first = list(islice(lines, LOOK_AHEAD))
+        first = list(islice(lines, LOOK_AHEAD_ROWS))
         rows = [line.row for line in first if not isinstance(line.row, BadRow)]
         if rows:
             columns.check(rows)
         yield from first
         yield from lines
-    except DAMAGED as error:
+    except DAMAGE_ERRORS as error:
         raise FileError(f"cannot read the file: {error}") from error
 
 
-def read_jsonl(lines: Iterable[bytes]) -> Iterator[Line]:
-    """One JSON object a line; blank lines are passed over."""
+def _read_jsonl(lines: Iterable[bytes]) -> Iterator[Line]:
     decode = msgspec.json.Decoder().decode
     for number, line in enumerate(lines, 1):
         if line.isspace():
@@ -358,14 +358,14 @@ def _read_table(lines: IO[bytes], file_format: NewsFormat, columns: Columns) -> 
     head = text.readline()
     table = chain([head], text) if head else iter(())
     if file_format == "tsv":
-        # text/tab-separated-values has no quotes: a quotation mark in a headline is one.
+        # text/tab-separated-values has no quoting: a quotation mark belongs to the headline.
         reader = csv.reader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(table, delimiter=max(",;\t|", key=head.count))
     names = next(reader, [])
     by_number = [column for column in columns.given.values() if column.isdecimal() and column not in names]
     if by_number:
-        # Columns that are named by their number: the file has no header, and its first line is news.
+        # Columns are given by number, so the file has no header and its first line is news.
         reader = chain([names], reader)  # type: ignore[assignment]
         names = [str(number) for number in range(1, len(names) + 1)]
     number = 0
@@ -374,7 +374,7 @@ def _read_table(lines: IO[bytes], file_format: NewsFormat, columns: Columns) -> 
             if not cells:
                 continue
             if len(cells) > len(names):
-                yield Line(number, BadRow(f"{len(cells)} cells under {len(names)} columns"))
+                yield Line(number, BadRow(f"{len(cells)} cells for {len(names)} columns"))
             else:
                 yield Line(number, dict(zip(names, cells, strict=False)))
     except csv.Error as error:

@@ -1,7 +1,7 @@
-"""`earlybell score`: texts in, signals out, in the order in which they came. No Kafka, no Postgres.
+"""`earlybell score`: texts in, signals out, in the same order. No Kafka, no Postgres.
 
-One text a line, or news items as JSONL, from a file or a pipe. What is there is scored at once: a line that is typed
-is answered before the next is read, and a file runs in windows that keep every worker of the pool busy.
+The input is one text per line, or news items as JSONL, from a file or a pipe. Input is scored as soon as it arrives: a
+typed line is answered before the next is read, and a file runs in windows that keep every worker of the pool busy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from earlybell.inference.pool import pool as pools
 from earlybell.inference.pool.pool import Pool, WindowResult
 from earlybell.inference.predictions import ModelDescription
 from earlybell.streams.commands.formats import TextFormat
-from earlybell.streams.commands.rows import DAMAGED, USUAL_NAMES, BadRow, Columns, open_file
+from earlybell.streams.commands.rows import COMMON_NAMES, DAMAGE_ERRORS, BadRow, Columns, open_file
 from earlybell.streams.exceptions import FileError
 from earlybell.streams.model import scorer
 from earlybell.streams.records import MAX_MESSAGE_BYTES, NewsItem, encode, text_id
@@ -30,21 +30,21 @@ from earlybell.streams.signals import build_signal, unsupported_language
 from earlybell.streams.token_budget import estimate_tokens
 
 READ_BYTES = 64 * 1024
-#: Stands in for the time of a text that came without one; it never leaves this module.
+#: The placeholder time of a text that came without one; it never leaves this module.
 UNTIMED = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Scores(Protocol):
-    """What is needed of a `Pool`."""
+class WindowScorer(Protocol):
+    """The part of a `Pool` that is needed here."""
 
     @property
     def capacity(self) -> int:
-        """Windows that may be in flight at once."""
+        """The number of windows that may be in flight."""
         ...
 
     @property
     def description(self) -> ModelDescription:
-        """The model that answers."""
+        """The model that scores."""
         ...
 
     async def score(self, texts: Sequence[str]) -> WindowResult:
@@ -54,7 +54,7 @@ class Scores(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the input that is to be scored."""
+    """A line of the input to be scored."""
 
     line: int
     item: NewsItem
@@ -63,24 +63,24 @@ class Entry:
 
 @dataclass(slots=True)
 class Window:
-    """Lines that are scored together, those that will not be, and the answer to come."""
+    """Lines that are scored together, the faulty ones among them, and the pending result."""
 
     entries: list[Entry]
     faults: list[tuple[int, str]]
-    answer: asyncio.Task[WindowResult] | None = None
+    result: asyncio.Task[WindowResult] | None = None
 
 
 def score_file(settings: Settings, path: str, text_format: TextFormat) -> None:
-    """Score a file, or the standard input for ``-``: JSON lines on the standard output.
+    """Score a file, or the standard input for ``-``, and print the signals as JSON lines.
 
-    A line that cannot be scored is reported on the standard error with its number, and the count at the end.
+    Lines that cannot be scored are reported on the standard error with their numbers, and counted at the end.
 
     Raises
     ------
     FileError
-        The file is not there, or cannot be read.
+        The file does not exist or cannot be read.
     PoolError
-        The model cannot be loaded, or a device is not there.
+        The model cannot be loaded, or a device does not exist.
     """
     file = open_file(path)
     out = sys.stdout.buffer
@@ -107,52 +107,52 @@ def score_file(settings: Settings, path: str, text_format: TextFormat) -> None:
 async def score_stream(
     stream: IO[bytes],
     text_format: TextFormat,
-    pool: Scores,
+    pool: WindowScorer,
     settings: Settings,
     *,
     write: Callable[[Sequence[bytes]], None],
     fault: Callable[[int, str], None],
 ) -> None:
-    """Score what a stream holds, until it ends.
+    """Score a stream until it ends.
 
     Parameters
     ----------
     stream
-        Is read by a thread, as much as is there at a time.
+        Read by a thread, as much as is available at a time.
     pool
-        Started.
+        A pool that has been started.
     write
-        Is given the encoded signals of a window, a line each, in the input's order.
+        Called with the encoded signals of a window, one line each, in the order of the input.
     fault
-        Is given the number of a line that cannot be scored, and the reason.
+        Called with the number of a line that cannot be scored, and the reason.
     """
     windows: asyncio.Queue[Window | None] = asyncio.Queue(pool.capacity + 1)
 
-    async def answer() -> None:
+    async def settle() -> None:
         while (window := await windows.get()) is not None:
-            for line, reason in await _settle(window, pool.description, write):
+            for line, reason in await _write_signals(window, pool.description, write):
                 fault(line, reason)
 
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(answer())
+            tasks.create_task(settle())
             lines = Lines(text_format)
             async for chunk in _chunks(stream):
                 for window in _cut(lines.entries(chunk), settings, pool.description.languages):
                     if window.entries:
-                        window.answer = tasks.create_task(pool.score([entry.item.text for entry in window.entries]))
+                        window.result = tasks.create_task(pool.score([entry.item.text for entry in window.entries]))
                     await windows.put(window)
             await windows.put(None)
     except ExceptionGroup as failed:
-        # The first failure ends it all; the others follow from it.
+        # The first failure ends the command; the others follow from it.
         raise failed.exceptions[0] from None
 
 
 class Lines:
-    """Bytes as they arrive, cut into lines and made into news items."""
+    """Cuts bytes into lines as they arrive, and parses the lines as news items."""
 
     def __init__(self, text_format: TextFormat) -> None:
-        """Take every line as a text, as a news item, or all of them as what the first seems to be."""
+        """Parse every line as text, as a news item, or as whichever the first line looks like."""
         self._format = text_format
         self._columns = Columns()
         self._decode = msgspec.json.Decoder(dict[str, object]).decode
@@ -160,9 +160,9 @@ class Lines:
         self._number = 0
 
     def entries(self, chunk: bytes) -> Iterator[Entry | tuple[int, str]]:
-        """The lines that are complete with this chunk, or why one is none; an empty chunk is the end."""
+        """Yield the lines that this chunk completes, or why one is invalid. An empty chunk is the end of the input."""
         lines = (self._left + chunk).split(b"\n")
-        # What follows the last line break waits for the rest of its line; at the end there is none to come.
+        # The part after the last line break waits for the rest of its line; at the end, it is a line of its own.
         self._left = lines.pop() if chunk or not lines[-1] else b""
         for line in lines:
             self._number += 1
@@ -185,7 +185,7 @@ class Lines:
         except UnicodeDecodeError as error:
             raise BadRow(f"not UTF-8: {error}") from error
         if not text.strip():
-            raise BadRow("nothing but U+0000")
+            raise BadRow("blank, apart from U+0000")
         return NewsItem(id=text_id(text), headline=text, published_at=UNTIMED)
 
     def _news(self, line: bytes) -> tuple[NewsItem, bool]:
@@ -193,16 +193,16 @@ class Lines:
             row = self._decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadRow(f"not a JSON object: {error}") from error
-        if any(row.get(name) for name in USUAL_NAMES["published_at"]):
+        if any(row.get(name) for name in COMMON_NAMES["published_at"]):
             return self._columns.item(row), True
         item = self._columns.item({**row, "published_at": UNTIMED.isoformat()})
-        if not any(row.get(name) for name in (*USUAL_NAMES["id"], *USUAL_NAMES["url"])):
+        if not any(row.get(name) for name in (*COMMON_NAMES["id"], *COMMON_NAMES["url"])):
             item = msgspec.structs.replace(item, id=text_id(item.text))
         return item, False
 
 
 def _cut(entries: Iterator[Entry | tuple[int, str]], settings: Settings, languages: Sequence[str]) -> Iterator[Window]:
-    """Windows of the lines that are there, each within the limits of a window of the pipeline."""
+    """Cut the available lines into windows with the limits of the pipeline."""
     window, tokens = Window([], []), 0
     for entry in entries:
         if isinstance(entry, tuple):
@@ -220,17 +220,17 @@ def _cut(entries: Iterator[Entry | tuple[int, str]], settings: Settings, languag
         yield window
 
 
-async def _settle(
+async def _write_signals(
     window: Window, model: ModelDescription, write: Callable[[Sequence[bytes]], None]
 ) -> list[tuple[int, str]]:
-    """Write a window's signals when they are there; gives what could not be scored, in the order of the lines."""
+    """Wait for a window's result and write its signals; return its faults in the order of the lines."""
     faults = list(window.faults)
-    if window.answer is not None:
-        result = await window.answer
+    if window.result is not None:
+        result = await window.result
         scored_at = datetime.now(UTC)
         lines, row = [], 0
-        for place, entry in enumerate(window.entries):
-            if reason := result.faults.get(place):
+        for index, entry in enumerate(window.entries):
+            if reason := result.faults.get(index):
                 faults.append((entry.line, reason))
                 continue
             signal = build_signal(
@@ -249,9 +249,10 @@ async def _settle(
 
 
 async def _chunks(stream: IO[bytes]) -> AsyncIterator[bytes]:
-    """What the stream has, whenever it has something; at last an empty chunk.
+    """Yield what the stream has whenever it has something, and finally an empty chunk.
 
-    By a thread of its own and not the loop's executor: that is waited for at exit, and a terminal may never speak.
+    It is read by a daemon thread, not the loop's executor: the interpreter would wait for that one at exit, and a
+    terminal may never send anything.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[bytes | FileError] = asyncio.Queue(4)
@@ -262,9 +263,9 @@ async def _chunks(stream: IO[bytes]) -> AsyncIterator[bytes]:
         while chunk and not isinstance(chunk, FileError):
             try:
                 chunk = read(READ_BYTES)
-            except DAMAGED as error:
+            except DAMAGE_ERRORS as error:
                 chunk = FileError(f"cannot read the file: {error}")
-            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody reads any more
+            with contextlib.suppress(RuntimeError):  # the loop is closed and nothing reads the queue
                 asyncio.run_coroutine_threadsafe(queue.put(chunk), loop).result()
 
     threading.Thread(target=pump, name="read-input", daemon=True).start()

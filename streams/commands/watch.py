@@ -1,4 +1,4 @@
-"""`earlybell watch`: prints signals as they come on the sentiment topic, for people or as JSON lines."""
+"""`earlybell watch`: print signals as they arrive on the sentiment topic, as a table or as JSON lines."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def watch(settings: Settings, *, from_start: bool, symbol: str | None, as_json: 
     Raises
     ------
     BrokerError
-        No broker answers, or there is no sentiment topic yet.
+        No broker answers, or the sentiment topic does not exist yet.
     """
-    # Written at once: who reads us through a pipe wants each signal as it comes.
+    # A reader at the other end of a pipe wants each signal as it arrives.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     colour = sys.stdout.isatty() and not as_json
     if colour:
@@ -41,7 +41,7 @@ def watch(settings: Settings, *, from_start: bool, symbol: str | None, as_json: 
 
 
 def arriving(settings: Settings, *, from_start: bool) -> Iterator[bytes]:
-    """Values of the sentiment topic, from its start or from now on, without end."""
+    """Yield the values of the sentiment topic for ever, from its start or from now on."""
     with reaching(settings):
         consumer = open_consumer(settings, auto_offset_reset="earliest")
         try:
@@ -51,7 +51,7 @@ def arriving(settings: Settings, *, from_start: bool) -> Iterator[bytes]:
             ]
             if not partitions:
                 raise BrokerError(
-                    f"no topic {settings.sentiment_topic} at {settings.kafka_bootstrap}: `earlybell run` makes it"
+                    f"no topic {settings.sentiment_topic} at {settings.kafka_bootstrap}: `earlybell run` creates it"
                 )
             consumer.assign(partitions)
             if from_start:
@@ -69,7 +69,7 @@ HEADING = f"{'scored at':<13}{'label':<9} {'score':>6} {'conf.':>5}  depth  symb
 
 
 def line(signal: SentimentSignal, *, colour: bool) -> str:
-    """One signal as one line of a table."""
+    """Format a signal as a line of the table."""
     label = f"{signal.label:<9}"
     if colour:
         label = f"{_COLOURS.get(signal.label, '')}{label}\x1b[0m"

@@ -24,7 +24,7 @@ from earlybell.deploy.local import stack
 from earlybell.storage import migrations
 from earlybell.streams import logs
 from earlybell.streams.brokers import client_options, open_consumer, open_producer, reaching
-from earlybell.streams.commands.feeds import Message, Pacer, Report, raw_messages, replay
+from earlybell.streams.commands.feeds import Message, Pacer, Report, publish, raw_messages
 from earlybell.streams.commands.rows import open_file
 from earlybell.streams.demo import results, sample
 from earlybell.streams.demo.screen import Screen
@@ -165,7 +165,7 @@ def _replay(settings: Settings, tally: Tally, seconds: float, stop: threading.Ev
             raise _Stopped
 
     with suppress(_Stopped), closing(open_producer(settings)) as producer:
-        report = replay(
+        report = publish(
             counted(), producer, settings, topic=settings.news_topic, pacer=pacer, report=Report(), progress=progress
         )
         if report.refused:

@@ -17,7 +17,15 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from earlybell.streams import brokers
 from earlybell.streams.brokers import client_options, open_producer
-from earlybell.streams.commands.feeds import LARGEST_BYTES, Message, Pacer, Report, messages, raw_messages, replay
+from earlybell.streams.commands.feeds import (
+    MAX_KEY_AND_VALUE_BYTES,
+    Message,
+    Pacer,
+    Report,
+    messages,
+    publish,
+    raw_messages,
+)
 from earlybell.streams.commands.replay import replay_file
 from earlybell.streams.commands.rows import Columns, open_file
 from earlybell.streams.demo import sample
@@ -36,7 +44,7 @@ def settings(kafka_bootstrap: str) -> Settings:
 
 def send(settings: Settings, feed: Iterator[Message], pacer: Pacer | None = None) -> Report:
     with closing(open_producer(settings)) as producer:
-        return replay(feed, producer, settings, topic=settings.news_topic, pacer=pacer or Pacer(None), report=Report())
+        return publish(feed, producer, settings, topic=settings.news_topic, pacer=pacer or Pacer(None), report=Report())
 
 
 def test_rows_arrive_as_news_under_their_ids_and_in_their_order(settings: Settings, tmp_path: Path) -> None:
@@ -93,7 +101,7 @@ def test_broken_rows_are_left_out_and_counted_by_line(settings: Settings, tmp_pa
     said = capsys.readouterr().err
     assert "line 3: no headline" in said
     assert "line 4: time without an offset" in said
-    assert "2 rows left out" in said
+    assert "2 rows skipped" in said
     assert {decode_news(record.value).headline for record in messages_of(settings, settings.news_topic)} == {
         "Good",
         "Good too",
@@ -101,7 +109,8 @@ def test_broken_rows_are_left_out_and_counted_by_line(settings: Settings, tmp_pa
 
 
 def test_a_message_over_the_limit_is_reported_and_the_others_arrive(settings: Settings) -> None:
-    feed = [Message(n, None, b"k", b"x" * size) for n, size in enumerate((LARGEST_BYTES - 1, LARGEST_BYTES + 1, 10))]
+    sizes = (MAX_KEY_AND_VALUE_BYTES - 1, MAX_KEY_AND_VALUE_BYTES + 1, 10)
+    feed = [Message(number, None, b"k", b"x" * size) for number, size in enumerate(sizes)]
     report = send(settings, iter(feed))
     assert (report.sent, report.refused) == (2, 1)
     assert "the limit is 1048576" in report.reason

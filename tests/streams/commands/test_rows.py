@@ -22,10 +22,10 @@ from earlybell.streams.commands.rows import (
     Columns,
     Line,
     format_of,
-    moment,
     open_file,
+    parse_symbols,
+    parse_time,
     read,
-    symbols,
 )
 from earlybell.streams.exceptions import FileError
 from earlybell.streams.records import decode_news, encode
@@ -61,33 +61,33 @@ class TestTimes:
         ],
     )
     def test_all_the_ways_to_write_one_moment(self, value: Any) -> None:
-        assert moment(value) == datetime(2026, 3, 2, 9, tzinfo=UTC)
+        assert parse_time(value) == datetime(2026, 3, 2, 9, tzinfo=UTC)
 
     def test_a_time_without_offset_needs_a_zone_and_the_reason_says_so(self) -> None:
         with pytest.raises(BadRow, match=r"without an offset.*--timezone"):
-            moment("2026-03-02T09:00:00")
-        assert moment("2026-03-02T09:00:00", ZoneInfo("America/New_York")) == datetime(2026, 3, 2, 14, tzinfo=UTC)
+            parse_time("2026-03-02T09:00:00")
+        assert parse_time("2026-03-02T09:00:00", ZoneInfo("America/New_York")) == datetime(2026, 3, 2, 14, tzinfo=UTC)
 
     def test_the_zone_knows_summer_time(self) -> None:
         zone = ZoneInfo("America/New_York")
-        assert moment("2026-07-01 09:00", zone).utcoffset() == timedelta(hours=-4)
-        assert moment("2026-01-02 09:00", zone).utcoffset() == timedelta(hours=-5)
+        assert parse_time("2026-07-01 09:00", zone).utcoffset() == timedelta(hours=-4)
+        assert parse_time("2026-01-02 09:00", zone).utcoffset() == timedelta(hours=-5)
 
     def test_eight_digits_are_a_day(self) -> None:
-        assert moment("20260302", UTC) == datetime(2026, 3, 2, tzinfo=UTC)
+        assert parse_time("20260302", UTC) == datetime(2026, 3, 2, tzinfo=UTC)
 
     @pytest.mark.parametrize(
         "value", ["", "soon", "2026-13-40T00:00:00Z", float("nan"), float("inf"), 1e300, True, [], {}]
     )
     def test_what_is_no_time(self, value: Any) -> None:
         with pytest.raises(BadRow, match="not a time"):
-            moment(value)
+            parse_time(value)
 
     @given(st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))
     def test_epochs_in_every_unit_give_the_second_back(self, time: datetime) -> None:
         time = time.replace(microsecond=0)
         seconds = int(time.timestamp())
-        assert {moment(seconds * unit) for unit in (1, 10**3, 10**6, 10**9)} == {time}
+        assert {parse_time(seconds * unit) for unit in (1, 10**3, 10**6, 10**9)} == {time}
 
 
 class TestItems:
@@ -144,7 +144,7 @@ class TestItems:
             ({"title": ""}, "no headline"),
             ({"title": "   "}, "headline is blank"),
             ({"title": "x" * 4097}, "4096"),
-            ({"title": 3}, "headline is not a text"),
+            ({"title": 3}, "headline is not text"),
             ({"title": "\ud83d"}, "lone surrogate"),
             ({"date": None}, "no published_at"),
             ({"tickers": 5}, "symbols are neither"),
@@ -169,7 +169,7 @@ class TestItems:
         ],
     )
     def test_symbols(self, value: Any, found: list[str]) -> None:
-        assert symbols(value) == found
+        assert parse_symbols(value) == found
 
 
 class TestFiles:
@@ -210,14 +210,14 @@ class TestFiles:
         path = tmp_path / "news.csv"
         path.write_bytes(b"title,date\na,b,c\n\xff,2026-03-02T09:00Z\n")
         many, latin = lines_of(path)
-        assert "3 cells under 2 columns" in str(many.row)
+        assert "3 cells for 2 columns" in str(many.row)
         assert not isinstance(latin.row, BadRow)
         assert "not UTF-8" in reason(dict(latin.row))
 
     def test_wrong_columns_are_named_with_those_that_there_are(self, tmp_path: Path) -> None:
         path = tmp_path / "news.csv"
         path.write_text("lead,date\nx,2026-03-02T09:00Z\n")
-        with pytest.raises(FileError, match="no column for headline: the file has lead, date; say which with --map"):
+        with pytest.raises(FileError, match="no column for headline: the file has lead, date; name it with --map"):
             lines_of(path)
         with pytest.raises(FileError, match="no column 'kicker' for headline"):
             lines_of(path, Columns.parse(["headline=kicker"]))
