@@ -1,4 +1,4 @@
-"""What the demonstration asks the database in the end: questions that a researcher would ask."""
+"""The demo's closing queries, such as a researcher would run."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sqlalchemy import Connection, text
 from earlybell.storage import asof
 from earlybell.storage.connection import reading
 
-#: The correction that changed the sign of a story most, and when each of its revisions became available.
-_TURNED = text(
+#: The correction that changed a story's score the most, and when each of the two revisions became available.
+_CORRECTION = text(
     """
     SELECT a.news_id, n1.headline AS before, n2.headline AS after, a.available_at AS first, b.available_at AS second
     FROM signals a
     JOIN signals b ON b.news_id = a.news_id AND b.revision = 2 AND a.revision = 1
     JOIN news n1 ON (n1.news_id, n1.revision) = (a.news_id, 1)
     JOIN news n2 ON (n2.news_id, n2.revision) = (a.news_id, 2)
-    -- One window may have scored both revisions: then there was no moment at which only the first was known.
+    -- If one window scored both revisions, the first was never known without the second.
     ORDER BY b.available_at > a.available_at DESC, abs(b.score - a.score) DESC, a.news_id LIMIT 1
     """
 )
-#: What each hop of the way took; the names are those of the columns.
+#: How long each hop took; the names are those of the columns.
 _HOPS = text(
     """
     SELECT hop, percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) AS median, max(ms) AS longest
@@ -41,7 +41,7 @@ _HOPS = text(
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An answer as a table."""
+    """The result of a query, as a table."""
 
     title: str
     columns: Sequence[str]
@@ -49,7 +49,7 @@ class Result:
 
 
 def results(url: str) -> Iterator[Result]:
-    """Ask the database; every answer comes from one snapshot.
+    """Run the queries, all on one snapshot of the database.
 
     Raises
     ------
@@ -60,14 +60,14 @@ def results(url: str) -> Iterator[Result]:
         yield _by_symbol(connection)
         yield _correction(connection)
         hops = connection.execute(_HOPS).all()
-        shown = [(hop, f"{median:.1f}", f"{longest:.1f}") for hop, median, longest in hops]
-        yield Result("Where the time goes, slowest hop first", ("hop", "median ms", "longest ms"), shown)
+        cells = [(hop, f"{median:.1f}", f"{longest:.1f}") for hop, median, longest in hops]
+        yield Result("Where the time goes, slowest hop first", ("hop", "p50 ms", "max ms"), cells)
 
 
 def _by_symbol(connection: Connection) -> Result:
     rows: Sequence[Any] = asof.symbol_sentiment_as_of(connection, datetime.now(UTC), timedelta(hours=1))
     ranked = sorted(rows, key=lambda row: row.mean_score)
-    shown = [
+    cells = [
         (
             row.symbol,
             str(row.signals),
@@ -78,24 +78,24 @@ def _by_symbol(connection: Connection) -> Result:
         for row in (*ranked[:4], *ranked[-4:])
     ]
     return Result(
-        "Sentiment by symbol, as of now: the four worst and the four best  (symbol_sentiment_as_of)",
+        "Sentiment by symbol, as of now: the four lowest and the four highest  (symbol_sentiment_as_of)",
         ("symbol", "stories", "mean", "last", "pos/neg"),
-        shown,
+        cells,
     )
 
 
 def _correction(connection: Connection) -> Result:
-    turned = connection.execute(_TURNED).one()
-    shown = []
+    story = connection.execute(_CORRECTION).one()
+    cells = []
     for name, at, headline in (
-        ("before the correction", turned.second - timedelta(microseconds=1), turned.before),
-        ("after it", turned.second, turned.after),
+        ("before the correction", story.second - timedelta(microseconds=1), story.before),
+        ("after it", story.second, story.after),
     ):
-        known = next((row for row in asof.signals_as_of(connection, at) if row.news_id == turned.news_id), None)
-        said = (str(known.revision), f"{known.score:+.2f}", headline) if known else ("none", "", "not known yet")
-        shown.append((name, f"{at:%H:%M:%S.%f}", *said))
+        known = next((row for row in asof.signals_as_of(connection, at) if row.news_id == story.news_id), None)
+        seen = (str(known.revision), f"{known.score:+.2f}", headline) if known else ("none", "", "not known yet")
+        cells.append((name, f"{at:%H:%M:%S.%f}", *seen))
     return Result(
-        "One story as of two moments: no backtest sees a correction early  (signals_as_of)",
+        "One story as of two moments: a backtest never sees a correction early  (signals_as_of)",
         ("", "as of", "revision", "score", "headline"),
-        shown,
+        cells,
     )

@@ -1,4 +1,4 @@
-"""How the demonstration looks: a live table on a terminal, a line every other second elsewhere."""
+"""The demo's display: a live table on a terminal, otherwise a line every two seconds."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from earlybell.streams.demo.tally import Tally
 PLAIN_LINE_EVERY_S = 2.0
 PLAIN_WIDTH = 140
 _STYLES = {"positive": "green", "negative": "red"}
-_BAR = 24
-_LETTERS = 5
+_BAR_WIDTH = 24
+_LATEST_LETTERS = 5
 
 
 class Screen:
-    """Shows a tally until it is closed."""
+    """Displays a tally until it is closed."""
 
     def __init__(self, tally: Tally) -> None:
-        """Use the terminal where there is one."""
+        """Use the terminal if there is one."""
         self._tally = tally
-        self._started = self._told = time.monotonic()
+        self._started = self._printed = time.monotonic()
         self._phase = ""
-        # A pipe has no width: tables are given room enough not to be cut.
+        # A pipe has no width: use one at which no table is cut.
         self.console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
         self._live = (
             Live(console=self.console, refresh_per_second=8, transient=False, get_renderable=self._render)
@@ -50,33 +50,33 @@ class Screen:
         self.close()
 
     def close(self) -> None:
-        """Leave what is shown last; what follows is printed below it."""
+        """Stop updating; later output is printed below."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def print(self, text: str) -> None:
-        """One or more lines, as they are."""
+        """Print lines without markup."""
         self.console.print(text, markup=False)
 
     def show(self, result: Result) -> None:
-        """An answer of the database."""
+        """Print the result of a query."""
         self.print(f"\n{result.title}")
         table = Table(*result.columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
         for row in result.rows:
             table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
         self.console.print(table)
 
-    def say(self, phase: str) -> None:
-        """What goes on now."""
+    def enter(self, phase: str) -> None:
+        """Show that a phase of the demo begins."""
         self._phase = phase
         if self._live is None:
             print(f"{self._elapsed():5.1f} s  {phase}", flush=True)
 
     def tick(self) -> None:
-        """Called often; shows progress where nothing refreshes by itself."""
-        if self._live is None and time.monotonic() - self._told >= PLAIN_LINE_EVERY_S:
-            self._told = time.monotonic()
+        """Show progress where the display does not refresh itself. Called often."""
+        if self._live is None and time.monotonic() - self._printed >= PLAIN_LINE_EVERY_S:
+            self._printed = time.monotonic()
             print(f"{self._elapsed():5.1f} s  {self._summary()}", flush=True)
 
     def _elapsed(self) -> float:
@@ -98,30 +98,29 @@ class Screen:
 
 
 def depth_histogram(tally: Tally) -> Table:
-    """How many texts left at which depth."""
+    """Draw how many texts exited at each depth."""
     table = Table(title="exit depth", title_justify="left", box=None, padding=(0, 1), show_header=False)
-    most = max(tally.depths.values(), default=1)
+    largest = max(tally.depths.values(), default=1)
     for depth in range(tally.depth_limit + 1):
         count = tally.depths[depth]
-        table.add_row(f"{depth:>2}", f"[cyan]{'█' * round(_BAR * count / most):<{_BAR}}[/]", f"{count:>4}")
+        bar = "█" * round(_BAR_WIDTH * count / largest)
+        table.add_row(f"{depth:>2}", f"[cyan]{bar:<{_BAR_WIDTH}}[/]", f"{count:>4}")
     return table
 
 
 def latest(tally: Tally) -> Table:
-    """The signals that came last."""
+    """Return a table of the latest signals."""
     table = Table("score", "label", "symbols", "headline", title="latest signals", title_justify="left", box=None)
     for signal in tally.latest:
         style = _STYLES.get(signal.label, "dim")
-        shown = escape(tally.headline(signal)[0])
-        table.add_row(
-            f"{signal.score:+.2f}", f"[{style}]{signal.label}[/]", ",".join(signal.symbols), Text(shown, no_wrap=True)
-        )
+        headline = Text(escape(tally.headline(signal)[0]), no_wrap=True)
+        table.add_row(f"{signal.score:+.2f}", f"[{style}]{signal.label}[/]", ",".join(signal.symbols), headline)
     return table
 
 
 def letters(tally: Tally) -> Table:
-    """The dead letters that came last, with their reasons."""
+    """Return a table of the latest dead letters and their reasons."""
     table = Table("message", "reason", title="dead letters", title_justify="left", box=None)
-    for letter in tally.letters[-_LETTERS:]:
+    for letter in tally.letters[-_LATEST_LETTERS:]:
         table.add_row(Text(letter.value[:44], no_wrap=True), Text(letter.reason, no_wrap=True))
     return table

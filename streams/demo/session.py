@@ -1,6 +1,6 @@
-"""`earlybell demo`: a private Kafka and Postgres, both roles, the sample feed, and whether all came of it that should.
+"""`earlybell demo`: run both roles on a private Kafka and Postgres, replay the sample feed, and check the outcome.
 
-Everything is its own and goes away with it, also on Ctrl-C. Servers that the environment names are left alone.
+Everything is private and removed at the end, also after Ctrl-C. Servers that the environment names are left alone.
 """
 
 from __future__ import annotations
@@ -36,57 +36,57 @@ from earlybell.streams.settings import Settings
 from earlybell.streams.supervisor import Roles
 from earlybell.streams.topics import create_topics
 
-#: For both roles to have their partitions: a model is loaded and warmed up in between.
+#: Until both roles have their partitions, which includes loading and warming up the model.
 READY_TIMEOUT_S = 180.0
-#: For what is under way when the feed has ended.
+#: Until everything expected has arrived, after the feed has ended.
 SETTLE_TIMEOUT_S = 120.0
-#: After the last that should come: for what should not.
+#: Wait for anything unexpected, after everything expected has arrived.
 SURPLUS_WAIT_S = 1.0
-#: Lines of the roles' logs that are shown where they went wrong.
+#: Lines of the roles' logs that are printed on a failure.
 LOG_LINES = 12
 _TICK_S = 0.1
-#: Named servers are somebody's own: nothing of a demonstration belongs into them.
-_NAMED_SERVERS = ("EARLYBELL_KAFKA_BOOTSTRAP", "EARLYBELL_DATABASE_URL")
+#: These name the user's own servers, which the demo must not touch.
+_SERVER_VARIABLES = ("EARLYBELL_KAFKA_BOOTSTRAP", "EARLYBELL_DATABASE_URL")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Stopped(Exception):
-    """A thread was told to stop."""
+    """The replaying thread was told to stop."""
 
 
 def run(seconds: float) -> int:
-    """Run the demonstration; the feed takes so many seconds.
+    """Run the demo, and play the feed in this many seconds.
 
     Returns
     -------
     int
-        0 where all counts are what the sample gives, 1 where they are not, 130 after Ctrl-C.
+        The exit code: 0 if all counts are as expected, 1 if not, 130 after Ctrl-C.
 
     Raises
     ------
     StackError, BrokerError, StorageError, CommandError
-        Something that it needs is not there.
+        The servers or the roles do not start.
     """
     logs.silence()
-    for name in _NAMED_SERVERS:
+    for name in _SERVER_VARIABLES:
         os.environ.pop(name, None)
     tally = Tally()
     try:
         with _interruptible(), tempfile.TemporaryFile() as role_logs, Screen(tally) as screen:
-            screen.say("starting a private Kafka and Postgres")
-            with stack.running(progress=screen.say) as servers:
+            screen.enter("starting a private Kafka and Postgres")
+            with stack.running(progress=screen.enter) as servers:
                 settings = Settings(
                     kafka_bootstrap=servers.kafka_bootstrap, database_url=SecretStr(servers.database_url)
                 )
                 migrations.upgrade(settings.database)
                 create_topics(settings)
                 asyncio.run(_play(settings, servers.environment(), tally, screen, seconds, role_logs))
-                answers = list(results.results(settings.database)) if not tally.wrong() else []
-                screen.say("stopping Kafka and Postgres")
-            screen.say("all is down")
+                tables = list(results.results(settings.database)) if not tally.differences() else []
+                screen.enter("stopping Kafka and Postgres")
+            screen.enter("everything has stopped")
             screen.close()
-            for answer in answers:
-                screen.show(answer)
+            for table in tables:
+                screen.show(table)
             return _verdict(tally, screen, role_logs)
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
@@ -95,9 +95,9 @@ def run(seconds: float) -> int:
 async def _play(
     settings: Settings, environment: dict[str, str], tally: Tally, screen: Screen, seconds: float, role_logs: IO[bytes]
 ) -> None:
-    """Run both roles, feed them, and wait until all has come or nothing more does."""
+    """Run both roles, feed them, and wait until everything has arrived or the time is up."""
     stop = threading.Event()
-    screen.say("starting both roles: the model is loaded and warmed up")
+    screen.enter("starting both roles: loading and warming up the model")
     with _cancelling(asyncio.current_task()):
         try:
             async with Roles(environment=environment, output=role_logs) as roles:
@@ -106,11 +106,11 @@ async def _play(
                 feeding = asyncio.create_task(_feed(settings, tally, screen, seconds, stop))
                 await asyncio.wait((refused, watching, feeding), return_when=asyncio.FIRST_COMPLETED)
                 if refused.done():
-                    raise CommandError(f"a role does not start: {_tail(role_logs, 1)}")
+                    raise CommandError(f"a role failed to start: {_tail(role_logs, 1)}")
                 if watching.done():
                     watching.result()
                 await feeding
-                screen.say("stopping both roles")
+                screen.enter("stopping both roles")
                 stop.set()
                 await watching
         finally:
@@ -118,27 +118,27 @@ async def _play(
 
 
 async def _feed(settings: Settings, tally: Tally, screen: Screen, seconds: float, stop: threading.Event) -> None:
-    """Wait for the roles, replay the sample, wait for what comes of it."""
+    """Wait for the roles, replay the sample, and wait for its signals, dead letters and rows."""
     await _until(lambda: _both_ready(settings), READY_TIMEOUT_S, screen, every_s=0.5)
-    screen.say(f"replaying a day of {sample.MESSAGES} messages in {seconds:.0f} s")
+    screen.enter(f"replaying a day of {sample.MESSAGES} messages in {seconds:.0f} s")
     replaying = asyncio.create_task(asyncio.to_thread(_replay, settings, tally, seconds, stop))
     await _until(replaying.done, float("inf"), screen)
     await replaying
-    screen.say("waiting for what is under way")
+    screen.enter("waiting for the rest of the signals and rows")
     await _until(tally.complete, SETTLE_TIMEOUT_S, screen)
     await asyncio.sleep(SURPLUS_WAIT_S)
 
 
 async def _until(done: Callable[[], bool], timeout_s: float, screen: Screen, every_s: float = _TICK_S) -> None:
-    """Return when it is done, or after the time; whether all is as it should be is for the verdict."""
-    began = time.monotonic()
-    while not await asyncio.to_thread(done) and time.monotonic() - began < timeout_s:
+    """Wait until `done`, or until the time is up; the verdict decides whether it went well."""
+    started = time.monotonic()
+    while not await asyncio.to_thread(done) and time.monotonic() - started < timeout_s:
         screen.tick()
         await asyncio.sleep(every_s)
 
 
 def _both_ready(settings: Settings) -> bool:
-    """Whether each role's consumer group has settled with a member that has partitions."""
+    """Return whether each role's consumer group is stable and has a member."""
     with reaching(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
         try:
             groups = admin.describe_groups([settings.consumer_group(role) for role in Role])
@@ -150,12 +150,12 @@ def _both_ready(settings: Settings) -> bool:
 
 
 def _replay(settings: Settings, tally: Tally, seconds: float, stop: threading.Event) -> None:
-    """Publish the sample in so many seconds, at the rhythm of its day."""
+    """Publish the sample in this many seconds, at the pace of its day."""
     feed = list(raw_messages(open_file(str(sample.FEED))))
     due = [message.due for message in feed if message.due is not None]
     pacer = Pacer((max(due) - min(due)).total_seconds() / seconds)
 
-    def counted() -> Iterator[Message]:
+    def counting() -> Iterator[Message]:
         for message in feed:
             yield message
             tally.published += 1
@@ -166,14 +166,14 @@ def _replay(settings: Settings, tally: Tally, seconds: float, stop: threading.Ev
 
     with suppress(_Stopped), closing(open_producer(settings)) as producer:
         report = publish(
-            counted(), producer, settings, topic=settings.news_topic, pacer=pacer, report=Report(), progress=progress
+            counting(), producer, settings, topic=settings.news_topic, pacer=pacer, report=Report(), progress=progress
         )
         if report.refused:
             raise CommandError(f"{report.refused} messages of the sample were refused: {report.reason}")
 
 
 def _watch(settings: Settings, tally: Tally, stop: threading.Event) -> None:
-    """Follow both outgoing topics and both tables, until told to stop."""
+    """Follow both outgoing topics and both tables until told to stop."""
     with (
         reaching(settings),
         closing(open_consumer(settings, auto_offset_reset="earliest")) as consumer,
@@ -197,23 +197,22 @@ def _watch(settings: Settings, tally: Tally, stop: threading.Event) -> None:
 
 
 def _verdict(tally: Tally, screen: Screen, role_logs: IO[bytes]) -> int:
-    """Say how it went; gives the exit code."""
-    if wrong := tally.wrong():
-        screen.print("Not what the sample should give:")
-        for line in wrong:
-            screen.print(f"  {line}")
+    """Print the outcome and return the exit code."""
+    if differences := tally.differences():
+        screen.print("Not what the sample should produce:")
+        for difference in differences:
+            screen.print(f"  {difference}")
         screen.print("The last lines of the roles' logs:")
         screen.print(_tail(role_logs, LOG_LINES))
         return 1
-    milliseconds = {share: tally.percentile(share) for share in (0.5, 0.99)}
     depths = ", ".join(f"{depth}: {count}" for depth, count in sorted(tally.depths.items()))
     screen.print(
         f"\n{sample.MESSAGES} messages: {sample.SIGNALS} signals, each with its row, and {len(sample.BROKEN)} dead "
         f"letters, each with its reason.\n"
-        f"From news on its topic to signal on its own: {milliseconds[0.5]:.0f} ms in the median, "
-        f"{milliseconds[0.99]:.0f} ms for all but one in a hundred.\n"
-        f"Texts by the depth at which they left, of {tally.depth_limit}: {depths}.\n"
-        f"The model agrees with those who wrote the news on {tally.as_intended / sample.SIGNALS:.0%} of it."
+        f"From the news on its topic to the signal on its own: p50 {tally.percentile(0.5):.0f} ms, "
+        f"p99 {tally.percentile(0.99):.0f} ms.\n"
+        f"Texts by exit depth, of {tally.depth_limit}: {depths}.\n"
+        f"The model agrees with the label that the author intended on {tally.as_intended / sample.SIGNALS:.0%} of them."
     )
     return 0
 
@@ -225,7 +224,7 @@ def _tail(role_logs: IO[bytes], lines: int) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Make SIGTERM and SIGINT a KeyboardInterrupt, once: a second must not break off the cleaning up."""
+    """Turn SIGTERM and SIGINT into a KeyboardInterrupt, once: a second one must not interrupt the clean-up."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def interrupt(*_: Any) -> None:
@@ -244,15 +243,15 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _cancelling(task: asyncio.Task[Any] | None) -> Iterator[None]:
-    """Within an event loop the same signals cancel the task, so that what it holds is let go of in order."""
+    """Within the event loop, cancel the task on these signals instead, so that it releases its resources in order."""
     loop = asyncio.get_running_loop()
     outside = {number: signal.getsignal(number) for number in _SIGNALS}
-    told = False
+    cancelled = False
 
     def cancel() -> None:
-        nonlocal told
-        if not told and task is not None:
-            told = True
+        nonlocal cancelled
+        if not cancelled and task is not None:
+            cancelled = True
             task.cancel()
 
     for number in _SIGNALS:
@@ -262,4 +261,4 @@ def _cancelling(task: asyncio.Task[Any] | None) -> Iterator[None]:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN if told else outside[number])
+            signal.signal(number, signal.SIG_IGN if cancelled else outside[number])

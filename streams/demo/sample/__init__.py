@@ -1,8 +1,8 @@
-"""The sample feed: one trading day of news about companies that do not exist, written for this project.
+"""The sample feed: one trading day of news about fictitious companies, written for this project.
 
-``feed.jsonl`` is replayed line by line, as it is (``earlybell replay --raw``): it has broken messages in it, and an
-empty line is a message without a value. Each story says in a field of its own, ``intended``, what its writer meant;
-the pipeline ignores unknown fields. What must come of the feed is stated here, and tested.
+``feed.jsonl`` is replayed line by line, unchanged (``earlybell replay --raw``): it contains broken messages, and an
+empty line is a message without a value. The field ``intended`` of each story is the label that its writer intended; the
+pipeline ignores unknown fields. The constants here state what the feed must produce, and are tested.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-#: The feed itself.
+#: The feed.
 FEED = Path(__file__).parent / "feed.jsonl"
 
-#: Lines, and so messages.
+#: Lines of the feed: each is a message.
 MESSAGES = 355
-#: Stories that the model can score; CORRECTIONS of them came out again with a higher revision, and DUPLICATES of the
-#: messages are word for word what was sent before.
+#: Stories that the model can score; how many of them come again with a higher revision; and how many messages repeat an
+#: earlier one word for word.
 STORIES, CORRECTIONS, DUPLICATES = 319, 12, 10
-#: Line → what its dead letter says. All but the one in a foreign language are against the contract.
+#: Line → part of the reason in its dead letter. All but the one in a foreign language violate the contract.
 BROKEN: Mapping[int, str] = {
     13: "not JSON",
     39: "missing required field `headline`",
@@ -35,9 +35,9 @@ BROKEN: Mapping[int, str] = {
     331: "Expected `object`, got `array`",
     347: "headline is blank",
 }
-#: Of a language that the model does not read: news, though without a signal.
+#: Stories in a language that the model does not read: they are stored as news, but have no signal.
 FOREIGN = 1
 
-#: Distinct (id, revision) with a signal, and in the table of news.
+#: Rows of signals and of news: one for each distinct (id, revision).
 SIGNALS = STORIES + CORRECTIONS
 NEWS = SIGNALS + FOREIGN

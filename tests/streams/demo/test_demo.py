@@ -1,4 +1,4 @@
-"""The demonstration: run for real, broken off in the middle, and its verdict on what is not as it should be."""
+"""The demo: a full run, interrupted runs, and its verdict when the outcome is wrong."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
 class Origin(msgspec.Struct):
-    """A message as it was read."""
+    """The message that a dead letter is about."""
 
     key: bytes | None
     value: bytes | None
@@ -51,7 +51,7 @@ def scored(item: NewsItem, number: int) -> bytes:
 
 
 def played(skip: Callable[[int], bool] = lambda line: False) -> Tally:
-    """A tally of what the sample gives, but for some lines."""
+    """Return the tally of a correct run, except for the lines to skip."""
     tally = Tally(published=sample.MESSAGES, news_rows=sample.NEWS, signal_rows=sample.SIGNALS)
     for message in raw_messages(open_file(str(sample.FEED))):
         if skip(message.line):
@@ -70,10 +70,10 @@ def played(skip: Callable[[int], bool] = lambda line: False) -> Tally:
     return tally
 
 
-def test_what_the_sample_gives_is_not_found_wanting() -> None:
+def test_a_correct_run_has_no_differences() -> None:
     tally = played()
     assert tally.complete()
-    assert tally.wrong() == []
+    assert tally.differences() == []
     assert sum(tally.depths.values()) == sample.SIGNALS
     assert set(tally.depths) == set(range(7))
     assert 60 < tally.as_intended < sample.SIGNALS
@@ -83,64 +83,64 @@ def test_what_the_sample_gives_is_not_found_wanting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "difference"),
     [(1, "distinct signals: 330, not 331"), (13, "dead letters: 13, not 14"), (235, "dead letters: 13, not 14")],
 )
-def test_what_is_missing_is_said(line: int, said: str) -> None:
+def test_what_is_missing_is_reported(line: int, difference: str) -> None:
     tally = played(lambda number: number == line)
     assert not tally.complete()
-    assert said in tally.wrong()
+    assert difference in tally.differences()
 
 
-def test_a_letter_for_another_reason_is_wrong_though_the_count_is_right() -> None:
+def test_a_letter_for_an_unexpected_reason_is_reported_even_if_the_count_is_right() -> None:
     tally = played(lambda line: line == 235)
     sent = letter(Origin(None, b"?"), stage="decode", kind="BadNews", reason="out of memory")
     tally.add_letter(sent.value, list(sent.headers))
     assert tally.complete()
-    assert tally.wrong() == ["an unexpected dead letter: out of memory"]
+    assert tally.differences() == ["an unexpected dead letter: out of memory"]
 
 
-def test_a_row_too_many_is_wrong() -> None:
+def test_a_surplus_row_is_reported() -> None:
     tally = played()
     tally.signal_rows += 1
     assert tally.complete()
-    assert tally.wrong() == ["rows in signals: 332, not 331"]
+    assert tally.differences() == ["rows in signals: 332, not 331"]
 
 
 def demo(temporary: Path, *arguments: str) -> subprocess.Popen[str]:
-    """One whose every process has the directory's name in its arguments or its environment."""
-    named = {"EARLYBELL_KAFKA_BOOTSTRAP": "127.0.0.1:1", "EARLYBELL_DATABASE_URL": "postgresql://127.0.0.1:1/theirs"}
+    """Start a demo whose processes all have the directory's name in their arguments or environment."""
+    servers = {"EARLYBELL_KAFKA_BOOTSTRAP": "127.0.0.1:1", "EARLYBELL_DATABASE_URL": "postgresql://127.0.0.1:1/theirs"}
     return subprocess.Popen(
         [sys.executable, "-m", "earlybell.streams.cli", "demo", *arguments],
-        env={**os.environ, **named, "TMPDIR": str(temporary)},
+        env={**os.environ, **servers, "TMPDIR": str(temporary)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True,
     )  # fmt: skip
 
 
 def left_behind(temporary: Path) -> list[str]:
-    """Processes that know of the directory."""
-    found = []
+    """Return the processes that have the directory's name in their arguments or environment."""
+    processes = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            told = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+            text = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
         except OSError:
             continue
-        if str(temporary).encode() in told:
-            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-    return found
+        if str(temporary).encode() in text:
+            processes.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return processes
 
 
-def test_the_demonstration_shows_all_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_demo_shows_everything_and_leaves_nothing_behind(tmp_path: Path) -> None:
     process = demo(tmp_path, "--seconds", "3")
-    said, _ = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, said
-    assert f"{sample.SIGNALS} signals, each with its row, and {len(sample.BROKEN)} dead letters" in said
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output
+    assert f"{sample.SIGNALS} signals, each with its row, and {len(sample.BROKEN)} dead letters" in output
     for title in ("Sentiment by symbol", "One story as of two moments", "slowest hop first"):
-        assert title in said
-    before, after = (line for line in said.splitlines() if line.startswith(("before the correction", "after it")))
+        assert title in output
+    before, after = (line for line in output.splitlines() if line.startswith(("before the correction", "after it")))
     assert "CORRECTED" in after
     assert "CORRECTED" not in before
-    assert "\x1b[" not in said, "plain lines where the output is no terminal"
+    assert "\x1b[" not in output, "plain lines when the output is not a terminal"
     assert left_behind(tmp_path) == []
     assert list(tmp_path.glob("earlybell-*")) == []
 
@@ -149,20 +149,20 @@ def test_the_demonstration_shows_all_and_leaves_nothing(tmp_path: Path) -> None:
     ("phase", "number"),
     [("starting a private", signal.SIGINT), ("starting both roles", signal.SIGTERM), ("replaying", signal.SIGINT)],
 )
-def test_broken_off_it_leaves_nothing(tmp_path: Path, phase: str, number: signal.Signals) -> None:
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, phase: str, number: signal.Signals) -> None:
     process = demo(tmp_path)
     assert process.stdout is not None
-    said = ""
-    while phase not in said:
+    output = ""
+    while phase not in output:
         line = process.stdout.readline()
-        assert line, f"it ended before: {said}"
-        said += line
+        assert line, f"it ended before: {output}"
+        output += line
     time.sleep(0.5)
     process.send_signal(number)
     time.sleep(0.1)
-    process.send_signal(number)  # a second one must not break off the cleaning up
-    said += process.communicate(timeout=PATIENCE_S)[0]
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
+    process.send_signal(number)  # a second one must not interrupt the clean-up
+    output += process.communicate(timeout=PATIENCE_S)[0]
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
     assert left_behind(tmp_path) == []
     assert list(tmp_path.glob("earlybell-*")) == []

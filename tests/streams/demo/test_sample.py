@@ -1,4 +1,4 @@
-"""The sample feed is what `streams.demo.sample` says: counts, reasons, corrections, duplicates and variety."""
+"""The sample feed matches `streams.demo.sample`: counts, reasons, corrections, duplicates and variety."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ for message in MESSAGES:
         GOOD[message.line] = decode_news(message.value)
     except BadNews as bad:
         REASONS[message.line] = str(bad)
-#: What gets a signal, by line; DISTINCT is that without the duplicates.
+#: The messages that get a signal, by line; DISTINCT is the same without the duplicates.
 ENGLISH = {line: item for line, item in GOOD.items() if item.language is None or item.language.startswith("en")}
 DISTINCT = list({(item.id, item.revision): item for item in ENGLISH.values()}.values())
 
@@ -41,7 +41,7 @@ def test_counts() -> None:
 
 
 @pytest.mark.parametrize("line", sample.BROKEN)
-def test_each_broken_message_has_the_reason_that_was_meant(line: int) -> None:
+def test_each_broken_message_has_its_reason(line: int) -> None:
     if line in GOOD:
         assert line not in ENGLISH
         assert repr(GOOD[line].language) in sample.BROKEN[line]
@@ -54,7 +54,7 @@ def test_nothing_else_is_broken() -> None:
     assert len(GOOD) - len(ENGLISH) == sample.FOREIGN
 
 
-def test_what_repeats_is_a_correction_or_word_for_word_a_duplicate() -> None:
+def test_repeated_ids_are_corrections_or_exact_duplicates() -> None:
     values = Counter(message.value for message in MESSAGES if message.line in ENGLISH)
     assert sorted(values.values(), reverse=True)[: sample.DUPLICATES + 1] == [2] * sample.DUPLICATES + [1]
     first: dict[str, tuple[int, NewsItem]] = {}
@@ -69,13 +69,15 @@ def test_what_repeats_is_a_correction_or_word_for_word_a_duplicate() -> None:
             assert original.symbols == item.symbols
 
 
-def test_some_corrections_turn_the_meaning_round() -> None:
-    meant = {(item.id, item.revision): intended(line) for line, item in ENGLISH.items()}
-    turned = [news_id for (news_id, revision), label in meant.items() if revision == 2 and meant[news_id, 1] != label]
-    assert len(turned) >= 3
+def test_some_corrections_change_the_label() -> None:
+    labels = {(item.id, item.revision): intended(line) for line, item in ENGLISH.items()}
+    changed = [
+        news_id for (news_id, revision), label in labels.items() if revision == 2 and labels[news_id, 1] != label
+    ]
+    assert len(changed) >= 3
 
 
-def test_news_comes_in_the_order_of_its_time_and_within_one_day() -> None:
+def test_news_is_in_order_of_time_and_within_one_day() -> None:
     times = [item.published_at for item in DISTINCT]
     assert times == sorted(times)
     assert len({time.date() for time in times}) == 1
@@ -93,12 +95,12 @@ def test_variety() -> None:
     assert len(lengths) >= 25
     assert all(300 <= words <= 800 for words in lengths)
     assert all("\n\n" in item.body for item in items if item.body)
-    # Few headlines share how they begin: no form was filled out 300 times.
+    # Few headlines begin alike: they are not one template filled in 300 times.
     openings = Counter(" ".join(item.headline.split()[1:4]) for item in items)
     assert max(openings.values()) <= 5
     assert len({item.headline for item in items}) >= sample.SIGNALS - 2
 
 
-def test_a_nul_in_a_headline_is_taken_out() -> None:
+def test_a_nul_in_a_headline_is_removed() -> None:
     [line] = [message.line for message in MESSAGES if message.line in GOOD and b"\\u0000" in (message.value or b"")]
     assert GOOD[line].headline.startswith("Kitewell to paint")
