@@ -1,17 +1,17 @@
-"""Looks at the past without seeing its future: what a strategy could have known at a moment.
+"""As-of queries: what a strategy could have known at a moment, without a look into its future.
 
-Three functions in the database (``storage/migrations/versions/r0002_as_of.py``) do the work, for any language that
-speaks SQL; here they are for Python, with rows as results. All of them go by ``available_at``, the time at which a
-signal was on its topic, and by nothing that a publisher or a worker claims.
+Three SQL functions do the work, for clients in any language (``storage/migrations/versions/r0002_as_of.py``); these are
+their Python counterparts, which return rows. They depend on ``available_at``, the time at which a signal was on its
+topic, and on no time that a publisher or a worker claims.
 
-- ``signals_as_of(ts)``: of each story, model and policy the newest revision that was available by then.
-- ``symbol_bars(width, since, until, of_symbol)``: per symbol, model and policy; a bar is labelled by its end and holds
+- ``signals_as_of(ts)``: for each story, model and policy, the newest revision that was available by then.
+- ``symbol_bars(width, since, until, of_symbol)``: per symbol, model and policy. A bar is labelled by its end and holds
   the signals of ``(bar_end - width, bar_end]``.
 - ``symbol_sentiment_as_of(ts, lookback)``: per symbol, model and policy, over ``(ts - lookback, ts]``.
 
-A row that comes later, be it late news or a correction, changes none of these for a moment that is past. What
-is still on its way from the topic into the database is not there yet, though: for the last seconds, watch the topic.
-Answers of different models or policies are never mixed, so that running two side by side counts nothing twice.
+A row that arrives later, whether late news or a correction, changes no answer about an earlier moment. But rows that
+are still on their way from the topic to the database are missing: for the last few seconds, watch the topic. Answers of
+different models or policies are never mixed, so running two side by side counts nothing twice.
 """
 
 from __future__ import annotations
@@ -37,28 +37,29 @@ _MEASURES = (
 
 
 def signals_as_of(connection: Connection, at: datetime, *, symbol: str | None = None) -> Sequence[Row[Any]]:
-    """Give the signals known at a moment: of each story, model and policy the newest revision available by then.
+    """Return the signals known at a moment: for each story, model and policy, the newest revision available by then.
 
     Parameters
     ----------
     connection
-        For example of `storage.connection.reading`, which gives all its queries one snapshot.
+        For example from `storage.connection.reading`, where all queries see one snapshot.
     at
-        The moment, with an offset; a signal that became available exactly then is known.
+        The moment, with an offset. A signal that became available at exactly this time is known.
     symbol
-        Only the signals that name it in that newest revision. A correction that takes a symbol back counts.
+        Return only the signals whose newest revision names this symbol; a correction may have removed it.
 
     Returns
     -------
     Sequence[Row]
-        The columns of ``storage.tables.signals``, in the order in which they became available.
+        The columns of ``storage.tables.signals``; the rows in the order in which they became available.
 
     Raises
     ------
     ValueError
         `at` has no offset from UTC.
     """
-    known = func.signals_as_of(_moment(at, "at")).table_valued(*(column(one.name, one.type) for one in signals.columns))
+    columns = (column(field.name, field.type) for field in signals.columns)
+    known = func.signals_as_of(_moment(at, "at")).table_valued(*columns)
     query = select(known).order_by(known.c.available_at, known.c.signal_id)
     if symbol is not None:
         query = query.where(known.c.symbols.op("@>")(literal([symbol], ARRAY(Text))))
@@ -68,28 +69,28 @@ def signals_as_of(connection: Connection, at: datetime, *, symbol: str | None = 
 def symbol_bars(
     connection: Connection, width: timedelta, since: datetime, until: datetime, *, symbol: str | None = None
 ) -> Sequence[Row[Any]]:
-    """Give bars of sentiment per symbol, by the time at which one could act on the signals.
+    """Return bars of sentiment per symbol, by the time at which a strategy could act on the signals.
 
-    A bar is labelled by its end and holds the signals that became available in ``(bar_end - width, bar_end]``: at
-    ``bar_end`` it can be known whole, and no later signal changes it. Of each story it counts the revision that was
-    newest at the bar's end; a correction that comes in a later bar counts there.
+    A bar is labelled by its end and holds the signals that became available in ``(bar_end - width, bar_end]``: it is
+    complete at ``bar_end``, and no later signal changes it. It counts the revision of each story that was the newest at
+    its end; a later correction counts in its own bar.
 
     Parameters
     ----------
     connection
-        For example of `storage.connection.reading`.
+        For example from `storage.connection.reading`.
     width
-        Of a bar; a day is 24 hours, whatever the clocks do.
+        The width of a bar; a day is 24 hours, regardless of daylight saving.
     since, until
-        Bars end at ``since + width``, ``since + 2 * width`` and so on, the last at ``until`` or before.
+        Bars end at ``since + width``, ``since + 2 * width`` and so on, up to and including ``until``.
     symbol
-        Only this symbol's bars.
+        Return only this symbol's bars.
 
     Returns
     -------
     Sequence[Row]
-        ``symbol, bar_end, model_revision, policy, signals, mean_score, last_score, positive, negative``, in the order
-        of the first four. Bars without signals are left out.
+        ``symbol, bar_end, model_revision, policy, signals, mean_score, last_score, positive, negative``, sorted by the
+        first four. Bars without signals are omitted.
 
     Raises
     ------
@@ -97,7 +98,7 @@ def symbol_bars(
         A time has no offset from UTC, or `width` is not positive.
     """
     if width <= timedelta(0):
-        raise ValueError(f"width is {width}: a bar takes some time")
+        raise ValueError(f"width must be positive, not {width}")
     bars: TableValuedAlias = func.symbol_bars(
         literal(width, Interval), _moment(since, "since"), _moment(until, "until"), literal(symbol, Text)
     ).table_valued(
@@ -112,22 +113,22 @@ def symbol_bars(
 
 
 def symbol_sentiment_as_of(connection: Connection, at: datetime, lookback: timedelta) -> Sequence[Row[Any]]:
-    """Give each symbol's sentiment as known at a moment, over the signals that became available shortly before it.
+    """Return each symbol's sentiment as known at a moment, over the signals that became available shortly before.
 
     Parameters
     ----------
     connection
-        For example of `storage.connection.reading`.
+        For example from `storage.connection.reading`.
     at
         The moment, with an offset.
     lookback
-        How far back: the signals of ``(at - lookback, at]`` count, of each story the newest revision.
+        Count the signals of ``(at - lookback, at]``, with the newest revision of each story.
 
     Returns
     -------
     Sequence[Row]
-        ``symbol, model_revision, policy, signals, mean_score, last_score, positive, negative, last_available_at``, in
-        the order of the first three.
+        ``symbol, model_revision, policy, signals, mean_score, last_score, positive, negative, last_available_at``,
+        sorted by the first three.
 
     Raises
     ------

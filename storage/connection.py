@@ -1,4 +1,4 @@
-"""How the database is reached, and what its refusals mean: engines from URLs, and driver errors as typed ones."""
+"""Connects to the database: creates engines from URLs, and turns the driver's errors into typed ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCHEMA_AT_FAULT = ("42P01", "42703", "42883")
 
 
 def create(url: str) -> Engine:
-    """Make an engine of at most two connections (one a table): made when first needed, and again when they were lost.
+    """Create an engine with at most two connections, one per table, which opens them when needed and reopens lost ones.
 
     Raises
     ------
@@ -31,11 +31,11 @@ def create(url: str) -> Engine:
         pool_size=2,
         max_overflow=0,
         pool_pre_ping=True,
-        hide_parameters=True,  # the text of news belongs in no traceback
+        hide_parameters=True,  # keeps the text of news out of tracebacks
         connect_args={
             "application_name": "earlybell",
             "connect_timeout": 10,
-            # A peer that vanished without a word (power, network) is noticed after half a minute, not after hours.
+            # Notice a peer that vanished (power, network) after half a minute, not after hours.
             "keepalives_idle": 15,
             "keepalives_interval": 5,
             "keepalives_count": 3,
@@ -45,16 +45,16 @@ def create(url: str) -> Engine:
 
 
 def masked(url: str) -> str:
-    """Say where a URL points without its password or options: for messages and logs."""
-    found = _psycopg2(url)
-    host, port = found.host or found.query.get("host") or "localhost", found.port or found.query.get("port")
-    user = f"{found.username}@" if found.username else ""
-    return f"postgresql://{user}{host}{f':{port}' if port else ''}/{found.database or ''}"
+    """Return a URL without its password and options, for messages and logs."""
+    parsed = _psycopg2(url)
+    host, port = parsed.host or parsed.query.get("host") or "localhost", parsed.port or parsed.query.get("port")
+    user = f"{parsed.username}@" if parsed.username else ""
+    return f"postgresql://{user}{host}{f':{port}' if port else ''}/{parsed.database or ''}"
 
 
 @contextmanager
 def typed_errors(engine: Engine) -> Iterator[None]:
-    """Turn what the driver raises into `StorageUnavailable`, `SchemaMismatch` or `StorageError`."""
+    """Turn the driver's errors into `StorageUnavailable`, `SchemaMismatch` or `StorageError`."""
     try:
         yield
     except SQLAlchemyError as error:
@@ -63,9 +63,12 @@ def typed_errors(engine: Engine) -> Iterator[None]:
 
 @contextmanager
 def reading(url: str) -> Iterator[Connection]:
-    """Open a read-only connection on which every query sees the same snapshot of the database.
+    """Open a read-only connection, for `storage.asof`, on which all queries see the same snapshot of the database.
 
-    For `storage.asof`. Raises `StorageUnavailable` where the database cannot be reached.
+    Raises
+    ------
+    StorageUnavailable
+        The database cannot be reached.
     """
     engine = create(url)
     try:
@@ -76,28 +79,28 @@ def reading(url: str) -> Iterator[Connection]:
 
 
 def row_at_fault(error: DBAPIError) -> str | None:
-    """Why the database refuses the row itself, in one line; None where the row is not to blame."""
+    """Return in one line why the database refuses the row itself, or None if the row is not to blame."""
     code = getattr(error.orig, "pgcode", None) or ""
     return _first_line(error) if code.startswith(_ROW_AT_FAULT) else None
 
 
 def _psycopg2(url: str) -> URL:
     try:
-        # "postgres://" is what hosting services hand out; the driver is ours to choose, not the URL's.
+        # Hosting services hand out "postgres://". The driver is our choice, not the URL's.
         parsed = make_url(url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url)
-    except (ArgumentError, ValueError):  # the latter for a port that is no number
+    except (ArgumentError, ValueError):  # the latter for a port that is not a number
         raise StorageError(
-            "the database URL cannot be read: it should be postgresql://user:password@host:5432/database"
+            "the database URL cannot be parsed: use postgresql://user:password@host:5432/database"
         ) from None
     if parsed.get_backend_name() != "postgresql":
         raise StorageError(
-            f"a {parsed.get_backend_name()} database will not do: the URL should be postgresql://host/database"
+            f"{parsed.get_backend_name()} databases are not supported: use a URL such as postgresql://host/database"
         )
     return parsed.set(drivername="postgresql+psycopg2")
 
 
 def _first_line(error: SQLAlchemyError) -> str:
-    # Not the DETAIL below it: that holds the whole row.
+    # Without the DETAIL below it, which contains the whole row.
     cause: object = (error.orig if isinstance(error, DBAPIError) else None) or error
     primary = getattr(getattr(cause, "diag", None), "message_primary", None)
     return str(primary or str(cause).strip().split("\n", 1)[0])
@@ -108,7 +111,7 @@ def _typed(error: SQLAlchemyError, where: str) -> StorageError:
     reason = f"{where}: {_first_line(error)}"
     if code in _SCHEMA_AT_FAULT:
         return SchemaMismatch(f"{reason}; run `earlybell db upgrade`")
-    if code.startswith("42"):  # syntax error or access rule violation: the same call would fail the same way
+    if code.startswith("42"):  # syntax error or access rule violation: a retry would fail in the same way
         return StorageError(reason)
     if isinstance(error, (DBAPIError, PoolTimeoutError)):
         return StorageUnavailable(reason)

@@ -1,4 +1,4 @@
-"""What can go wrong with the database, told apart by what a caller should do about it."""
+"""The errors of the database, distinguished by what a caller should do about them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from earlybell.errors import UserError
 
 
 class StorageError(UserError):
-    """Something about the database that no retry cures. Its text is one line and never holds a password."""
+    """An error that no retry will fix. Its text is one line and never contains a password."""
 
 
 class StorageUnavailable(StorageError):
-    """The database cannot be reached or broke off the work, and nothing of it was written: repeat the call later."""
+    """The database cannot be reached, or the connection was lost, and nothing was written. Retry later."""
 
 
 class SchemaMismatch(StorageError):
-    """The database's schema is not the one that this version of the code reads and writes."""
+    """The database's schema is not the one of this version of the code."""

@@ -1,10 +1,11 @@
-"""The schema: what is kept of news and of signals, and for how long it stays true (for ever).
+"""The schema: the tables ``news`` and ``signals``.
 
-Both tables are append-only, and the database itself refuses anything else: a correction is a new revision.
-``news`` and ``signals`` are written by agents that do not wait for each other, so no foreign key ties them;
-they join on ``(news_id, revision)``. Columns have the names of the fields that travel on Kafka.
+Both are append-only, which the database enforces: a correction is a new revision. They are written by agents that do
+not wait for each other, so they join on ``(news_id, revision)`` without a foreign key. Columns have the names of the
+fields on Kafka.
 
-The database is built by ``storage.migrations``; a test holds the two equal. PostgreSQL 14 or newer.
+``storage.migrations`` creates the database, and a test compares the two. Column comments are part of the schema:
+changing one takes a migration. PostgreSQL 14 or newer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def _symbols(comment: str) -> Column[Any]:
 
 
 def _symbols_are_a_plain_list() -> CheckConstraint:
-    # Postgres takes ragged and multi-dimensional arrays into text[]; unnest would quietly flatten them.
+    # Postgres accepts multi-dimensional arrays in text[], and unnest would silently flatten them.
     return CheckConstraint(
         "COALESCE(array_ndims(symbols), 1) = 1 AND array_position(symbols, NULL) IS NULL", name="symbols"
     )
@@ -63,13 +64,13 @@ news = Table(
         "ingested_at",
         _moment(),
         nullable=False,
-        # So news needs no available_at of its own: this is when it could first be read.
+        # This is when the news could first be read, so it needs no available_at.
         comment="When the broker took it in (LogAppendTime): the first moment at which anyone could read it here.",
     ),
     Column("topic", Text, nullable=False, comment="Origin: the Kafka topic."),
     Column("partition", Integer, nullable=False, comment="Origin: the partition of the topic."),
     Column("offset", BigInteger, nullable=False, comment="Origin: the offset in the partition."),
-    # 256 characters of four bytes stay well inside what a B-tree entry can hold (2,704 bytes).
+    # 256 characters of four bytes are well within the limit of a B-tree entry (2,704 bytes).
     CheckConstraint("char_length(news_id) BETWEEN 1 AND 256", name="news_id"),
     CheckConstraint("revision >= 1", name="revision"),
     CheckConstraint("headline <> ''", name="headline"),
@@ -136,7 +137,7 @@ signals = Table(
     CheckConstraint("tokens_kept BETWEEN 0 AND tokens", name="tokens"),
     CheckConstraint('partition >= 0 AND "offset" >= 0', name="origin"),
     _symbols_are_a_plain_list(),
-    # Finds the newer revisions of a signal, and refuses two answers of one model to one revision.
+    # Finds the newer revisions of a signal, and allows only one answer per revision, model and policy.
     Index(None, "news_id", "model_revision", "policy", "revision", unique=True),
     Index(None, "available_at"),
     Index(None, "symbols", postgresql_using="gin"),

@@ -1,7 +1,7 @@
-"""Brings a database to the schema of this version of the code, and says whether it is there.
+"""Upgrades a database to the schema of this version of the code, and checks that it has it.
 
-The steps lie in ``versions/``, one Alembic revision a file. A step that has been released is never edited: its SQL is
-written out in it and does not follow ``storage.tables``; a test holds their sum and the tables equal.
+The migrations are in ``versions/``, one Alembic revision per file. Each contains its own SQL, independent of
+``storage.tables``, and is never edited once released; a test compares their sum with the tables.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from earlybell.storage import connection as connections
 from earlybell.storage.exceptions import SchemaMismatch, StorageError
 from earlybell.storage.migrations import reader
 
-#: Not Alembic's default name: the database may be shared with another application that uses Alembic too.
+#: Not Alembic's default name, since another application in the same database may use Alembic too.
 VERSION_TABLE = "earlybell_schema_version"
-#: The first with date_bin, which the bars are made with.
+#: The first version with date_bin, which the bars need.
 OLDEST_POSTGRES = 14
-# Any number will do that no other application takes for a lock of this database: "eb" and the migrations' initial.
+# Any number that no other application uses for an advisory lock in this database.
 _LOCK = int.from_bytes(b"eb:migr", "big")
 
 
 def upgrade(url: str) -> str:
-    """Bring the database up to this version: its tables, its functions, and the read-only role.
+    """Create or upgrade the tables, the functions and the read-only role.
 
-    Does nothing where that is done already. Several processes may do it at once: one works, the others wait.
+    Does nothing if the database is up to date. Several processes may call it at once: one works, the others wait.
 
     Returns
     -------
     str
-        The revision that the database is at now.
+        The database's new revision.
 
     Raises
     ------
     SchemaMismatch
         The database belongs to a newer version of the code.
     StorageError, StorageUnavailable
-        The server is too old, or the user may not change the schema; the database cannot be reached.
-        Nothing was changed.
+        The server is too old, or the user may not change the schema; the database cannot be reached. Nothing was
+        changed.
     """
     engine = connections.create(url)
     try:
@@ -51,7 +51,7 @@ def upgrade(url: str) -> str:
             version = int(connection.scalar(text("SHOW server_version_num")) or 0) // 10_000
             if version < OLDEST_POSTGRES:
                 raise StorageError(
-                    f"{connections.masked(url)} is PostgreSQL {version}; it takes {OLDEST_POSTGRES} or newer"
+                    f"{connections.masked(url)} is PostgreSQL {version}; {OLDEST_POSTGRES} or newer is required"
                 )
             _refuse_newer(connection, url)
             command.upgrade(_config(connection), "head")
@@ -62,7 +62,7 @@ def upgrade(url: str) -> str:
 
 
 def downgrade(url: str, revision: str = "base") -> None:
-    """Take the schema back to an earlier revision. Going back to ``base`` destroys all news and signals."""
+    """Downgrade the schema to an earlier revision. ``base`` drops all news and signals."""
     engine = connections.create(url)
     try:
         with connections.typed_errors(engine), engine.begin() as connection:
@@ -73,9 +73,12 @@ def downgrade(url: str, revision: str = "base") -> None:
 
 
 def current(url: str) -> str | None:
-    """Say which revision the database is at; None where it was never upgraded.
+    """Return the database's revision, or None if it has no schema yet.
 
-    Raises `StorageUnavailable` where the database cannot be reached.
+    Raises
+    ------
+    StorageUnavailable
+        The database cannot be reached.
     """
     engine = connections.create(url)
     try:
@@ -86,7 +89,7 @@ def current(url: str) -> str | None:
 
 
 def check(url: str) -> None:
-    """Make sure that the database has the schema of this version of the code.
+    """Check that the database has the schema of this version of the code.
 
     Raises
     ------
@@ -98,22 +101,22 @@ def check(url: str) -> None:
     engine = connections.create(url)
     try:
         with connections.typed_errors(engine), engine.connect() as connection:
-            found = _revision(connection)
+            revision = _revision(connection)
             _refuse_newer(connection, url)
     finally:
         engine.dispose()
-    if found != _latest():
+    if revision != _latest():
+        state = f"is at schema {revision}" if revision else "has no schema"
         raise SchemaMismatch(
-            f"{connections.masked(url)} is {f'at schema {found}' if found else 'without a schema'}, this version needs "
-            f"{_latest()}: run `earlybell db upgrade`"
+            f"{connections.masked(url)} {state}, but this version needs {_latest()}: run `earlybell db upgrade`"
         )
 
 
 def _refuse_newer(connection: Connection, url: str) -> None:
-    found = _revision(connection)
-    if found is not None and found not in {script.revision for script in _scripts().walk_revisions()}:
+    revision = _revision(connection)
+    if revision is not None and revision not in {script.revision for script in _scripts().walk_revisions()}:
         raise SchemaMismatch(
-            f"{connections.masked(url)} is at schema {found}, which this version does not know (its own is "
+            f"{connections.masked(url)} is at schema {revision}, which this version does not know (its own is "
             f"{_latest()}): install the newer version"
         )
 

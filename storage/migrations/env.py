@@ -1,6 +1,6 @@
-"""What Alembic runs for each command: it works in the transaction that `storage.migrations` has opened.
+"""Run by Alembic for each command, in the transaction that `storage.migrations` has opened.
 
-It does not know the tables of today: a step's SQL, names and all, is what the step itself writes out.
+It does not know ``storage.tables``: each migration contains its own SQL.
 """
 
 from __future__ import annotations

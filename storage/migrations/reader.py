@@ -1,4 +1,4 @@
-"""The read-only role: what strategies and researchers connect as, or are members of."""
+"""The read-only role, which strategies and researchers connect as or are members of."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import logging
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import ProgrammingError
 
-#: A group without a login. Give it to people: ``GRANT earlybell_reader TO alice``.
+#: A group role without a login. Grant it to users: ``GRANT earlybell_reader TO alice``.
 ROLE = "earlybell_reader"
 
 _log = logging.getLogger(__name__)
 
-# A role belongs to the whole server: another database's upgrade may be creating it at the same moment.
+# Roles belong to the whole server: another database's upgrade may create this one at the same time.
 _CREATE = f"""
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}') THEN
@@ -36,9 +36,9 @@ END $$
 
 
 def grant(connection: Connection) -> None:
-    """Create the role where it is missing, and let it read everything and change nothing.
+    """Create the role if it is missing, and let it read everything and change nothing.
 
-    A user who may not create roles still gets the schema: the log then says what an administrator has to run.
+    A user who may not create roles still gets the schema; a warning then says what an administrator has to run.
     """
     for statement in (_CREATE, _GRANT):
         try:
@@ -48,8 +48,8 @@ def grant(connection: Connection) -> None:
             if getattr(error.orig, "pgcode", None) != "42501":  # insufficient_privilege
                 raise
             _log.warning(
-                "this user may not set up the read-only role: let an administrator run `CREATE ROLE %s NOLOGIN`, then "
-                "run `earlybell db upgrade` again as the owner of the tables",
+                "this user may not set up the read-only role: ask an administrator to run `CREATE ROLE %s NOLOGIN`, "
+                "then run `earlybell db upgrade` again as the owner of the tables",
                 ROLE,
             )
             return

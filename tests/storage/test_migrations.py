@@ -126,7 +126,7 @@ def test_workers_that_start_together_upgrade_once(empty: str) -> None:
 
 
 def test_check_says_what_to_do_when_the_database_is_behind(empty: str) -> None:
-    with pytest.raises(SchemaMismatch, match=r"without a schema.*earlybell db upgrade"):
+    with pytest.raises(SchemaMismatch, match=r"has no schema.*earlybell db upgrade"):
         migrations.check(empty)
     migrations.upgrade(empty)
     migrations.check(empty)
@@ -148,7 +148,7 @@ def test_a_database_of_a_newer_version_is_left_alone(empty: str) -> None:
 
 def test_a_server_that_is_too_old_is_left_alone(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "OLDEST_POSTGRES", 1_000)
-    with pytest.raises(StorageError, match=r"is PostgreSQL \d+; it takes 1000 or newer"):
+    with pytest.raises(StorageError, match=r"is PostgreSQL \d+; 1000 or newer is required"):
         migrations.upgrade(empty)
     assert objects(empty) == []
 
@@ -163,10 +163,10 @@ def test_a_database_that_is_not_there(database_url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("", "cannot be read"),
-        ("127.0.0.1:5432", "cannot be read"),
-        ("sqlite:///signals.db", "a sqlite database will not do"),
-        ("postgresql://u:hush@localhost:port/db", "cannot be read"),
+        ("", "cannot be parsed"),
+        ("127.0.0.1:5432", "cannot be parsed"),
+        ("sqlite:///signals.db", "sqlite databases are not supported"),
+        ("postgresql://u:hush@localhost:port/db", "cannot be parsed"),
     ],
 )
 def test_a_url_that_is_none(url: str, reason: str) -> None:

@@ -96,7 +96,7 @@ def test_the_same_work_under_another_id_is_no_second_signal(database: Engine, wr
 
 
 def test_one_batch_is_one_transaction(database: Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "STATEMENT_BYTES", 1)  # every row a statement of its own
+    monkeypatch.setattr(writer_module, "MAX_STATEMENT_BYTES", 1)  # every row a statement of its own
     rows = [news_row(number) for number in range(20)]
     assert writer.write_news(rows[:19]) == Written(19)
     with database.begin() as connection:
@@ -142,7 +142,7 @@ REFUSED_NEWS: list[tuple[dict[str, Any], str]] = [
     ({"symbols": "A"}, "malformed array literal"),
     ({"symbols": ["x" * 400_000]}, "index row"),  # too long for the index even when compressed
     ({"published_at": datetime(2026, 3, 2)}, "published_at has no offset from UTC"),
-    ({"published_at": "yesterday"}, "published_at is no datetime"),
+    ({"published_at": "yesterday"}, "published_at is not a datetime"),
 ]
 REFUSED_SIGNALS: list[tuple[dict[str, Any], str]] = [
     ({"score": 1.0000000000000002}, "ck_signals_score"),
@@ -194,7 +194,7 @@ def test_a_batch_of_bad_rows_alone(database: Engine, writer: Writer) -> None:
 
 
 def test_large_texts_and_long_lists(database: Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "STATEMENT_BYTES", 3 * 2**20)  # several statements in the transaction
+    monkeypatch.setattr(writer_module, "MAX_STATEMENT_BYTES", 3 * 2**20)  # several statements in the transaction
     rows = [news_row(number, body=f"{number} é\\" * 200_000) for number in range(8)]
     rows.append(news_row(8, symbols=[f"SYM{number}" for number in range(20_000)]))
     assert writer.write_news(rows) == Written(9)
@@ -202,7 +202,7 @@ def test_large_texts_and_long_lists(database: Engine, writer: Writer, monkeypatc
 
 
 def test_a_row_too_large_to_send_is_refused(database: Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "ROW_BYTES", 10_000)
+    monkeypatch.setattr(writer_module, "MAX_ROW_BYTES", 10_000)
     written = writer.write_news([news_row(0, body="x" * 10_000), news_row(1)])
     assert written.new == 1
     assert [one.index for one in written.refused] == [0]

@@ -1,4 +1,4 @@
-"""The tables ``news`` and ``signals``, and the trigger that keeps them append-only."""
+"""Create the tables ``news`` and ``signals``, and the trigger that keeps them append-only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ depends_on = None
 _SYMBOLS = "COALESCE(array_ndims(symbols), 1) = 1 AND array_position(symbols, NULL) IS NULL"
 _MOMENT = postgresql.TIMESTAMP(timezone=True)
 
-# Once a statement, not once a row: an UPDATE that would touch nothing is refused just the same.
+# Once per statement, not per row, so that even an UPDATE that would change nothing is refused.
 _REFUSE_CHANGE = """
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -27,7 +27,7 @@ $$
 
 
 def upgrade() -> None:
-    """Create them."""
+    """Create the tables and the trigger."""
     op.create_table(
         "news",
         sa.Column("news_id", sa.Text, nullable=False, comment="The feed's own id of the story."),
@@ -170,7 +170,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them, with everything in them."""
+    """Drop the tables, with everything in them, and the trigger."""
     op.drop_table("signals")
     op.drop_table("news")
     op.execute("DROP FUNCTION refuse_change()")

@@ -1,4 +1,4 @@
-"""The functions that look at the past without seeing its future: signals as of a moment, and bars per symbol."""
+"""Create the as-of functions: signals known at a moment, bars per symbol, and sentiment per symbol."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ down_revision = "r0001"
 branch_labels = None
 depends_on = None
 
-# A plain join that the planner can inline, rather than DISTINCT ON: a condition on time, symbol or story that stands
-# outside the function then reaches the indexes, and still only picks among the newest revisions.
+# An anti-join that the planner can inline, rather than DISTINCT ON: conditions on time, symbol or story from outside
+# the function then reach the indexes, and still select among the newest revisions only.
 _SIGNALS_AS_OF = """
 CREATE FUNCTION signals_as_of(ts timestamptz) RETURNS SETOF signals LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT known.*
@@ -27,9 +27,10 @@ CREATE FUNCTION signals_as_of(ts timestamptz) RETURNS SETOF signals LANGUAGE sql
 $$
 """
 
-# - date_bin's bins are closed on the left; one microsecond, the resolution of timestamptz, closes them on the right.
-# - Adding a day to a timestamptz follows the session's daylight saving; in UTC it does not, and date_bin does not.
-# - The sums are taken in a fixed order, so that the last bit of a mean is the same on every machine and every day.
+# - date_bin's bins are closed on the left; subtracting a microsecond, the resolution of timestamptz, closes them on the
+#   right.
+# - Adding a day to a timestamptz follows the session's daylight saving; in UTC it does not, and neither does date_bin.
+# - Sums are taken in a fixed order, so that the last bit of a mean is the same on every machine and every run.
 _SYMBOL_BARS = """
 CREATE FUNCTION symbol_bars(
     width interval, since timestamptz, until timestamptz, of_symbol text DEFAULT NULL
@@ -119,7 +120,7 @@ _SIGNATURES = {
 
 
 def upgrade() -> None:
-    """Create them, with what they mean as comments."""
+    """Create the functions, and comment on them."""
     for function in (_SIGNALS_AS_OF, _SYMBOL_BARS, _SYMBOL_SENTIMENT_AS_OF):
         op.execute(function)
     for signature, meaning in _SIGNATURES.items():
@@ -127,6 +128,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them."""
+    """Drop the functions."""
     for signature in reversed(_SIGNATURES):
         op.execute(f"DROP FUNCTION {signature}")
