@@ -1,4 +1,4 @@
-"""Settings with topics and consumer groups of one test's own, on the real broker."""
+"""Settings with topics and consumer groups for one test, on the real broker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from earlybell.streams.topics import create_topics
 
 
 def own_topics(kafka_bootstrap: str, **more: Any) -> Settings:
-    """Make topics that nothing else uses; intervals are short, so that tests do not wait."""
+    """Create topics that nothing else uses, and return settings with short intervals, so that tests do not wait."""
     prefix = f"t{uuid.uuid4().hex[:10]}"
     settings = Settings(
         kafka_bootstrap=kafka_bootstrap,
@@ -25,7 +25,7 @@ def own_topics(kafka_bootstrap: str, **more: Any) -> Settings:
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """The settings as EARLYBELL_* variables, for a process of its own."""
+    """Return the settings as EARLYBELL_* variables, for a child process."""
     values = {name: getattr(settings, name) for name in type(settings).model_fields}
     values["database_url"] = settings.database
     return {

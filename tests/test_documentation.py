@@ -1,4 +1,4 @@
-"""What the README says is there is there, and what is there is in the README."""
+"""The README lists every command and links only to files that exist; every setting has a description."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def commands() -> set[str]:
     group = typer.main.get_command(app)
-    found = set()
+    names = set()
     for name, command in group.commands.items():  # type: ignore[attr-defined]
-        found |= {f"{name} {inner}" for inner in command.commands} if hasattr(command, "commands") else {name}
-    return found
+        names |= {f"{name} {inner}" for inner in command.commands} if hasattr(command, "commands") else {name}
+    return names
 
 
 @pytest.mark.parametrize("command", sorted(commands()))
@@ -30,9 +30,9 @@ def test_every_command_is_in_the_readme(command: str) -> None:
     assert set(command.split()) <= words
 
 
-def test_every_command_of_the_readme_is_there() -> None:
-    said = re.findall(r"earlybell ((?:db )?[a-z]+)", re.sub(r"\n\| `earlybell", "\n| earlybell", README))
-    assert {one for one in said if one != "is"} <= commands() | {"db"}
+def test_every_command_in_the_readme_exists() -> None:
+    mentioned = re.findall(r"earlybell ((?:db )?[a-z]+)", re.sub(r"\n\| `earlybell", "\n| earlybell", README))
+    assert {name for name in mentioned if name != "is"} <= commands() | {"db"}
 
 
 def test_every_setting_has_a_full_sentence() -> None:
@@ -42,7 +42,7 @@ def test_every_setting_has_a_full_sentence() -> None:
         assert description.endswith("."), name
 
 
-def test_every_file_that_the_readme_links_is_there() -> None:
+def test_every_file_that_the_readme_links_to_exists() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
 

@@ -1,4 +1,4 @@
-"""Headlines enough to be in the middle of, and settings of a test's own."""
+"""A replay that is long enough to interrupt, and settings for one test."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from earlybell.streams.settings import Settings
 from tests.own_topics import own_topics
 
 REAL = "replay/headlines_2026.jsonl"
-#: So many: enough to be in the middle of. The whole of them is the end-to-end benchmark's.
+#: Long enough to be interrupted. The end-to-end benchmark uses all of them.
 STORIES = 12_000
 
 
 @pytest.fixture
 def settings(kafka_bootstrap: str, fresh_database: str) -> Settings:
-    """Empty topics and an empty, migrated database; small windows and transactions have more middles to be hit in."""
+    """Empty topics and an empty, migrated database. Small windows and transactions can be hit in more places."""
     migrations.upgrade(fresh_database)
     return own_topics(kafka_bootstrap, database_url=fresh_database, window_texts=128, store_rows=200)
 
 
 @pytest.fixture(scope="session")
 def stories() -> list[bytes]:
-    """News items: real headlines where they are at hand, else the sample feed's, over and over under new ids."""
+    """News items: real headlines if they are available, or else the sample feed's, repeated under new ids."""
     data = Path(os.environ.get("EARLYBELL_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data") / REAL
     if data.exists():
         return [

@@ -1,6 +1,6 @@
-"""An exception, a cancel and a rebalance while a window is being worked on, on real servers.
+"""Exceptions, a cancellation and a rebalance while windows are in flight, on real servers.
 
-The scorer here is slow and constant: what is tested is what becomes of the messages, not of the answers.
+The scorer is slow and constant: the tests are about the fate of the messages, not about the answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.streams.chunk_workers import committed, ends, publish, until
 
 
 class SlowScorer(ConstantScorer):
-    """Takes a tenth of a second a window."""
+    """Takes a tenth of a second per window."""
 
     def score(self, texts: Sequence[str]) -> Predictions:
         time.sleep(0.1)
@@ -42,7 +42,7 @@ async def slow_pool() -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-def some(stories: list[bytes]) -> list[bytes]:
+def batch(stories: list[bytes]) -> list[bytes]:
     return stories[:3_000]
 
 
@@ -50,12 +50,12 @@ async def everything_arrived(settings: Settings, stories: Sequence[bytes]) -> No
     await until(lambda: count(settings, "signals") == count(settings, "news") == len(stories), 120)
     await until(lambda: committed(settings) == ends(settings))
     signals = [decode_signal(message.value) for message in messages(settings, settings.sentiment_topic)]
-    assert len({one.signal_id for one in signals}) == len(stories)
+    assert len({signal.signal_id for signal in signals}) == len(stories)
     assert messages(settings, settings.dead_topic) == []
 
 
-async def test_exceptions_in_mid_window(settings: Settings, some: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every third call of the pool and of the broker fails: all is tried again, and nothing becomes a dead letter."""
+async def test_exceptions_in_a_window(settings: Settings, batch: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third call of the pool and of the broker fails: all are retried, and nothing becomes a dead letter."""
     async with slow_pool() as pool, both_roles(settings, pool) as (scoring, _):
         calls = {"pool": 0, "broker": 0}
         score, send_all = pool.score, scoring.app.producer.send_all
@@ -75,36 +75,36 @@ async def test_exceptions_in_mid_window(settings: Settings, some: list[bytes], m
 
         monkeypatch.setattr(pool, "score", unreliable_pool)
         monkeypatch.setattr(scoring.app.producer, "send_all", unreliable_broker)
-        publish(settings, some)
-        await everything_arrived(settings, some)
+        publish(settings, batch)
+        await everything_arrived(settings, batch)
         assert min(calls.values()) > 3
 
 
-async def test_a_cancel_in_mid_window(settings: Settings, some: list[bytes]) -> None:
-    """Windows are cancelled while the pool works on them; another worker ends the work."""
-    publish(settings, some)
+async def test_a_cancelled_window(settings: Settings, batch: list[bytes]) -> None:
+    """Windows are cancelled while the pool works on them; another worker finishes the work."""
+    publish(settings, batch)
     async with slow_pool() as pool:
         async with both_roles(settings, pool) as (scoring, _):
             await until(lambda: count(settings, "signals") > 0)
             for windows in scoring.windows:
                 await windows.stop()
-            assert count(settings, "signals") < len(some)
-        assert sum(committed(settings).values()) < len(some)
+            assert count(settings, "signals") < len(batch)
+        assert sum(committed(settings).values()) < len(batch)
         async with both_roles(settings, pool):
-            await everything_arrived(settings, some)
+            await everything_arrived(settings, batch)
 
 
-async def test_a_rebalance_in_mid_window(settings: Settings, some: list[bytes]) -> None:
-    """A second worker joins, takes its share, and leaves, all in the middle of windows."""
-    publish(settings, some[: len(some) // 2])
+async def test_a_rebalance_during_windows(settings: Settings, batch: list[bytes]) -> None:
+    """A second worker joins, takes its share, and leaves, while windows are in flight."""
+    publish(settings, batch[: len(batch) // 2])
     async with slow_pool() as pool, slow_pool() as second_pool, both_roles(settings, pool):
         await until(lambda: count(settings, "signals") > 0)
         async with AsyncExitStack() as second:
             scoring, storing = await second.enter_async_context(both_roles(settings, second_pool))
-            feeding = asyncio.create_task(asyncio.to_thread(publish_slowly, settings, some[len(some) // 2 :]))
+            feeding = asyncio.create_task(asyncio.to_thread(publish_slowly, settings, batch[len(batch) // 2 :]))
             await until(lambda: scoring.counts()["signals"] > 0 and storing.counts()["signals_new"] > 0)
         await feeding
-        await everything_arrived(settings, some)
+        await everything_arrived(settings, batch)
 
 
 def publish_slowly(settings: Settings, stories: Sequence[bytes]) -> None:

@@ -1,6 +1,6 @@
-"""Kill the roles' processes in the middle of a replay: nothing is lost, nothing is counted twice.
+"""Kill the roles' processes during a replay: nothing is lost, nothing is counted twice.
 
-The processes are those of ``earlybell run --role ROLE``, with the model that ships.
+The processes are those of ``earlybell run --role ROLE``, with the shipped model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.streams.chunk_workers import committed, ends, publish, until
 
 
 class Roles:
-    """The two roles' processes of the moment."""
+    """The current processes of the two roles."""
 
     def __init__(self, settings: Settings) -> None:
         self._environment = {**os.environ, **as_environment(settings), "EARLYBELL_LOG_LEVEL": "warning"}
@@ -35,7 +35,7 @@ class Roles:
         return subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL)
 
     def end_and_restart(self, role: Role, number: signal.Signals) -> int:
-        """Send the signal, wait for the end, start anew; gives the exit code."""
+        """Send the signal, wait for the process to exit, restart it, and return its exit code."""
         process = self.running[role]
         process.send_signal(number)
         code = process.wait(timeout=60)
@@ -62,7 +62,7 @@ def roles(settings: Settings) -> Iterator[Roles]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_a_role_that_dies_in_mid_replay_ends_with_the_same_rows(
+async def test_a_role_that_dies_during_a_replay_loses_no_rows(
     settings: Settings, stories: list[bytes], number: signal.Signals
 ) -> None:
     publish(settings, stories)
@@ -82,8 +82,8 @@ async def test_a_role_that_dies_in_mid_replay_ends_with_the_same_rows(
             await until(lambda topic=topic: committed(settings, Role.STORING, topic) == ends(settings, topic))  # type: ignore[misc]
         assert set(running.stop().values()) == {0}
     signals = [decode_signal(message.value) for message in messages(settings, settings.sentiment_topic)]
-    assert {one.news_id for one in signals} == {decode_id(story) for story in stories}
-    assert len({one.signal_id for one in signals}) == wanted
+    assert {signal.news_id for signal in signals} == {decode_id(story) for story in stories}
+    assert len({signal.signal_id for signal in signals}) == wanted
     assert messages(settings, settings.dead_topic) == []
 
 

@@ -1,4 +1,4 @@
-"""The whole pipeline: topics and a database of a test's own, and the shipped model on a pool of worker processes."""
+"""The whole pipeline: topics and a database for each test, and the shipped model on a pool of worker processes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def settings(kafka_bootstrap: str, fresh_database: str) -> Settings:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncIterator[Pool]:
-    """One CPU worker with the checkpoint that ships."""
+    """One CPU worker with the shipped checkpoint."""
     engine = functools.partial(open_engine, checkpoint=None, dial=None, precision="float32", threads=2)
-    made = Pool(engine, ["cpu"])
-    await made.start()
-    yield made
-    await made.stop()
+    pool = Pool(engine, ["cpu"])
+    await pool.start()
+    yield pool
+    await pool.stop()

@@ -1,4 +1,4 @@
-"""News in Kafka becomes signals on a topic and rows in Postgres: real broker, real database, the model that ships."""
+"""News on Kafka becomes signals on a topic and rows in Postgres: real broker, real database, shipped model."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ BAD: dict[str, tuple[bytes | None, str, str]] = {
     "symbols as a string": (as_bytes(item("x", symbols="ACME")), "decode", "symbols"),
     "symbols as numbers": (as_bytes(item("x", symbols=[1])), "decode", "symbols"),
     "revision 0": (as_bytes(item("x", revision=0)), "decode", "revision"),
-    "an endless id": (as_bytes(item("x" * 257)), "decode", "id"),
-    "a language it does not know": (as_bytes(item("x", language="de")), "language", "'de'"),
+    "an overlong id": (as_bytes(item("x" * 257)), "decode", "id"),
+    "an unsupported language": (as_bytes(item("x", language="de")), "language", "'de'"),
     "a tombstone": (None, "decode", "tombstone"),
     "deep nesting": (b"[" * 50_000, "decode", "contract"),
     "a JSON list": (b"[]", "decode", "contract"),
@@ -120,7 +120,7 @@ async def test_bad_input_becomes_dead_letters_and_the_stream_goes_on(settings: S
             publish(settings, value, key=f"k{number}".encode())
             publish(settings, as_bytes(item(f"good-{number}")))
         await until(lambda: count(settings, "signals") == len(BAD))
-        # News in a language that the model does not read is news all the same: it is stored, and gets no signal.
+        # News in a language that the model does not read is stored, but has no signal.
         await until(lambda: count(settings, "news") == len(BAD) + 1)
         await until(lambda: committed(settings) == ends(settings))
         await until(lambda: committed(settings, Role.STORING) == ends(settings))
@@ -139,7 +139,7 @@ async def test_bad_input_becomes_dead_letters_and_the_stream_goes_on(settings: S
             assert headers[dead_letters.EXCEPTION[dialect]] == "BadNews"
 
 
-async def test_what_the_contract_takes_is_taken(settings: Settings, pool: Pool) -> None:
+async def test_valid_news_of_every_kind_is_accepted(settings: Settings, pool: Pool) -> None:
     """U+0000 is removed; unknown fields are ignored; a known language in any form; a body of almost 1 MiB."""
     body = "Revenue rose. " * (1_000_000 // 14)
     good = [
@@ -162,9 +162,8 @@ async def test_what_the_contract_takes_is_taken(settings: Settings, pool: Pool) 
     assert 128 < tokens <= pool.description.max_tokens
 
 
-async def test_a_letter_that_the_broker_finds_too_large_goes_without_its_value(settings: Settings, pool: Pool) -> None:
-    """The news topic may be made larger than its contract by somebody else; its letters may then not fit."""
-
+async def test_a_letter_that_is_too_large_for_the_broker_goes_without_its_value(settings: Settings, pool: Pool) -> None:
+    """Others may raise the news topic's limit above the contract's; its dead letters may then not fit."""
     admin = KafkaAdminClient(**client_options(settings))
     limits = {settings.dead_topic: 10_000, settings.news_topic: 2 * MAX_MESSAGE_BYTES}
     admin.alter_configs(
@@ -194,7 +193,7 @@ async def test_redrive_sends_letters_back_once(settings: Settings, pool: Pool) -
     assert [list(message.headers) for message in news] == [[("trace", b"42")]] * 4
     sent = [message.value for message in news]
     assert sorted(sent) == sorted([b"broken", as_bytes(item("foreign", language="de"))] * 2)
-    # Still broken: two more letters, which only the next redrive sends back.
+    # Both are still broken: there are two more letters, which only the next redrive sends back.
     assert len(messages(settings, settings.dead_topic)) == 4
     assert redrive(settings, limit=1) == 1
     assert redrive(settings) == 1

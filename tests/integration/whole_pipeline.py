@@ -1,4 +1,4 @@
-"""Both roles in a test's event loop, and what they left on the topics and in the database."""
+"""Both roles in a test's event loop, and what they leave on the topics and in the database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from earlybell.streams.settings import Settings
 
 @asynccontextmanager
 async def running(*pipelines: app.Pipeline) -> AsyncIterator[None]:
-    """The pipelines, started; on leaving they stop as on SIGTERM."""
+    """Run the pipelines; on exit they stop as they do on SIGTERM."""
     stop = asyncio.Event()
     tasks = [asyncio.create_task(app.run_pipeline(pipeline, stop)) for pipeline in pipelines]
     try:
@@ -32,7 +32,7 @@ async def running(*pipelines: app.Pipeline) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def both_roles(settings: Settings, pool: Pool) -> AsyncIterator[tuple[app.Pipeline, app.Pipeline]]:
-    """Scoring and storing."""
+    """Run the scoring and the storing role."""
     with Writer(settings.database) as news, Writer(settings.database) as signals:
         scoring, storing = app.scoring_pipeline(settings, pool), app.storing_pipeline(settings, news, signals)
         async with running(scoring, storing):
@@ -40,22 +40,22 @@ async def both_roles(settings: Settings, pool: Pool) -> AsyncIterator[tuple[app.
 
 
 def messages(settings: Settings, topic: str) -> list[Any]:
-    """Every message that the topic has now."""
+    """Return every message that the topic holds now."""
     consumer = KafkaConsumer(**client_options(settings), enable_auto_commit=False, auto_offset_reset="earliest")
     try:
         partitions = [TopicPartition(topic, n) for n in range(settings.partitions)]
         consumer.assign(partitions)
-        ends, found = consumer.end_offsets(partitions), []
-        while any(consumer.position(one) < ends[one] for one in partitions):
-            for some in consumer.poll(timeout_ms=200).values():
-                found += some
-        return found
+        ends, messages = consumer.end_offsets(partitions), []
+        while any(consumer.position(partition) < ends[partition] for partition in partitions):
+            for records in consumer.poll(timeout_ms=200).values():
+                messages += records
+        return messages
     finally:
         consumer.close()
 
 
 def query(settings: Settings, sql: str, *arguments: Any) -> Sequence[tuple[Any, ...]]:
-    """The rows of a query."""
+    """Return the rows of a query."""
     connection = psycopg2.connect(settings.database)
     try:
         with connection, connection.cursor() as cursor:
@@ -66,5 +66,5 @@ def query(settings: Settings, sql: str, *arguments: Any) -> Sequence[tuple[Any, 
 
 
 def count(settings: Settings, table: str) -> int:
-    """Rows of a table."""
+    """Return the number of rows of a table."""
     return int(query(settings, f"SELECT count(*) FROM {table}")[0][0])

@@ -1,4 +1,4 @@
-"""Databases of the real server for this room: empty ones, and ones with the schema."""
+"""Databases on the real server for this room: empty ones, and ones with the schema."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ MONDAY = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 
 
 def engine_of(url: str, **options: Any) -> Engine:
-    """An engine of the test's own, so that the code under test is not the one that judges itself."""
-    # A test that leaves a transaction open fails the next one instead of holding it up for ever.
+    """Create an engine for the test itself, so that the code under test does not judge itself."""
+    # A transaction that a test leaves open makes the next one fail instead of blocking it for ever.
     waits = {"options": "-c lock_timeout=20s"}
     return create_engine(make_url(url).set(drivername="postgresql+psycopg2"), connect_args=waits, **options)
 
 
 @pytest.fixture(scope="module")
 def empty_database(database_url: str) -> Iterator[Callable[[], str]]:
-    """Makes empty databases on the server, and drops them at the end of the module."""
+    """Creates empty databases on the server, and drops them at the end of the module."""
     server = engine_of(database_url, isolation_level="AUTOCOMMIT")
-    made: list[str] = []
+    names: list[str] = []
 
     def make() -> str:
         name = f"storage_{uuid.uuid4().hex[:12]}"
         with server.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
-        made.append(name)
+        names.append(name)
         return make_url(database_url).set(database=name).render_as_string(hide_password=False)
 
     yield make
     with server.connect() as connection:
-        for name in made:
+        for name in names:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     server.dispose()
 
 
 @pytest.fixture(scope="module")
 def migrated(empty_database: Callable[[], str]) -> str:
-    """A database of the module's own with the schema in it."""
+    """A database with the schema, for one module."""
     url = empty_database()
     migrations.upgrade(url)
     return url
@@ -52,7 +52,7 @@ def migrated(empty_database: Callable[[], str]) -> str:
 
 @pytest.fixture
 def database(migrated: str) -> Iterator[Engine]:
-    """The same as an engine, its tables empty."""
+    """The same database as an engine, with empty tables."""
     engine = engine_of(migrated)
     with engine.begin() as connection:
         connection.execute(text("TRUNCATE news, signals"))
@@ -61,7 +61,7 @@ def database(migrated: str) -> Iterator[Engine]:
 
 
 def news_row(number: int = 0, **changes: Any) -> dict[str, Any]:
-    """One row of the news table; `number` chooses the story."""
+    """Return a row of the news table; `number` selects the story."""
     moment = MONDAY + timedelta(seconds=number)
     return {
         "news_id": f"story-{number:06d}",
@@ -81,7 +81,7 @@ def news_row(number: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 def signal_row(number: int = 0, **changes: Any) -> dict[str, Any]:
-    """One row of the signals table; `number` chooses the story. The id follows the four facts that make it."""
+    """Return a row of the signals table; `number` selects the story. Its id is made of the usual columns."""
     moment = MONDAY + timedelta(seconds=number)
     row = {
         "news_id": f"story-{number:06d}",
@@ -112,5 +112,5 @@ def signal_row(number: int = 0, **changes: Any) -> dict[str, Any]:
         "partition": number % 4,
         "offset": number,
     } | changes
-    facts = (row["news_id"], row["revision"], row["model_revision"], row["policy"])
-    return {"signal_id": "/".join(map(str, facts))} | row
+    parts = (row["news_id"], row["revision"], row["model_revision"], row["policy"])
+    return {"signal_id": "/".join(map(str, parts))} | row

@@ -1,4 +1,4 @@
-"""A backtest cannot see the future: shown with random histories on the real server, and with the awkward cases."""
+"""A backtest cannot see the future: random histories on a real server, and edge cases."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def known(connection: Connection, minutes: float, **options: Any) -> list[tuple[
     return [(row.news_id, row.revision) for row in asof.signals_as_of(connection, at(minutes), **options)]
 
 
-def rows(found: Any) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in found]
+def rows(results: Any) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in results]
 
 
 # Random histories: few stories, few models, times that collide with each other and with the ends of bars, revisions
@@ -76,24 +76,24 @@ histories = st.lists(
 def test_no_query_about_the_past_sees_what_came_after(
     connection: Connection, history: list[dict[str, Any]], now: float, shuffled: Any
 ) -> None:
-    """All the queries give the same on the whole history as on that part of it which was there at the time."""
+    """Every query returns the same on the whole history as on the part that was available at the time."""
 
     def answers(of: list[dict[str, Any]]) -> list[list[tuple[Any, ...]]]:
         stored = list(of)
-        shuffled.shuffle(stored)  # nor does it matter in which order the rows lie on disk
+        shuffled.shuffle(stored)  # the order of the rows on disk does not matter either
         with connection.begin_nested() as savepoint:
             put(connection, *stored)
-            found = [
+            results = [
                 rows(asof.signals_as_of(connection, at(now))),
                 rows(asof.signals_as_of(connection, at(now), symbol="S1")),
                 rows(asof.symbol_sentiment_as_of(connection, at(now), 3 * MINUTE)),
             ]
             for width in (MINUTE, 2.5 * MINUTE, 7 * MINUTE):
                 bars = asof.symbol_bars(connection, width, at(0) - width, at(60))
-                found.append([tuple(bar) for bar in bars if bar.bar_end <= at(now)])
-                found.append(rows(asof.symbol_bars(connection, width, at(-1), at(now), symbol="S2")))
+                results.append([tuple(bar) for bar in bars if bar.bar_end <= at(now)])
+                results.append(rows(asof.symbol_bars(connection, width, at(-1), at(now), symbol="S2")))
             savepoint.rollback()
-        return found
+        return results
 
     assert answers(history) == answers([row for row in history if row["available_at"] <= at(now)])
 
@@ -103,7 +103,7 @@ def test_no_query_about_the_past_sees_what_came_after(
 def test_the_answers_are_those_of_a_plain_loop(
     connection: Connection, history: list[dict[str, Any]], now: float
 ) -> None:
-    """The same, worked out row by row in Python: what the queries say, not only that they say it twice."""
+    """The same, computed row by row in Python: the answers are right, not only consistent."""
 
     def newest(moment: datetime) -> list[dict[str, Any]]:
         best: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -121,12 +121,12 @@ def test_the_answers_are_those_of_a_plain_loop(
                     groups.setdefault((symbol, row["model_revision"], row["policy"]), []).append(row)
         return groups
 
-    def matches(found: Row[Any], group: list[dict[str, Any]]) -> None:
-        assert found.signals == len(group)
-        assert math.isclose(found.mean_score, math.fsum(row["score"] for row in group) / len(group), abs_tol=1e-15)
-        assert found.last_score == group[-1]["score"]
-        assert found.positive == sum(row["label"] == "positive" for row in group)
-        assert found.negative == sum(row["label"] == "negative" for row in group)
+    def matches(measured: Row[Any], group: list[dict[str, Any]]) -> None:
+        assert measured.signals == len(group)
+        assert math.isclose(measured.mean_score, math.fsum(row["score"] for row in group) / len(group), abs_tol=1e-15)
+        assert measured.last_score == group[-1]["score"]
+        assert measured.positive == sum(row["label"] == "positive" for row in group)
+        assert measured.negative == sum(row["label"] == "negative" for row in group)
 
     with connection.begin_nested() as savepoint:
         put(connection, *history)
@@ -155,7 +155,7 @@ def test_the_answers_are_those_of_a_plain_loop(
         matches(bar, expected[bar.symbol, bar.bar_end, bar.model_revision, bar.policy])
 
 
-def test_a_correction_replaces_the_story_from_the_moment_it_is_there(connection: Connection) -> None:
+def test_a_correction_replaces_the_story_once_it_is_available(connection: Connection) -> None:
     put(connection, signal("story", 10), signal("story", 20, revision=2))
     assert known(connection, 9.999) == []
     assert known(connection, 10) == [("story", 1)]
@@ -163,14 +163,14 @@ def test_a_correction_replaces_the_story_from_the_moment_it_is_there(connection:
     assert known(connection, 20) == [("story", 2)]
 
 
-def test_a_revision_that_is_late_never_replaces_a_newer_one(connection: Connection) -> None:
+def test_a_late_revision_never_replaces_a_newer_one(connection: Connection) -> None:
     put(connection, signal("story", 30, revision=1), signal("story", 10, revision=2))
     assert known(connection, 40) == [("story", 2)]
     bars = asof.symbol_bars(connection, 5 * MINUTE, at(0), at(60))
     assert [(bar.bar_end, bar.signals) for bar in bars] == [(at(10), 1)]
 
 
-def test_a_correction_can_take_a_symbol_back(connection: Connection) -> None:
+def test_a_correction_can_remove_a_symbol(connection: Connection) -> None:
     put(connection, signal("story", 10, symbols=["NWF", "OLD"]), signal("story", 20, revision=2, symbols=["NWF"]))
     assert known(connection, 15, symbol="OLD") == [("story", 1)]
     assert known(connection, 25, symbol="OLD") == []
@@ -193,7 +193,7 @@ def test_two_models_and_two_policies_are_never_mixed(connection: Connection) -> 
     ]
 
 
-def test_a_bar_holds_its_end_and_not_its_beginning(connection: Connection) -> None:
+def test_a_bar_includes_its_end_but_not_its_beginning(connection: Connection) -> None:
     first_instant = timedelta(microseconds=1)
     put(
         connection,
@@ -206,7 +206,7 @@ def test_a_bar_holds_its_end_and_not_its_beginning(connection: Connection) -> No
     assert [(bar.bar_end, bar.signals) for bar in bars] == [(at(5), 2), (at(10), 1)]
 
 
-def test_a_bar_that_ends_after_until_is_left_out(connection: Connection) -> None:
+def test_a_bar_that_ends_after_until_is_omitted(connection: Connection) -> None:
     put(connection, signal("a", 4), signal("b", 11))
     bars = asof.symbol_bars(connection, 5 * MINUTE, at(0), at(12))
     assert [bar.bar_end for bar in bars] == [at(5)]
@@ -266,7 +266,7 @@ def test_a_bar_without_width_is_refused(connection: Connection, width: timedelta
 
 
 def test_conditions_from_outside_reach_the_indexes(connection: Connection) -> None:
-    """The function is inlined: a query for one symbol does not work through everything that is known."""
+    """The function is inlined: a query for one symbol does not scan every known signal."""
     put(connection, *(signal_row(number, symbols=[f"S{number % 500}"]) for number in range(5_000)))
     connection.execute(text("ANALYZE signals"))
     plan = "\n".join(

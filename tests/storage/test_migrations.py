@@ -1,4 +1,4 @@
-"""The migrations against the real server: they build what `storage.tables` says, however many run them at once."""
+"""The migrations on a real server: they build the schema of `storage.tables`, however many processes run them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUn
 from earlybell.storage.tables import metadata
 from tests.storage.conftest import engine_of, news_row, signal_row
 
-# What information_schema and Alembic's comparison leave out: constraints, index definitions and comments, as Postgres
-# itself writes them down.
+# What information_schema and Alembic's comparison omit: constraints, index definitions and comments, as Postgres prints
+# them.
 CATALOGUE = """
 SELECT 'column', c.relname, a.attname, format_type(a.atttypid, a.atttypmod),
        a.attnotnull::text, pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
@@ -41,13 +41,13 @@ ORDER BY 1, 2, 3
 def catalogue(url: str) -> list[tuple[Any, ...]]:
     engine = engine_of(url)
     with engine.connect() as connection:
-        found = [tuple(row) for row in connection.execute(text(CATALOGUE))]
+        entries = [tuple(row) for row in connection.execute(text(CATALOGUE))]
     engine.dispose()
-    return found
+    return entries
 
 
 def objects(url: str) -> list[tuple[str, str]]:
-    """Every relation and function in the schema."""
+    """Return every relation and function in the schema."""
     engine = engine_of(url)
     with engine.connect() as connection:
         rows = connection.execute(
@@ -57,9 +57,9 @@ def objects(url: str) -> list[tuple[str, str]]:
                 " ORDER BY 1, 2"
             )
         )
-        found = [(row[0], row[1]) for row in rows]
+        names = [(row[0], row[1]) for row in rows]
     engine.dispose()
-    return found
+    return names
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_the_migrated_schema_is_the_one_in_tables_py(empty: str, empty_database:
     assert catalogue(empty) == catalogue(from_metadata)
 
 
-def test_every_column_says_what_it_holds() -> None:
+def test_every_column_has_a_comment() -> None:
     for table in metadata.sorted_tables:
         assert table.comment
         assert [column.name for column in table.columns if not column.comment] == []
@@ -125,7 +125,7 @@ def test_workers_that_start_together_upgrade_once(empty: str) -> None:
     migrations.check(empty)
 
 
-def test_check_says_what_to_do_when_the_database_is_behind(empty: str) -> None:
+def test_check_says_how_to_upgrade_a_database_that_is_behind(empty: str) -> None:
     with pytest.raises(SchemaMismatch, match=r"has no schema.*earlybell db upgrade"):
         migrations.check(empty)
     migrations.upgrade(empty)
@@ -135,7 +135,7 @@ def test_check_says_what_to_do_when_the_database_is_behind(empty: str) -> None:
         migrations.check(empty)
 
 
-def test_a_database_of_a_newer_version_is_left_alone(empty: str) -> None:
+def test_a_database_of_a_newer_version_is_refused(empty: str) -> None:
     migrations.upgrade(empty)
     engine = engine_of(empty)
     with engine.begin() as connection:
@@ -146,14 +146,14 @@ def test_a_database_of_a_newer_version_is_left_alone(empty: str) -> None:
             function(empty)
 
 
-def test_a_server_that_is_too_old_is_left_alone(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_too_old_is_refused(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "OLDEST_POSTGRES", 1_000)
     with pytest.raises(StorageError, match=r"is PostgreSQL \d+; 1000 or newer is required"):
         migrations.upgrade(empty)
     assert objects(empty) == []
 
 
-def test_a_database_that_is_not_there(database_url: str) -> None:
+def test_a_missing_database(database_url: str) -> None:
     absent = make_url(database_url).set(database="no_such_database").render_as_string(hide_password=False)
     for function in (migrations.check, migrations.upgrade, migrations.current):
         with pytest.raises(StorageUnavailable, match=r'database "no_such_database" does not exist$'):
@@ -169,7 +169,7 @@ def test_a_database_that_is_not_there(database_url: str) -> None:
         ("postgresql://u:hush@localhost:port/db", "cannot be parsed"),
     ],
 )
-def test_a_url_that_is_none(url: str, reason: str) -> None:
+def test_an_invalid_url(url: str, reason: str) -> None:
     with pytest.raises(StorageError, match=reason) as caught:
         migrations.upgrade(url)
     assert "\n" not in str(caught.value)
@@ -198,7 +198,7 @@ def test_no_message_shows_a_password(url: str) -> None:
         "INSERT INTO {0} SELECT * FROM {0} ON CONFLICT ({1}) DO UPDATE SET source = 'another'",
     ],
 )
-def test_the_database_refuses_to_change_what_is_kept(migrated: str, table: str, change: str) -> None:
+def test_the_database_refuses_updates_and_deletes(migrated: str, table: str, change: str) -> None:
     engine = engine_of(migrated)
     row, key = (news_row(), "news_id, revision") if table == "news" else (signal_row(), "signal_id")
     with engine.begin() as connection:
@@ -213,7 +213,7 @@ def test_the_database_refuses_to_change_what_is_kept(migrated: str, table: str, 
 
 @pytest.fixture
 def limited_user(empty: str) -> Iterator[str]:
-    """The URL of a user who owns the database and may create no roles."""
+    """The URL of a user who may create tables but no roles."""
     admin = engine_of(empty, isolation_level="AUTOCOMMIT")
     name = f"owner_of_{make_url(empty).database}"
     with admin.connect() as connection:
@@ -230,7 +230,7 @@ def limited_user(empty: str) -> Iterator[str]:
 def test_an_owner_who_may_create_no_roles_gets_the_schema(
     limited_user: str, role: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # The role belongs to the whole server and others may be using it, so the test cannot drop it: it asks for another.
+    # The role belongs to the whole server and may be in use, so the test cannot drop it, and uses another name.
     for name in ("_CREATE", "_GRANT"):
         statement = getattr(migrations.reader, name)
         monkeypatch.setattr(migrations.reader, name, statement.replace("earlybell_reader", role))

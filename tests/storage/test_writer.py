@@ -1,4 +1,4 @@
-"""The writer against the real server: each row once, exactly as it was, and no bad row that stops the good ones."""
+"""The writer on a real server: each row is stored once, exactly as submitted, and a bad row never stops good ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from earlybell.storage.tables import news, signals
 from earlybell.storage.writer import Writer, Written
 from tests.storage.conftest import engine_of, news_row, signal_row
 
-#: Which of the two arrives depends on how far the server's last word got.
+#: Which of the two arrives depends on when the connection was cut.
 LOST = r"terminating connection due to administrator command|server closed the connection unexpectedly"
 
 
 @pytest.fixture
 def writer(migrated: str) -> Iterator[Writer]:
-    with Writer(migrated) as made:
-        yield made
+    with Writer(migrated) as writer:
+        yield writer
 
 
 def count(database: Engine, table: Any) -> int:
@@ -71,12 +71,12 @@ def test_times_do_not_depend_on_the_time_zone_of_the_session(migrated: str, data
     assert stored(database, signals) == [signal_row()]
 
 
-def test_an_empty_batch_is_nothing(database: Engine, writer: Writer) -> None:
+def test_an_empty_batch_writes_nothing(database: Engine, writer: Writer) -> None:
     assert writer.write_news([]) == Written(0)
     assert writer.write_signals([]) == Written(0)
 
 
-def test_a_row_is_stored_once_however_often_it_comes(database: Engine, writer: Writer) -> None:
+def test_a_row_is_stored_once_however_often_it_is_submitted(database: Engine, writer: Writer) -> None:
     rows = [news_row(number) for number in range(10)]
     assert writer.write_news(rows + rows[:5]) == Written(10)
     assert writer.write_news(rows) == Written(0)
@@ -90,13 +90,13 @@ def test_of_two_rows_with_one_key_the_first_stays(database: Engine, writer: Writ
     assert [row["source"] for row in stored(database, news)] == ["first"]
 
 
-def test_the_same_work_under_another_id_is_no_second_signal(database: Engine, writer: Writer) -> None:
+def test_a_second_answer_of_the_same_model_is_discarded(database: Engine, writer: Writer) -> None:
     assert writer.write_signals([signal_row(), signal_row(signal_id="another")]) == Written(1)
     assert writer.write_signals([signal_row(policy="dial=0.75")]) == Written(1)
 
 
 def test_one_batch_is_one_transaction(database: Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "MAX_STATEMENT_BYTES", 1)  # every row a statement of its own
+    monkeypatch.setattr(writer_module, "MAX_STATEMENT_BYTES", 1)  # one statement per row
     rows = [news_row(number) for number in range(20)]
     assert writer.write_news(rows[:19]) == Written(19)
     with database.begin() as connection:
@@ -149,7 +149,7 @@ REFUSED_SIGNALS: list[tuple[dict[str, Any], str]] = [
     ({"score": float("nan")}, 'null value in column "score"'),
     ({"confidence": -0.1}, "ck_signals_confidence"),
     ({"probabilities": [0.1, 0.9]}, "ck_signals_probabilities"),
-    ({"probabilities": {"neutral": 1.0}}, "ck_signals_probabilities"),  # not the label's own
+    ({"probabilities": {"neutral": 1.0}}, "ck_signals_probabilities"),  # has no probability of the label
     ({"probabilities": {"positive": float("nan")}}, "ck_signals_probabilities"),
     ({"probabilities": {"positive": 0.5, "\0": 0.5}}, "unsupported Unicode escape sequence"),
     ({"exit_depth": 7}, "ck_signals_depth"),
@@ -180,15 +180,15 @@ def test_a_bad_row_is_refused_and_its_neighbours_are_stored(
     assert write(rows) == Written(0, written.refused)  # and the same again
 
 
-def test_many_bad_rows_are_all_named(database: Engine, writer: Writer) -> None:
+def test_many_bad_rows_are_all_reported(database: Engine, writer: Writer) -> None:
     rows = [news_row(number, headline="" if number % 3 == 0 else "text") for number in reversed(range(200))]
     written = writer.write_news(rows)
     bad = [index for index, row in enumerate(rows) if not row["headline"]]
-    assert [one.index for one in written.refused] == bad
+    assert [row.index for row in written.refused] == bad
     assert written.new == count(database, news) == 200 - len(bad)
 
 
-def test_a_batch_of_bad_rows_alone(database: Engine, writer: Writer) -> None:
+def test_a_batch_of_only_bad_rows(database: Engine, writer: Writer) -> None:
     written = writer.write_news([news_row(number, revision=-1) for number in range(5)])
     assert (written.new, len(written.refused)) == (0, 5)
 
@@ -205,17 +205,17 @@ def test_a_row_too_large_to_send_is_refused(database: Engine, writer: Writer, mo
     monkeypatch.setattr(writer_module, "MAX_ROW_BYTES", 10_000)
     written = writer.write_news([news_row(0, body="x" * 10_000), news_row(1)])
     assert written.new == 1
-    assert [one.index for one in written.refused] == [0]
+    assert [row.index for row in written.refused] == [0]
     assert "the limit is 10000" in written.refused[0].reason
 
 
-def test_a_column_that_is_none_is_the_callers_error(writer: Writer) -> None:
+def test_an_unknown_column_is_the_callers_error(writer: Writer) -> None:
     with pytest.raises(ValueError, match="news has no column id"):
         writer.write_news([{"id": "story"}])
 
 
 def test_writers_that_race_with_the_same_rows_store_each_once(migrated: str, database: Engine) -> None:
-    """In opposite orders, which deadlocks where rows are inserted as they come."""
+    """In opposite orders, which would deadlock if rows were inserted in the order given."""
     batches = [[signal_row(number) for number in range(start, start + 1_000)] for start in (0, 1_000, 2_000)]
     together = threading.Barrier(4, timeout=60)
 
@@ -239,11 +239,11 @@ def test_threads_may_share_a_writer(database: Engine, writer: Writer) -> None:
         written = list(
             pool.map(lambda part: writer.write_news([news_row(part * 50 + n) for n in range(100)]), range(6))
         )
-    assert sum(one.new for one in written) == count(database, news) == 350
+    assert sum(batch.new for batch in written) == count(database, news) == 350
 
 
 def end_connections(database: Engine) -> int:
-    """Ends every other connection to the database, as an administrator or a failing server would."""
+    """End every other connection to the database, as an administrator or a failing server would."""
     with database.connect() as connection:
         return int(
             connection.scalar(
@@ -262,10 +262,10 @@ def test_a_connection_lost_between_batches_is_not_noticed(database: Engine, writ
     assert writer.write_news([news_row(1)]) == Written(1)
 
 
-def test_a_connection_lost_in_mid_batch_loses_nothing_but_time(database: Engine, writer: Writer) -> None:
+def test_a_connection_lost_during_a_batch_only_costs_time(database: Engine, writer: Writer) -> None:
     rows = [signal_row(number) for number in range(50)]
     waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
-    # Another transaction holds one of the rows, so the batch waits in its middle.
+    # Another transaction holds one of the rows, so the batch stalls half-way.
     with ThreadPoolExecutor(1) as pool, database.connect() as blocker:
         blocker.execute(signals.insert(), rows[25])
         batch = pool.submit(writer.write_signals, rows)
@@ -279,10 +279,10 @@ def test_a_connection_lost_in_mid_batch_loses_nothing_but_time(database: Engine,
     assert writer.write_signals(rows) == Written(50)
 
 
-def test_a_database_that_stopped_taking_writes_is_a_matter_of_time(
+def test_a_database_that_stops_accepting_writes_is_temporarily_unavailable(
     database: Engine, writer: Writer, migrated: str
 ) -> None:
-    """As after a failover, when the writer still speaks to what has become a replica."""
+    """As after a failover, when the writer is still connected to what is now a replica."""
     name = make_url(migrated).database
     with engine_of(migrated, isolation_level="AUTOCOMMIT").connect() as admin:
         admin.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
@@ -296,7 +296,7 @@ def test_a_database_that_stopped_taking_writes_is_a_matter_of_time(
     assert writer.write_news([news_row()]) == Written(1)
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_an_unreachable_server() -> None:
     unreachable = Writer("postgresql://writer:hush@127.0.0.1:1/earlybell")
     with unreachable, pytest.raises(StorageUnavailable, match=r"writer@127\.0\.0\.1:1/earlybell: .*refused") as caught:
         unreachable.write_news([news_row()])

@@ -19,7 +19,7 @@ Take = Callable[[Chunk], Awaitable[None]]
 
 
 class ChunkWorker:
-    """An app with one agent, which notes every chunk and hands it to `take`."""
+    """An app with one agent, which records every chunk and passes it to `take`."""
 
     def __init__(self, settings: Settings, take: Take) -> None:
         self.chunks: list[Chunk] = []
@@ -44,7 +44,7 @@ class ChunkWorker:
 
 @asynccontextmanager
 async def working(settings: Settings, take: Take) -> AsyncIterator[ChunkWorker]:
-    """A running worker; on leaving it stops as on SIGTERM."""
+    """Run a worker; on exit it stops as it does on SIGTERM."""
     worker = ChunkWorker(settings, take)
     pipeline = pipeline_app.Pipeline(worker.app, (), dict)
     running = asyncio.create_task(pipeline_app.run_pipeline(pipeline, worker.stop))
@@ -60,7 +60,7 @@ async def acknowledge(chunk: Chunk) -> None:
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    """Wait for what a broker or another task brings about; fails the test when it never comes."""
+    """Wait for a broker or another task to fulfil a condition; fail the test if it never does."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 (the condition is often about Kafka, which sets no event)
             await asyncio.sleep(0.02)
@@ -75,7 +75,7 @@ def publish(settings: Settings, values: Iterable[bytes], *, partition: int | Non
 
 
 def committed(settings: Settings, role: str = Role.SCORING, topic: str | None = None) -> dict[int, int]:
-    """The group's committed offset of each partition; 0 where it has none."""
+    """Return the group's committed offset of each partition, or 0 if there is none."""
     consumer = KafkaConsumer(
         **client_options(settings), group_id=settings.consumer_group(role), enable_auto_commit=False
     )
@@ -87,7 +87,7 @@ def committed(settings: Settings, role: str = Role.SCORING, topic: str | None = 
 
 
 def ends(settings: Settings, topic: str | None = None) -> dict[int, int]:
-    """The end offset of each partition."""
+    """Return the end offset of each partition."""
     consumer = KafkaConsumer(**client_options(settings), enable_auto_commit=False)
     try:
         partitions = [TopicPartition(topic or settings.news_topic, n) for n in range(settings.partitions)]

@@ -1,4 +1,4 @@
-"""The commands: every expected failure is one line that says what to do, and exit code 2."""
+"""The commands: every error that a user can fix is one line that says what to do, and exit code 2."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GOOD_CSV = "title,date\nZephyr wins,2026-03-02T09:00Z\n"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("EARLYBELL_") and name != "EARLYBELL_DATA"]:
         monkeypatch.delenv(name)
     for name, value in NOWHERE.items():
@@ -42,7 +42,7 @@ def _nothing_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "said"),
+    ("arguments", "environment", "message"),
     [
         (["replay", "absent.csv"], {}, r"absent\.csv: no such file"),
         (["replay", "."], {}, r"is a directory"),
@@ -71,10 +71,10 @@ def _nothing_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_expected_failures(
+def test_user_errors(
     arguments: list[str],
     environment: dict[str, str],
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -84,21 +84,21 @@ def test_expected_failures(
     captured = capsys.readouterr()
     assert (code, captured.out) == (2, "")
     [line] = [line for line in captured.err.splitlines() if not line.startswith("{")]
-    assert re.search(said, line)
+    assert re.search(message, line)
     assert line.startswith("earlybell: ")
     assert "hunter2" not in captured.err
 
 
-def test_a_file_without_any_news_fails_after_its_reasons(
+def test_a_file_without_valid_news_fails_after_its_faults(
     kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in as_environment(own_topics(kafka_bootstrap)).items():
         monkeypatch.setenv(name, value)
     Path("naive.csv").write_text("title,date\nA,2026-03-02\nB,2026-03-02\n")
     assert execute(["replay", "naive.csv"]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in said[:2]] == ["line 2", "line 3"]
-    assert said[-1].startswith("earlybell: none of the 2 rows is news")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["line 2", "line 3"]
+    assert lines[-1].startswith("earlybell: none of the 2 rows is news")
     assert execute(["replay", "naive.csv", "--timezone", "UTC"]) == 0
 
 
@@ -114,17 +114,20 @@ def test_without_java_up_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_help_names_every_command_and_loads_no_room() -> None:
+def test_help_lists_every_command_in_panels_and_loads_no_heavy_module() -> None:
     script = (
         "import sys, earlybell.streams.cli as c; code = c.execute(['--help']);"
-        "rooms = ('torch', 'kafka', 'faust', 'sqlalchemy', 'pydantic', 'numpy');"
-        "print('LOADED', [room for room in rooms if room in sys.modules]); sys.exit(code)"
+        "heavy = ('torch', 'kafka', 'faust', 'sqlalchemy', 'pydantic', 'numpy');"
+        "print('LOADED', [module for module in heavy if module in sys.modules]); sys.exit(code)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
     )
     assert "LOADED []" in done.stdout
     commands = ["up", "down", "status", "db", "replay", "watch", "score", "run", "redrive", "settings", "demo"]
+    for panel in ("Try it", "Run it", "Feed and watch", "Operate it", "Models"):
+        assert f" {panel} " in done.stdout
+    assert " Commands " not in done.stdout, "a command without a panel"
     for command in [*commands, "train", "distil", "calibrate", "evaluate"]:
         assert re.search(rf"^\W*{command}\s", done.stdout, re.MULTILINE), command
 
@@ -147,7 +150,7 @@ def test_settings_are_all_listed_without_secrets(
         assert field.description in captured.out
     assert "hunter2" not in captured.out
     assert "postgresql://me:***@127.0.0.1:1/none" in captured.out
-    assert "EARLYBELL_WINDOW_TEXT is not a setting" in captured.err, "a misspelt variable is named"
+    assert "EARLYBELL_WINDOW_TEXT is not a setting" in captured.err, "a misspelt variable is reported"
 
 
 def test_what_settings_prints_is_an_environment_file(
@@ -157,7 +160,7 @@ def test_what_settings_prints_is_an_environment_file(
     execute(["settings"])
     given = [line for line in capsys.readouterr().out.splitlines() if line and not line.startswith("#")]
     assert "EARLYBELL_WINDOW_TEXTS=9" in given
-    assert len(given) == 3, "what was not given is commented out"
+    assert len(given) == 3, "defaults are commented out"
 
 
 def test_a_bad_secret_is_not_quoted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,16 +186,16 @@ def test_db_upgrade_and_current(
     assert capsys.readouterr().out.strip() == upgraded
 
 
-def test_status_of_servers_that_do_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_without_servers(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["status", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["running"] is False
-    assert found["kafka_bootstrap"] == "127.0.0.1:1"
+    report = json.loads(capsys.readouterr().out)
+    assert report["running"] is False
+    assert report["kafka_bootstrap"] == "127.0.0.1:1"
     assert execute(["status"]) == 0
     assert "hunter2" not in capsys.readouterr().out
 
 
-def test_watch_prints_signals_as_they_come_and_ends_quietly(kafka_bootstrap: str, tmp_path: Path) -> None:
+def test_watch_prints_signals_as_they_arrive_and_exits_quietly(kafka_bootstrap: str, tmp_path: Path) -> None:
     settings = own_topics(kafka_bootstrap)
     environment = {**os.environ, **as_environment(settings)}
     signals = [signal_json(f"id-{n}", ["AAA"] if n % 2 else ["BBB", "CCC"]) for n in range(4)]
@@ -204,8 +207,8 @@ def test_watch_prints_signals_as_they_come_and_ends_quietly(kafka_bootstrap: str
     )  # fmt: skip
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60, cwd=ROOT)
     assert watching.stdout is not None
-    found = [json.loads(watching.stdout.readline()) for _ in range(2)]
-    assert {one["news_id"] for one in found} == {"id-0", "id-2"}
+    printed = [json.loads(watching.stdout.readline()) for _ in range(2)]
+    assert {signal["news_id"] for signal in printed} == {"id-0", "id-2"}
     time.sleep(0.5)
     watching.send_signal(signal.SIGINT)
     out, err = watching.communicate(timeout=30)
@@ -228,7 +231,7 @@ def signal_json(news_id: str, symbols: list[str]) -> str:
 
 
 @pytest.mark.parametrize("command", ["settings", "db url"])
-def test_who_stops_reading_ends_us_without_a_word(command: str) -> None:
+def test_a_closed_pipe_ends_a_command_silently(command: str) -> None:
     script = f"{sys.executable} -m earlybell.streams.cli {command} | sleep 0; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
     assert done.stdout.strip() == "1"

@@ -1,4 +1,4 @@
-"""Logs: one form for our lines and our clients', and no secret in any of them."""
+"""Logs: our events and our clients' lines have one form, and none contains a secret."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def written(level: str, form: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
     )
-    assert done.stdout == "", "the standard output is for results"
+    assert done.stdout == "", "logs go to the standard error"
     return done.stderr
 
 
@@ -52,10 +52,10 @@ def test_json_lines() -> None:
 @pytest.mark.parametrize("form", ["json", "console"])
 @pytest.mark.parametrize("level", ["debug", "info"])
 def test_no_secret_in_any_form(form: str, level: str) -> None:
-    said = written(level, form)
-    assert "hunter2" not in said
-    assert said.count("***") >= 4
-    assert ("of no interest" in said) == ("chatter" in said) == (level == "debug")
+    output = written(level, form)
+    assert "hunter2" not in output
+    assert output.count("***") >= 4
+    assert ("of no interest" in output) == ("chatter" in output) == (level == "debug")
 
 
 def test_masking_leaves_the_rest() -> None:

@@ -1,4 +1,4 @@
-"""The book of offsets against a model of it that is too simple to be wrong."""
+"""The book of offsets, against a model that is too simple to be wrong."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from earlybell.streams.offsets import OffsetBook, Ticket
 
 @st.composite
 def chunks(draw: st.DrawFn) -> list[tuple[int, int]]:
-    """Consecutive chunks of one partition, with holes between them as a compacted topic has."""
-    position, found = draw(st.integers(0, 50)), []
+    """Consecutive chunks of one partition, with gaps between them as in a compacted topic."""
+    position, drawn = draw(st.integers(0, 50)), []
     for _ in range(draw(st.integers(0, 12))):
         first = position + draw(st.sampled_from([0, 0, 0, 1, 7]))
         position = first + draw(st.integers(1, 5))
-        found.append((first, position))
-    return found
+        drawn.append((first, position))
+    return drawn
 
 
 @given(chunks(), st.data())
-def test_never_commits_past_what_is_not_safe(some: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_never_commits_past_an_unsafe_chunk(spans: list[tuple[int, int]], data: st.DataObject) -> None:
     book: OffsetBook[str] = OffsetBook()
-    start = some[0][0] if some else 0
+    start = spans[0][0] if spans else 0
     book.begin({"p": start})
-    tickets = [book.hand_out("p", first, end) for first, end in some]
+    tickets = [book.hand_out("p", first, end) for first, end in spans]
     committed = start
     for ticket in data.draw(st.permutations(tickets)):
         ticket.safe = True
         offsets = book.committable()
-        unsafe = [one.first for one in tickets if not one.safe]
+        unsafe = [ticket.first for ticket in tickets if not ticket.safe]
         if "p" in offsets:
             assert offsets["p"] > committed
             assert all(offsets["p"] <= first for first in unsafe)
@@ -40,13 +40,13 @@ def test_never_commits_past_what_is_not_safe(some: list[tuple[int, int]], data: 
                 book.committed(offsets)
                 committed = offsets["p"]
         else:
-            # Nothing to commit: the first chunk that is not committed is not safe.
+            # Nothing to commit, so the first uncommitted chunk is not safe.
             assert any(committed <= first for first in unsafe) or committed == tickets[-1].end
     final = book.committable().get("p", committed)
-    assert final == (some[-1][1] if some else start)
+    assert final == (spans[-1][1] if spans else start)
 
 
-def test_a_hole_before_a_chunk_does_not_hold_the_commit_back() -> None:
+def test_a_gap_before_a_chunk_does_not_hold_the_commit_back() -> None:
     book: OffsetBook[str] = OffsetBook()
     book.begin({"p": 10})
     for ticket in (book.hand_out("p", 15, 16), book.hand_out("p", 90, 100)):

@@ -1,4 +1,4 @@
-"""The published contracts say what the code does: they are up to date, and what the code writes validates."""
+"""The published contracts match the code: they are up to date, and what the code writes validates against them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
 
 
 def contract() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((DIRECTORY / "asyncapi.yaml").read_text())
-    return found
+    document: dict[str, Any] = yaml.safe_load((DIRECTORY / "asyncapi.yaml").read_text())
+    return document
 
 
 def signal() -> SentimentSignal:
@@ -88,7 +88,7 @@ moments = st.datetimes(
         revision=st.integers(1, 2**31 - 1),
     )
 )
-def test_every_item_that_is_encoded_validates(item: NewsItem) -> None:
+def test_every_encoded_item_validates(item: NewsItem) -> None:
     validator("NewsItem").validate(json.loads(records.encode(item)))
 
 
@@ -134,11 +134,11 @@ def references(node: Any) -> Iterator[str]:
                 yield from references(value)
 
 
-def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
+def test_every_reference_in_the_asyncapi_document_resolves() -> None:
     document = contract()
-    found = list(references(document))
-    assert len(found) == 11
-    for target in found:
+    targets = list(references(document))
+    assert len(targets) == 11
+    for target in targets:
         file, _, pointer = target.partition("#/")
         node: Any = json.loads((DIRECTORY / file).read_text()) if file else document
         for part in pointer.split("/"):

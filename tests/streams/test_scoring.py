@@ -1,4 +1,4 @@
-"""What the scoring role makes of a chunk: a signal or a letter for every message, whatever is wrong with it."""
+"""The scoring role turns every message of a chunk into a signal or a dead letter, whatever is wrong with it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOW = datetime(2026, 1, 5, 9, 30, 1, tzinfo=UTC)
 
 @dataclass
 class Record:
-    """As aiokafka gives them."""
+    """A message, as aiokafka returns it."""
 
     offset: int
     value: bytes | None
@@ -37,7 +37,7 @@ class Record:
 
 
 class NotANumber(ConstantScorer):
-    """Answers NaN to texts that say so."""
+    """Answers NaN to texts that contain the word."""
 
     def score(self, texts: Sequence[str]) -> Predictions:
         predictions = super().score(texts)
@@ -67,7 +67,7 @@ async def settle(records: list[Record]) -> tuple[dict[str, list[Outgoing]], Tick
     return sent, ticket
 
 
-async def test_every_message_ends_as_a_signal_or_as_a_letter() -> None:
+async def test_every_message_becomes_a_signal_or_a_letter() -> None:
     records = [
         Record(10, news(0), headers=[("trace", b"42")]),
         Record(11, news(1, "This one answers NaN")),
@@ -79,7 +79,7 @@ async def test_every_message_ends_as_a_signal_or_as_a_letter() -> None:
     sent, ticket = await settle(records)
     assert ticket.safe
     signals = [decode_signal(message.value or b"") for message in sent["news.sentiment"]]
-    assert [one.news_id for one in signals] == ["n0", "n3"]
+    assert [signal.news_id for signal in signals] == ["n0", "n3"]
     assert [message.key for message in sent["news.sentiment"]] == [b"n0", b"n3"]
     first = signals[0]
     assert first.scored_at == NOW
@@ -89,7 +89,7 @@ async def test_every_message_ends_as_a_signal_or_as_a_letter() -> None:
     assert (first.label, first.score, first.predicted_depth) == ("neutral", 0.0, None)
     assert first.queue_ms is not None
     assert first.queue_ms >= 0
-    letters = {dict(one.headers)[dead_letters.OFFSET[0]]: dict(one.headers) for one in sent["news.dead"]}
+    letters = {dict(message.headers)[dead_letters.OFFSET[0]]: dict(message.headers) for message in sent["news.dead"]}
     stages = {offset: headers[dead_letters.STAGE] for offset, headers in letters.items()}
     assert stages == {b"11": b"signal", b"12": b"decode", b"13": b"decode", b"16": b"language"}
     assert letters[b"11"][dead_letters.REASON[0]] == b"the model's answer is not a number"
@@ -97,7 +97,7 @@ async def test_every_message_ends_as_a_signal_or_as_a_letter() -> None:
 
 
 @pytest.mark.parametrize("timestamp", [10**17, -(10**17)])
-def test_a_timestamp_that_is_no_time_is_the_messages_fault(timestamp: int) -> None:
+def test_a_timestamp_out_of_range_is_the_messages_fault(timestamp: int) -> None:
     with pytest.raises(BadNews, match="is out of range"):
         broker_time(Record(0, b"", timestamp=timestamp))
 

@@ -1,4 +1,4 @@
-"""The transport on the real broker: each of its traps has a test here."""
+"""The transport on a real broker, with a test for each known trap of Faust and its clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from earlybell.streams.transport import Chunk, Consumer, ConsumerThread, Produce
 from tests.streams.chunk_workers import ChunkWorker, acknowledge, committed, ends, publish, until, working
 
 
-def test_the_internals_it_overrides_are_those_it_was_written_for() -> None:
+def test_the_overridden_internals_have_not_changed() -> None:
     """Read streams/transport.py against the new Faust before changing this."""
     assert faust.__version__ == "0.15.3"
     overridden = {
@@ -30,8 +30,8 @@ def test_the_internals_it_overrides_are_those_it_was_written_for() -> None:
     }  # fmt: skip
     for base, (ours, names) in overridden.items():
         for name in names:
-            theirs = inspect.signature(getattr(base, name)).parameters
-            assert list(theirs) == list(inspect.signature(getattr(ours, name)).parameters), name
+            expected = inspect.signature(getattr(base, name)).parameters
+            assert list(expected) == list(inspect.signature(getattr(ours, name)).parameters), name
     used = {"_getmany", "_commit", "_get_active_partitions", "seek_to_committed", "seek_wait", "earliest_offsets",
             "wait_first", "assignment", "callback"}  # fmt: skip
     source = inspect.getsource(driver.Consumer) + "".join(map(inspect.getsource, driver.Consumer.__mro__[1:-1]))
@@ -50,12 +50,12 @@ async def test_every_message_once_in_chunks_and_commits_the_ends(settings: Setti
     assert Counter(worker.values) == Counter(str(n).encode() for n in range(5_000))
     assert max(map(len, worker.chunks)) <= 100
     for partition in range(settings.partitions):
-        mine = [offset for p, offset in worker.offsets if p == partition]
-        assert mine == sorted(mine)
+        offsets = [offset for p, offset in worker.offsets if p == partition]
+        assert offsets == sorted(offsets)
 
 
-async def test_holes_in_the_offsets_are_crossed(settings: Settings) -> None:
-    """A transaction's markers take offsets that no consumer ever sees."""
+async def test_gaps_in_the_offsets_are_skipped(settings: Settings) -> None:
+    """A transaction's markers take up offsets that no consumer ever sees."""
     producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_bootstrap, transactional_id=settings.group_prefix)
     await producer.start()
     for number in range(30):
@@ -64,7 +64,7 @@ async def test_holes_in_the_offsets_are_crossed(settings: Settings) -> None:
     await producer.stop()
     async with working(settings, acknowledge) as worker:
         await until(lambda: len(worker.values) >= 30)
-        # The last marker is behind the last message: nothing is left to read, whatever the end offset says.
+        # The last marker is after the last message: nothing is left to read, although the end offset is higher.
         await until(lambda: committed(settings)[0] == worker.offsets[-1][1] + 1)
     assert [int(value) for value in worker.values] == list(range(30))
     assert worker.offsets[-1][1] > 30
@@ -75,13 +75,13 @@ async def test_an_unsafe_chunk_holds_the_commit_back(settings: Settings) -> None
     small = settings.model_copy(update={"chunk_messages": 10, "fetched_chunks": 20})
     held: list[Chunk] = []
 
-    async def all_but_the_fourth(chunk: Chunk) -> None:
+    async def acknowledge_all_but_the_fourth(chunk: Chunk) -> None:
         if chunk.records[0].offset == 30:
             held.append(chunk)
         else:
             chunk.acknowledge()
 
-    async with working(small, all_but_the_fourth) as worker:
+    async with working(small, acknowledge_all_but_the_fourth) as worker:
         await until(lambda: len(worker.values) >= 100)
         await until(lambda: committed(settings)[0] == 30)
         await asyncio.sleep(3 * settings.commit_interval_s)
@@ -90,15 +90,15 @@ async def test_an_unsafe_chunk_holds_the_commit_back(settings: Settings) -> None
         await until(lambda: committed(settings)[0] == 100)
 
 
-async def test_what_was_not_safe_when_a_worker_went_is_read_again(settings: Settings) -> None:
+async def test_unsafe_chunks_of_a_stopped_worker_are_read_again(settings: Settings) -> None:
     publish(settings, (str(n).encode() for n in range(100)), partition=1)
     small = settings.model_copy(update={"chunk_messages": 10, "fetched_chunks": 20})
 
-    async def only_the_first_half(chunk: Chunk) -> None:
+    async def acknowledge_the_first_half(chunk: Chunk) -> None:
         if chunk.records[0].offset < 50:
             chunk.acknowledge()
 
-    async with working(small, only_the_first_half) as worker:
+    async with working(small, acknowledge_the_first_half) as worker:
         await until(lambda: len(worker.values) >= 100)
     assert committed(settings)[1] == 50
     async with working(small, acknowledge) as second:
@@ -139,7 +139,7 @@ async def test_a_full_buffer_pauses_its_partitions_and_nothing_is_lost(settings:
         await until(lambda: bool(worker.chunks))
         consumer: Consumer = worker.app.consumer
         await asyncio.sleep(1.0)
-        # One with the agent, two in its buffer, and one that waits to be put there.
+        # One in the agent, two in its buffer, and one waiting for the buffer.
         assert consumer.book.unsafe <= 4
         gate.set()
         await until(lambda: len(worker.values) >= 4_000)
@@ -147,12 +147,12 @@ async def test_a_full_buffer_pauses_its_partitions_and_nothing_is_lost(settings:
     assert len(set(worker.offsets)) == len(worker.offsets) == 4_000
 
 
-async def test_rebalances_in_mid_stream_lose_nothing(settings: Settings) -> None:
+async def test_rebalances_under_load_lose_nothing(settings: Settings) -> None:
     """A second worker joins and leaves, twice, while messages keep coming and some chunks are slow."""
     total, sent = 6_000, 0
     small = settings.model_copy(update={"chunk_messages": 20})
 
-    async def now_and_then_slow(chunk: Chunk) -> None:
+    async def sometimes_slow(chunk: Chunk) -> None:
         await asyncio.sleep(0.2 if chunk.records[0].offset % 200 == 0 else 0.001)
         chunk.acknowledge()
 
@@ -163,18 +163,18 @@ async def test_rebalances_in_mid_stream_lose_nothing(settings: Settings) -> None
             sent += 500
             await asyncio.sleep(0.2)
 
-    everyone: list[ChunkWorker] = []
-    async with working(small, now_and_then_slow) as first:
-        everyone.append(first)
+    workers: list[ChunkWorker] = []
+    async with working(small, sometimes_slow) as first:
+        workers.append(first)
         feeding = asyncio.create_task(feed())
         for _ in range(2):
             await until(lambda: bool(first.chunks))
-            async with working(small, now_and_then_slow) as second:
-                everyone.append(second)
+            async with working(small, sometimes_slow) as second:
+                workers.append(second)
                 await until(lambda second=second: bool(second.chunks))  # type: ignore[misc]
         await feeding
         await until(lambda: committed(settings) == ends(settings))
-    seen = Counter(value for worker in everyone for value in worker.values)
+    seen = Counter(value for worker in workers for value in worker.values)
     assert set(seen) == {str(n).encode() for n in range(total)}
 
 
@@ -187,7 +187,7 @@ async def test_a_stopped_worker_has_committed_what_was_safe(settings: Settings) 
     assert committed(settings) == ends(settings)
 
 
-async def test_a_commit_of_partitions_that_were_given_up_is_none(settings: Settings) -> None:
+async def test_a_commit_of_revoked_partitions_is_skipped(settings: Settings) -> None:
     async with working(settings, acknowledge) as worker:
         consumer: Consumer = worker.app.consumer
         await until(lambda: bool(consumer.book.partitions))

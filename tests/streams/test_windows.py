@@ -1,4 +1,4 @@
-"""Windows on a real event loop; no broker is needed to see when they close and what they acknowledge."""
+"""Windows on a real event loop: when they close, and when they acknowledge their chunks. No broker is needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Chunk:
 
 
 class Desk:
-    """Records what windows it was given; can be told to hold work back or to fail."""
+    """Records its windows; can be told to hold work back or to fail."""
 
     def __init__(self) -> None:
         self.windows: list[list[int]] = []
@@ -48,11 +48,11 @@ class Desk:
 
 
 def windows(desk: Desk, *, items: int = 4, weight: int = 1000, delay_s: float = NEVER_S, in_flight: int = 2) -> Windows:  # type: ignore[type-arg]
-    made: Windows[int, int] = Windows(
+    gathering: Windows[int, int] = Windows(
         desk.work, desk.settle, limits=Limits(items, weight, delay_s), in_flight=in_flight
     )
-    made.start()
-    return made
+    gathering.start()
+    return gathering
 
 
 def weighed(*items: int) -> list[tuple[int, int]]:
@@ -61,7 +61,7 @@ def weighed(*items: int) -> list[tuple[int, int]]:
 
 async def settled(desk: Desk, count: int) -> None:
     async with asyncio.timeout(10):
-        while sum(map(len, desk.settled)) < count:  # noqa: ASYNC110 (the desk under test tells nobody)
+        while sum(map(len, desk.settled)) < count:  # noqa: ASYNC110 (the desk sets no event)
             await asyncio.sleep(0.001)
 
 
@@ -79,7 +79,7 @@ async def test_closes_by_count_and_acknowledges_only_whole_chunks() -> None:
     await gathering.stop()
 
 
-async def test_closes_by_weight_and_lets_a_heavy_item_travel_alone() -> None:
+async def test_closes_by_weight_and_gives_a_heavy_item_a_window_of_its_own() -> None:
     desk = Desk()
     gathering = windows(desk, weight=10, items=100)
     await gathering.add(Chunk(), [(0, 4), (1, 4), (2, 4), (3, 99), (4, 1)])
@@ -133,7 +133,7 @@ async def test_settles_in_the_order_of_cutting() -> None:
     await gathering.stop()
 
 
-async def test_what_raises_is_tried_again_and_acknowledged_once() -> None:
+async def test_work_that_raises_is_retried_and_acknowledged_once() -> None:
     desk, chunk = Desk(), Chunk()
     desk.failures = 2
     gathering = windows(desk, items=2)
@@ -160,17 +160,17 @@ async def test_stopping_in_mid_window_acknowledges_nothing() -> None:
 @given(st.lists(st.lists(st.integers(1, 6), max_size=7), max_size=12), st.integers(1, 5), st.integers(1, 3))
 def test_every_item_is_settled_once_and_in_order(weights: list[list[int]], items: int, in_flight: int) -> None:
     async def run() -> tuple[Desk, list[Chunk]]:
-        desk, made = Desk(), [Chunk() for _ in weights]
+        desk, chunks = Desk(), [Chunk() for _ in weights]
         gathering = windows(desk, items=items, weight=8, delay_s=0.001, in_flight=in_flight)
         number = 0
-        for chunk, chunk_weights in zip(made, weights, strict=True):
+        for chunk, chunk_weights in zip(chunks, weights, strict=True):
             await gathering.add(chunk, [(number + i, weight) for i, weight in enumerate(chunk_weights)])
             number += len(chunk_weights)
         await gathering.drain(10)
         await gathering.stop()
-        return desk, made
+        return desk, chunks
 
-    desk, made = asyncio.run(run())
+    desk, chunks = asyncio.run(run())
     assert [item for window in desk.settled for item in window] == list(range(sum(map(len, weights))))
     assert all(len(window) <= items for window in desk.windows)
-    assert [chunk.acknowledged for chunk in made] == [1] * len(made)
+    assert [chunk.acknowledged for chunk in chunks] == [1] * len(chunks)

@@ -1,4 +1,4 @@
-"""Feeds on a real broker: what is published, under which key, in which order, and at which pace."""
+"""Feeds on a real broker: what is published, under which keys, in which order, at which pace."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def send(settings: Settings, feed: Iterator[Message], pacer: Pacer | None = None
         return publish(feed, producer, settings, topic=settings.news_topic, pacer=pacer or Pacer(None), report=Report())
 
 
-def test_rows_arrive_as_news_under_their_ids_and_in_their_order(settings: Settings, tmp_path: Path) -> None:
+def test_rows_arrive_as_news_under_their_ids_in_order(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "news.jsonl.gz"
     rows = [
         {
@@ -60,37 +60,37 @@ def test_rows_arrive_as_news_under_their_ids_and_in_their_order(settings: Settin
     with gzip.open(path, "wt") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     bad: list[tuple[int, str]] = []
-    report = send(settings, messages(open_file(str(path)), "jsonl", Columns(), lambda *one: bad.append(one)))
+    report = send(settings, messages(open_file(str(path)), "jsonl", Columns(), lambda *fault: bad.append(fault)))
     assert (report.sent, report.refused, bad) == (2_000, 0, [])
-    found = messages_of(settings, settings.news_topic)
-    items = [decode_news(record.value) for record in found]
+    published = messages_of(settings, settings.news_topic)
+    items = [decode_news(record.value) for record in published]
     assert sorted(item.headline for item in items) == sorted(row["title"] for row in rows)
-    assert all(record.key == item.id.encode() for record, item in zip(found, items, strict=True))
-    assert len({record.key for record in found}) == 50
-    for key in {record.key for record in found}:
+    assert all(record.key == item.id.encode() for record, item in zip(published, items, strict=True))
+    assert len({record.key for record in published}) == 50
+    for key in {record.key for record in published}:
         numbers = [
-            int(item.headline.split()[1]) for record, item in zip(found, items, strict=True) if record.key == key
+            int(item.headline.split()[1]) for record, item in zip(published, items, strict=True) if record.key == key
         ]
-        assert numbers == sorted(numbers), "what has one id stays in order"
-        assert len({record.partition for record in found if record.key == key}) == 1
+        assert numbers == sorted(numbers), "messages with one id stay in order"
+        assert len({record.partition for record in published if record.key == key}) == 1
 
 
-def test_raw_lines_arrive_untouched(settings: Settings) -> None:
+def test_raw_lines_arrive_unchanged(settings: Settings) -> None:
     report = send(settings, raw_messages(open_file(str(sample.FEED))))
     assert (report.sent, report.refused) == (sample.MESSAGES, 0)
     lines = sample.FEED.read_bytes().split(b"\n")[:-1]
     wanted = Counter(line or None for line in lines)
-    found = messages_of(settings, settings.news_topic)
-    assert Counter(record.value for record in found) == wanted
-    assert [record.key for record in found if record.value is None] == [b"line:235"]
-    [broken] = [record for record in found if record.value and record.value.startswith(b"GET")]
+    published = messages_of(settings, settings.news_topic)
+    assert Counter(record.value for record in published) == wanted
+    assert [record.key for record in published if record.value is None] == [b"line:235"]
+    [broken] = [record for record in published if record.value and record.value.startswith(b"GET")]
     assert broken.key is None
-    corrected = [record for record in found if b'"revision": 2' in (record.value or b"")]
+    corrected = [record for record in published if b'"revision": 2' in (record.value or b"")]
     assert len(corrected) == sample.CORRECTIONS
     assert all(json.loads(record.value)["id"].encode() == record.key for record in corrected)
 
 
-def test_broken_rows_are_left_out_and_counted_by_line(settings: Settings, tmp_path: Path, capsys: Any) -> None:
+def test_broken_rows_are_skipped_and_reported_by_line(settings: Settings, tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "news.csv"
     path.write_text(
         "title,date\nGood,2026-03-02T09:00Z\n,2026-03-02T09:01Z\nNaive,2026-03-02T09:02\nGood too,1772442000\n"
@@ -98,10 +98,10 @@ def test_broken_rows_are_left_out_and_counted_by_line(settings: Settings, tmp_pa
     options: dict[str, Any] = {"file_format": None, "speed": "max", "limit": None, "topic": None, "raw": False}
     report = replay_file(settings, str(path), pairs=[], timezone=None, **options)
     assert (report.sent, report.bad) == (2, 2)
-    said = capsys.readouterr().err
-    assert "line 3: no headline" in said
-    assert "line 4: time without an offset" in said
-    assert "2 rows skipped" in said
+    reported = capsys.readouterr().err
+    assert "line 3: no headline" in reported
+    assert "line 4: time without an offset" in reported
+    assert "2 rows skipped" in reported
     assert {decode_news(record.value).headline for record in messages_of(settings, settings.news_topic)} == {
         "Good",
         "Good too",
@@ -118,7 +118,7 @@ def test_a_message_over_the_limit_is_reported_and_the_others_arrive(settings: Se
 
 
 def test_our_topics_are_stamped_by_the_broker(settings: Settings) -> None:
-    assert create_topics(settings) == [], "they are there already"
+    assert create_topics(settings) == [], "they already exist"
     before = datetime.now(UTC) - timedelta(seconds=5)
     send(settings, iter([Message(1, datetime(2012, 1, 1, tzinfo=UTC), b"k", b"v")]))
     [record] = messages_of(settings, settings.news_topic)
@@ -133,10 +133,10 @@ def test_our_topics_are_stamped_by_the_broker(settings: Settings) -> None:
                 if isinstance(config["max.message.bytes"], str)
                 else config["max.message.bytes"]["value"]
             )
-            for found in admin.describe_configs(resources).values()
-            for topic, config in found.items()
+            for topics in admin.describe_configs(resources).values()
+            for topic, config in topics.items()
         }
-        partitions = {one["name"]: len(one["partitions"]) for one in admin.describe_topics([settings.news_topic])}
+        partitions = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics([settings.news_topic])}
     assert limits[settings.dead_topic] > limits[settings.news_topic]
     assert partitions == {settings.news_topic: settings.partitions}
 
@@ -149,7 +149,7 @@ def test_no_broker_is_one_line_that_says_what_to_do(monkeypatch: pytest.MonkeyPa
 
 
 class Clock:
-    """A time that passes when one sleeps."""
+    """A clock that advances only by sleeping."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -162,7 +162,7 @@ class Clock:
         self.now += seconds
 
 
-def test_the_pace_is_a_multiple_of_the_real_one_and_disorder_never_waits() -> None:
+def test_the_pace_is_a_multiple_of_real_time_and_disorder_never_waits() -> None:
     clock = Clock()
     pacer = Pacer(60.0, now=clock, sleep=clock.sleep)
     first = datetime(2026, 3, 2, tzinfo=UTC)

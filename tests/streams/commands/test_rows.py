@@ -1,4 +1,4 @@
-"""Rows of files as news: columns, times, ids, formats, and what is said of a file that will not do."""
+"""Rows of files as news: columns, times, ids, formats, and the errors of unusable files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TestTimes:
             1772442000_000_000_000,
         ],
     )
-    def test_all_the_ways_to_write_one_moment(self, value: Any) -> None:
+    def test_every_notation_of_one_time(self, value: Any) -> None:
         assert parse_time(value) == datetime(2026, 3, 2, 9, tzinfo=UTC)
 
     def test_a_time_without_offset_needs_a_zone_and_the_reason_says_so(self) -> None:
@@ -79,7 +79,7 @@ class TestTimes:
     @pytest.mark.parametrize(
         "value", ["", "soon", "2026-13-40T00:00:00Z", float("nan"), float("inf"), 1e300, True, [], {}]
     )
-    def test_what_is_no_time(self, value: Any) -> None:
+    def test_values_that_are_not_times(self, value: Any) -> None:
         with pytest.raises(BadRow, match="not a time"):
             parse_time(value)
 
@@ -91,7 +91,7 @@ class TestTimes:
 
 
 class TestItems:
-    def test_usual_names_are_recognised(self) -> None:
+    def test_common_names_are_recognised(self) -> None:
         item = Columns().item(
             {
                 "uuid": 17,
@@ -103,30 +103,30 @@ class TestItems:
                 "lang": "en",
                 "link": "https://example.test/1",
                 "revision": "2",
-                "sentiment": "unknown fields are passed over",
+                "sentiment": "unknown fields are ignored",
             }
         )
         assert (item.id, item.body, item.source, item.symbols) == ("17", "More of it.", "The Wire", ["ZRL", "QQX"])
         assert (item.language, item.url, item.revision) == ("en", "https://example.test/1", 2)
 
-    def test_what_we_publish_comes_back_as_it_was(self) -> None:
+    def test_an_encoded_item_round_trips(self) -> None:
         item = Columns().item({**GOOD, "tickers": "ZRL QQX", "body": "b", "revision": 3})
         assert Columns().item(json.loads(encode(item))) == item
 
-    def test_a_given_column_wins_over_the_usual_ones(self) -> None:
+    def test_a_given_column_wins_over_the_common_ones(self) -> None:
         columns = Columns.parse(["headline=lead", "published_at=day"], "UTC")
         item = columns.item({**GOOD, "lead": "Another", "day": "2026-03-03"})
         assert (item.headline, item.published_at) == ("Another", datetime(2026, 3, 3, tzinfo=UTC))
 
-    def test_an_empty_column_leaves_the_next_name_its_turn(self) -> None:
+    def test_an_empty_column_falls_back_to_the_next_name(self) -> None:
         assert Columns().item({**GOOD, "headline": "", "body": None, "content": "c"}).body == "c"
 
-    def test_id_from_the_url_whatever_else_changes(self) -> None:
-        one = Columns().item({**GOOD, "url": "https://example.test/1"})
+    def test_the_id_comes_from_the_url_alone(self) -> None:
+        original = Columns().item({**GOOD, "url": "https://example.test/1"})
         same = Columns().item({**GOOD, "title": "Corrected", "url": "https://example.test/1"})
         other = Columns().item({**GOOD, "url": "https://example.test/2"})
-        assert one.id == same.id != other.id
-        assert one.id.startswith("url:")
+        assert original.id == same.id != other.id
+        assert original.id.startswith("url:")
 
     def test_id_from_source_headline_and_time_where_there_is_no_url(self) -> None:
         base = {**GOOD, "source": "A"}
@@ -135,11 +135,11 @@ class TestItems:
             for change in ({}, {"source": "B"}, {"title": "x"}, {"date": "2026-03-02T09:00:01Z"})
         ]
         assert len(set(ids)) == 4
-        assert Columns().item({**base, "date": "2026-03-02T10:00:00+01:00"}).id == ids[0], "one moment, one id"
+        assert Columns().item({**base, "date": "2026-03-02T10:00:00+01:00"}).id == ids[0], "the zone does not matter"
         assert ids[0] == "story:37254448dac7af270a28007405a6c5ef", "ids must not change between releases"
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "message"),
         [
             ({"title": ""}, "no headline"),
             ({"title": "   "}, "headline is blank"),
@@ -155,11 +155,11 @@ class TestItems:
             ({"id": "x" * 257}, "256"),
         ],
     )
-    def test_bad_rows_say_why(self, change: dict[str, Any], said: str) -> None:
-        assert said in reason({**GOOD, **change})
+    def test_bad_rows_give_the_reason(self, change: dict[str, Any], message: str) -> None:
+        assert message in reason({**GOOD, **change})
 
     @pytest.mark.parametrize(
-        ("value", "found"),
+        ("value", "expected"),
         [
             ("AAA,BBB", ["AAA", "BBB"]),
             ("$AAA; BBB | AAA", ["AAA", "BBB"]),
@@ -168,8 +168,8 @@ class TestItems:
             ([], []),
         ],
     )
-    def test_symbols(self, value: Any, found: list[str]) -> None:
-        assert parse_symbols(value) == found
+    def test_symbols(self, value: Any, expected: list[str]) -> None:
+        assert parse_symbols(value) == expected
 
 
 class TestFiles:
@@ -206,7 +206,7 @@ class TestFiles:
         items = [columns.item(line.row) for line in lines_of(path, columns) if not isinstance(line.row, BadRow)]
         assert [item.headline for item in items] == ['"Rail" is late', 'an unclosed "quote']
 
-    def test_a_cell_too_many_and_bytes_that_are_no_text(self, tmp_path: Path) -> None:
+    def test_a_surplus_cell_and_bytes_that_are_not_text(self, tmp_path: Path) -> None:
         path = tmp_path / "news.csv"
         path.write_bytes(b"title,date\na,b,c\n\xff,2026-03-02T09:00Z\n")
         many, latin = lines_of(path)
@@ -214,7 +214,7 @@ class TestFiles:
         assert not isinstance(latin.row, BadRow)
         assert "not UTF-8" in reason(dict(latin.row))
 
-    def test_wrong_columns_are_named_with_those_that_there_are(self, tmp_path: Path) -> None:
+    def test_a_missing_column_is_reported_with_those_present(self, tmp_path: Path) -> None:
         path = tmp_path / "news.csv"
         path.write_text("lead,date\nx,2026-03-02T09:00Z\n")
         with pytest.raises(FileError, match="no column for headline: the file has lead, date; name it with --map"):
@@ -232,7 +232,7 @@ class TestFiles:
             lines_of(tmp_path / "news.jsonl.gz")
 
     @pytest.mark.parametrize("pair", ["headline", "=x", "headline=", "mood=x"])
-    def test_a_map_that_is_none(self, pair: str) -> None:
+    def test_a_malformed_map(self, pair: str) -> None:
         with pytest.raises(FileError, match="field=column"):
             Columns.parse([pair])
 
@@ -248,10 +248,10 @@ class TestFiles:
         ("replay/wire_2012-12-17_to_19.tsv.xz", ["published_at=1", "headline=2"], 13_504, 10_865),
     ],
 )
-def test_real_feeds_need_no_more_than_a_map(name: str, given_columns: list[str], rows: int, distinct: int) -> None:
+def test_real_feeds_need_at_most_a_map(name: str, given_columns: list[str], rows: int, distinct: int) -> None:
     data = Path(os.environ.get("EARLYBELL_DATA") or Path(__file__).parents[4] / "shared" / "data")
     if not (data / name).exists():
-        pytest.skip(f"{name} is not in {data}; EARLYBELL_DATA says where")
+        pytest.skip(f"{name} is not in {data}; set EARLYBELL_DATA")
     columns = Columns.parse(given_columns)
     items = [columns.item(line.row) for line in lines_of(data / name, columns) if not isinstance(line.row, BadRow)]
     assert (len(items), len({item.id for item in items})) == (rows, distinct)

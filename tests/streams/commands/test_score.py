@@ -1,4 +1,4 @@
-"""`score`: every text answered, in the order in which they came, whatever the windows do; and on the shipped model."""
+"""`score`: every text is answered, in the order of the input, however the windows finish; also on the shipped model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODEL = ModelDescription(
 
 
 class LastFirst:
-    """Scores like a pool whose later windows are ready sooner; a text with "poison" in it is at fault."""
+    """Scores like a pool whose later windows finish first; a text that contains "poison" is at fault."""
 
     capacity = 4
     description = MODEL
@@ -42,16 +42,16 @@ class LastFirst:
         self.ready: list[asyncio.Event] = []
 
     async def score(self, texts: Sequence[str]) -> WindowResult:
-        """The probability of positive tells texts apart: it is their length."""
+        """Encode the length of each text as its positive probability, to tell texts apart."""
         self.windows.append(list(texts))
-        number, mine = len(self.windows), asyncio.Event()
-        self.ready.append(mine)
-        # Wait until a later window has been answered, or there is no later one.
+        number, finished = len(self.windows), asyncio.Event()
+        self.ready.append(finished)
+        # Wait until a later window has finished, or there is none.
         for _ in range(20):
             await asyncio.sleep(0)
             if any(event.is_set() for event in self.ready[number:]):
                 break
-        mine.set()
+        finished.set()
         faults = {place: "poison" for place, text in enumerate(texts) if "poison" in text}
         kept = [text for text in texts if "poison" not in text]
         probabilities = np.array([[0.0, 1 - len(text) / 1e4, len(text) / 1e4] for text in kept], np.float32)
@@ -75,13 +75,13 @@ def scored(
     asyncio.run(
         score_stream(
             stream, text_format, pool or LastFirst(), Settings(**settings),
-            write=lines.extend, fault=lambda *one: faults.append(one),
+            write=lines.extend, fault=lambda *fault: faults.append(fault),
         )
     )  # fmt: skip
     return [decode_signal(line) for line in lines], faults
 
 
-def test_answers_come_in_the_order_of_the_texts_though_windows_finish_out_of_order() -> None:
+def test_answers_are_in_order_though_windows_finish_out_of_order() -> None:
     texts = [f"headline {'x' * (number % 97)} {number}" for number in range(1_000)]
     pool = LastFirst()
     signals, faults = scored("\n".join(texts).encode(), pool=pool, window_texts=16)
@@ -92,7 +92,7 @@ def test_answers_come_in_the_order_of_the_texts_though_windows_finish_out_of_ord
     assert max(map(len, pool.windows)) == 16
 
 
-def test_what_a_text_has_not_is_null() -> None:
+def test_missing_fields_are_null() -> None:
     [signal], _ = scored(b"Zephyr wins\n")
     assert (signal.published_at, signal.ingested_at, signal.queue_ms) == (None, None, None)
     assert (signal.topic, signal.partition, signal.offset, signal.source) == (None, None, None, None)
@@ -100,7 +100,7 @@ def test_what_a_text_has_not_is_null() -> None:
     assert signal.inference_ms == pytest.approx(2.0)
 
 
-def test_news_items_keep_what_they_have() -> None:
+def test_news_items_keep_their_fields() -> None:
     rows = [
         {"id": "a", "headline": "H", "published_at": "2026-03-02T09:00:00Z", "symbols": ["X"], "revision": 2},
         {"id": "b", "headline": "H"},
@@ -119,7 +119,7 @@ def test_news_items_keep_what_they_have() -> None:
     assert signals[4].news_id == text_id("h\nb")
 
 
-def test_lines_that_cannot_be_scored_are_named_and_the_rest_goes_on() -> None:
+def test_faulty_lines_are_reported_and_the_others_scored() -> None:
     lines = [
         b'{"headline": "one"}',
         b'{"headline": ',
@@ -146,7 +146,7 @@ def test_the_first_line_decides_and_format_forces() -> None:
     assert signal.news_id == text_id('{"headline": "x"}')
 
 
-def test_bytes_that_are_no_text() -> None:
+def test_bytes_that_are_not_text() -> None:
     signals, faults = scored(b"good\n\xff\xfe\n\0\nnul\0ed\r\n")
     assert [signal.news_id for signal in signals] == [text_id("good"), text_id("nuled")]
     assert [line for line, _ in faults] == [2, 3]
@@ -160,16 +160,16 @@ def test_lines_are_the_same_however_the_bytes_arrive(texts: list[str], data: st.
 
     def entries(chunks: list[bytes]) -> list[Entry | tuple[int, str]]:
         lines = Lines("text")
-        # An empty piece would be the end.
-        return [one for chunk in [*filter(None, chunks), b""] for one in lines.entries(chunk)]
+        # An empty chunk in the middle would end the input.
+        return [entry for chunk in [*filter(None, chunks), b""] for entry in lines.entries(chunk)]
 
     assert entries(pieces) == entries([whole])
-    found = {one.line: one.item.text for one in entries(pieces) if isinstance(one, Entry)}
-    assert found == {n: text.strip() for n, text in enumerate(texts, 1) if text.strip(" \0")}
+    parsed = {entry.line: entry.item.text for entry in entries(pieces) if isinstance(entry, Entry)}
+    assert parsed == {n: text.strip() for n, text in enumerate(texts, 1) if text.strip(" \0")}
 
 
 def test_a_typed_line_is_answered_before_the_next_is_read() -> None:
-    """The input stays open: were it waited for, nothing would be written."""
+    """The input stays open: if its end were awaited, nothing would be written."""
     reading, writing = os.pipe()
     answered: list[bytes] = []
 
@@ -206,6 +206,6 @@ def test_the_command_on_the_shipped_model() -> None:
     assert [signal.label for signal in signals] == ["positive", "negative"]
     assert signals[0].score > 0 > signals[1].score
     assert all(sum(signal.probabilities.values()) == pytest.approx(1, abs=1e-4) for signal in signals)
-    said = done.stderr.decode().splitlines()
-    assert said[0].startswith("line 3: not UTF-8")
-    assert said[-1] == "1 lines were not scored"
+    reported = done.stderr.decode().splitlines()
+    assert reported[0].startswith("line 3: not UTF-8")
+    assert reported[-1] == "1 lines were not scored"
