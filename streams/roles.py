@@ -1,4 +1,4 @@
-"""The roles of the pipeline. Each is one Faust app with a consumer group of its own, so they scale and fail apart."""
+"""The roles of the pipeline. Each is a Faust app with its own consumer group."""
 
 from __future__ import annotations
 

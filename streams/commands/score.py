@@ -162,7 +162,7 @@ class Lines:
     def entries(self, chunk: bytes) -> Iterator[Entry | tuple[int, str]]:
         """Yield the lines that this chunk completes, or why one is invalid. An empty chunk is the end of the input."""
         lines = (self._left + chunk).split(b"\n")
-        # The part after the last line break waits for the rest of its line; at the end, it is a line of its own.
+        # The part after the last line break waits for the rest of its line; at the end of the input, it is a line.
         self._left = lines.pop() if chunk or not lines[-1] else b""
         for line in lines:
             self._number += 1
