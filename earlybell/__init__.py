@@ -7,7 +7,7 @@ Score texts, read the topics, look back without seeing the future:
     engine = earlybell.open_engine()                  # the shipped model on this machine's CPU
     predictions = engine.score(["Acme raises its full-year outlook"])
     signal = earlybell.decode_signal(message.value)   # a message of the sentiment topic
-    with earlybell.reading("postgresql://localhost/earlybell") as connection:
+    with earlybell.open_snapshot("postgresql://localhost/earlybell") as connection:
         known = earlybell.signals_as_of(connection, datetime(2026, 1, 5, 10, tzinfo=UTC), symbol="MFR")
 
 These names are the public interface; modules below `earlybell` may move. Each name is imported on first use, so
@@ -18,10 +18,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from earlybell.errors import UserError
     from earlybell.inference.engine import Engine, open_engine
     from earlybell.inference.predictions import ModelDescription, Predictions
     from earlybell.storage.asof import signals_as_of, symbol_bars, symbol_sentiment_as_of
-    from earlybell.storage.connection import reading
+    from earlybell.storage.connection import open_snapshot
     from earlybell.streams.records import BadNews, NewsItem, SentimentSignal, decode_news, decode_signal, encode
 
     __version__: str
@@ -33,22 +34,24 @@ __all__ = [
     "NewsItem",
     "Predictions",
     "SentimentSignal",
+    "UserError",
     "__version__",
     "decode_news",
     "decode_signal",
     "encode",
     "open_engine",
-    "reading",
+    "open_snapshot",
     "signals_as_of",
     "symbol_bars",
     "symbol_sentiment_as_of",
 ]
 
 _MODULES = {
+    "earlybell.errors": ("UserError",),
     "earlybell.inference.engine": ("Engine", "open_engine"),
     "earlybell.inference.predictions": ("ModelDescription", "Predictions"),
     "earlybell.storage.asof": ("signals_as_of", "symbol_bars", "symbol_sentiment_as_of"),
-    "earlybell.storage.connection": ("reading",),
+    "earlybell.storage.connection": ("open_snapshot",),
     "earlybell.streams.records": (
         "BadNews",
         "NewsItem",

@@ -42,7 +42,7 @@ def signals_as_of(connection: Connection, at: datetime, *, symbol: str | None = 
     Parameters
     ----------
     connection
-        For example from `storage.connection.reading`, where all queries see one snapshot.
+        For example from `storage.connection.open_snapshot`, where all queries see one snapshot.
     at
         The moment, with an offset. A signal that became available at exactly this time is known.
     symbol
@@ -78,7 +78,7 @@ def symbol_bars(
     Parameters
     ----------
     connection
-        For example from `storage.connection.reading`.
+        For example from `storage.connection.open_snapshot`.
     width
         The width of a bar; a day is 24 hours, regardless of daylight saving.
     since, until
@@ -118,7 +118,7 @@ def symbol_sentiment_as_of(connection: Connection, at: datetime, lookback: timed
     Parameters
     ----------
     connection
-        For example from `storage.connection.reading`.
+        For example from `storage.connection.open_snapshot`.
     at
         The moment, with an offset.
     lookback

@@ -62,7 +62,7 @@ def typed_errors(engine: Engine) -> Iterator[None]:
 
 
 @contextmanager
-def reading(url: str) -> Iterator[Connection]:
+def open_snapshot(url: str) -> Iterator[Connection]:
     """Open a read-only connection, for `storage.asof`, on which all queries see the same snapshot of the database.
 
     Raises

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from earlybell.storage import asof
-from earlybell.storage.connection import reading
+from earlybell.storage.connection import open_snapshot
 
 #: The correction that changed a story's score the most, and when each of the two revisions became available.
 _CORRECTION = text(
@@ -56,7 +56,7 @@ def results(url: str) -> Iterator[Result]:
     StorageError
         The database cannot be reached.
     """
-    with reading(url) as connection:
+    with open_snapshot(url) as connection:
         yield _by_symbol(connection)
         yield _correction(connection)
         hops = connection.execute(_HOPS).all()

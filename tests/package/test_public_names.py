@@ -36,7 +36,12 @@ def test_only_what_is_used_is_loaded(program: str, loaded: set[str]) -> None:
 
 
 def test_as_of_queries_load_no_model_and_no_kafka() -> None:
-    assert not loaded_after("from earlybell import reading, signals_as_of") & {"torch", "kafka", "aiokafka", "faust"}
+    assert not loaded_after("from earlybell import open_snapshot, signals_as_of") & {
+        "torch",
+        "kafka",
+        "aiokafka",
+        "faust",
+    }
 
 
 def test_the_engine_loads_no_kafka_and_no_sql() -> None:

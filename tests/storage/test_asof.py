@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, Row, text
 
 from earlybell.storage import asof
-from earlybell.storage.connection import reading
+from earlybell.storage.connection import open_snapshot
 from earlybell.storage.exceptions import StorageUnavailable
 from earlybell.storage.tables import signals
 from earlybell.storage.writer import Writer
@@ -279,13 +279,13 @@ def test_conditions_from_outside_reach_the_indexes(connection: Connection) -> No
 
 def test_a_reading_connection_sees_one_snapshot_and_writes_nothing(migrated: str, database: Engine) -> None:
     moment = MONDAY + HOUR
-    with Writer(migrated) as writer, reading(migrated) as connection:
+    with Writer(migrated) as writer, open_snapshot(migrated) as connection:
         writer.write_signals([signal_row(1)])
         first = asof.signals_as_of(connection, moment)
         writer.write_signals([signal_row(2)])
         assert asof.signals_as_of(connection, moment) == first
         assert len(first) == 1
-        with pytest.raises(StorageUnavailable, match="read-only"), reading(migrated) as another:
+        with pytest.raises(StorageUnavailable, match="read-only"), open_snapshot(migrated) as another:
             put(another, signal_row(3))
-    with reading(migrated) as connection:
+    with open_snapshot(migrated) as connection:
         assert len(asof.signals_as_of(connection, moment)) == 2
