@@ -1,9 +1,9 @@
-"""``make bench``: run the benchmarks one after the other, print a table of each, keep the figures.
+"""``make bench``: run the benchmarks one after the other, print a table for each and save the results.
 
-``python -m tests.benchmarks transport end_to_end`` runs these two. Each benchmark is a module with a function
-``measure(servers) -> dict`` (and ``NEEDS_SERVERS = False`` if it needs none); what it compares, it compares within one
-run. One that lacks something says so by ``missing() -> str | None`` and is left out. Results land in
-``results/NAME.json``, and the ratios of all of them under plain names in ``results/latest.json``.
+``python -m tests.benchmarks transport end_to_end`` runs only these two. A benchmark is a module with a function
+``measure(servers) -> dict``, and ``NEEDS_SERVERS = False`` if it needs no Kafka and Postgres. Whatever it compares, it
+compares within one run. If ``missing() -> str | None`` names something that this machine lacks, it is skipped. Results
+are written to ``results/NAME.json``, and the ratios of all benchmarks, by name, to ``results/latest.json``.
 """
 
 from __future__ import annotations
@@ -28,50 +28,50 @@ BENCHMARKS = ("engine", "engine_gpu", "long_texts", "transport", "end_to_end")
 
 
 def main() -> int:
-    """Run what was asked for."""
+    """Run the benchmarks named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help=f"Default: all of {', '.join(BENCHMARKS)}.")
     names = parser.parse_args().names or BENCHMARKS
     logs.silence()
     modules = {name: importlib.import_module(f"tests.benchmarks.{name}") for name in names}
     for name, module in list(modules.items()):
-        lacks = module.missing() if hasattr(module, "missing") else None
-        if lacks:
-            print(f"{name} left out: {lacks}", file=sys.stderr)
+        reason = module.missing() if hasattr(module, "missing") else None
+        if reason:
+            print(f"{name} skipped: {reason}", file=sys.stderr)
             del modules[name]
-    # The servers would take their share of the cores from those that do without them.
-    alone = {name: module for name, module in modules.items() if not getattr(module, "NEEDS_SERVERS", True)}
-    run(alone, None)
-    if len(alone) < len(modules):
+    # The servers would take processor time from the benchmarks that do not need them.
+    without_servers = {name: module for name, module in modules.items() if not getattr(module, "NEEDS_SERVERS", True)}
+    run(without_servers, None)
+    if len(without_servers) < len(modules):
         with stack.running() as servers:
-            run({name: module for name, module in modules.items() if name not in alone}, servers)
+            run({name: module for name, module in modules.items() if name not in without_servers}, servers)
     return 0
 
 
 def run(modules: dict[str, ModuleType], servers: stack.Stack | None) -> None:
-    """Measure, keep and show one after the other."""
+    """Run each benchmark, save its results and print them."""
     for name, module in modules.items():
         print(f"{name} ...", file=sys.stderr)
-        found = module.measure(servers)
-        keep(name, found)
-        show(name, found)
+        results = module.measure(servers)
+        save(name, results)
+        show(name, results)
 
 
-def keep(name: str, found: dict[str, Any]) -> None:
-    """Write the figures down, with the machine that they are of."""
+def save(name: str, results: dict[str, Any]) -> None:
+    """Write the results to ``results/``, with a description of the machine."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": describe(), **found}, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": describe(), **results}, indent=2) + "\n")
     latest = RESULTS / "latest.json"
     ratios = json.loads(latest.read_text()) if latest.exists() else {}
-    latest.write_text(json.dumps({**ratios, **found.get("ratios", {})}, indent=2, sort_keys=True) + "\n")
+    latest.write_text(json.dumps({**ratios, **results.get("ratios", {})}, indent=2, sort_keys=True) + "\n")
 
 
-def show(name: str, found: dict[str, Any]) -> None:
-    """Print the figures as a table."""
+def show(name: str, results: dict[str, Any]) -> None:
+    """Print the results as a table."""
     table = Table(title=name, show_header=False)
-    for part, figures in found.items():
-        for what, figure in (figures if isinstance(figures, dict) else {"": figures}).items():
-            table.add_row(f"{part} {what}".strip(), f"{figure:,.3f}" if isinstance(figure, float) else str(figure))
+    for section, figures in results.items():
+        for label, figure in (figures if isinstance(figures, dict) else {"": figures}).items():
+            table.add_row(f"{section} {label}".strip(), f"{figure:,.3f}" if isinstance(figure, float) else str(figure))
     Console().print(table)
 
 

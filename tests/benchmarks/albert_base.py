@@ -1,7 +1,8 @@
-"""An ELBERT of ALBERT-base's size with random weights: what a GPU does with a wider and deeper model than is shipped.
+"""An ELBERT of ALBERT-base's size with random weights, to measure a wider and deeper model than the shipped one.
 
-Nothing was learned, so its exits know nothing. For a run with exits each one's temperature is chosen so that as many
-texts leave there as one wants: which texts, chance says. It knows models and engines; nothing of clocks or tables.
+It is untrained, so its exits mean nothing. For a run with exits, each exit's temperature is chosen so that a given
+share of the texts exits there; which texts they are is random. This module knows models and engines; nothing of clocks
+or tables.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
 from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
 from tests.benchmarks.every_exit import every_exit
 
-#: ALBERT-base, arXiv 1909.11942, table 1, but for the vocabulary, which is the shipped tokenizer's.
+#: ALBERT-base, arXiv 1909.11942, table 1, with the vocabulary of the shipped tokenizer.
 SHAPE = Config(embedding=128, hidden=768, heads=12, feed_forward=3_072, layers=12, projection=True,
                activation="gelu_new")  # fmt: skip
-#: Normalised entropy below which a text leaves.
+#: Normalised entropy below which a text exits.
 THRESHOLD = 0.5
 
 
 def untrained(config: Config) -> Checkpoint:
-    """Random weights behind the shipped tokenizer; runs at full depth whatever the dial says."""
+    """Return random weights with the shipped tokenizer; every text runs to full depth."""
     shipped = load(SHIPPED)
     torch.manual_seed(0)
     model = ElbertForSequenceClassification(config).eval()
@@ -38,11 +39,11 @@ def untrained(config: Config) -> Checkpoint:
 
 
 def with_exits(checkpoint: Checkpoint, temperatures: Sequence[float]) -> Checkpoint:
-    """The same model; at dial 1 texts leave by their entropy under these temperatures."""
+    """Return the same model, where at dial 1 texts exit by their entropy at these temperatures."""
     nan = float("nan")
-    early = OperatingPoint(1.0, ExitRule(THRESHOLD), 1.0, accuracy=nan, accuracy_lost=nan, mean_depth=nan, cost=nan)
-    old = checkpoint.calibration
-    calibration = replace(old, curve=(*old.curve, early), temperatures=tuple(temperatures))
+    fast = OperatingPoint(1.0, ExitRule(THRESHOLD), 1.0, accuracy=nan, accuracy_lost=nan, mean_depth=nan, cost=nan)
+    full_depth = checkpoint.calibration
+    calibration = replace(full_depth, curve=(*full_depth.curve, fast), temperatures=tuple(temperatures))
     return replace(checkpoint, calibration=calibration)
 
 
@@ -52,34 +53,34 @@ def log_probabilities(engine: Engine, texts: Sequence[str]) -> Tensor:
     return torch.from_numpy(probabilities).log()
 
 
-def drawn_temperatures(said: Tensor, shares: NDArray[np.float64]) -> list[float]:
-    """A temperature an exit, so that these shares of all texts leave there.
+def temperatures_for_shares(logits: Tensor, shares: NDArray[np.float64]) -> list[float]:
+    """Return a temperature for each exit at which the given share of all texts exits there.
 
     Parameters
     ----------
-    said
-        (texts, exits, C) logits, or log-probabilities at temperature 1.
+    logits
+        (texts, exits, C), or log-probabilities at temperature 1.
     shares
-        (exits,) of all texts; those for whom no exit is left leave at the last.
+        (exits,) of all texts; the remaining texts exit at the last depth.
 
     Returns
     -------
     temperatures
-        (exits,): the lowest under which no more leave than wanted, so that the next exit finds the others.
+        (exits,): at each exit, the lowest at which no more texts exit than wanted.
     """
-    staying = torch.ones(len(said), dtype=torch.bool)
-    wanted = np.diff(np.rint(np.cumsum(shares) * len(said)), prepend=0)
-    found = []
-    for place in range(said.shape[1]):
-        low, high = 1e-6, 1e6  # the higher the temperature, the fewer leave
+    staying = torch.ones(len(logits), dtype=torch.bool)
+    wanted = np.diff(np.rint(np.cumsum(shares) * len(logits)), prepend=0)
+    temperatures = []
+    for exit_ in range(logits.shape[1]):
+        low, high = 1e-6, 1e6  # the higher the temperature, the fewer texts exit
         for _ in range(60):
             middle = (low * high) ** 0.5
-            few = int((_leaves(said[:, place], middle) & staying).sum()) <= wanted[place]
-            low, high = (low, middle) if few else (middle, high)
-        found.append(high)
-        staying &= ~_leaves(said[:, place], high)
-    return found
+            few_enough = int((_exits(logits[:, exit_], middle) & staying).sum()) <= wanted[exit_]
+            low, high = (low, middle) if few_enough else (middle, high)
+        temperatures.append(high)
+        staying &= ~_exits(logits[:, exit_], high)
+    return temperatures
 
 
-def _leaves(said: Tensor, temperature: float) -> Tensor:
-    return normalised_entropy((said / temperature).softmax(-1)) < THRESHOLD
+def _exits(logits: Tensor, temperature: float) -> Tensor:
+    return normalised_entropy((logits / temperature).softmax(-1)) < THRESHOLD

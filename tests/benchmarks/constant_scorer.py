@@ -1,6 +1,6 @@
-"""A scorer that answers every text alike, at once: with it, what is measured is the stream and not the model.
+"""A scorer that gives every text the same answer at once, to measure and test the stream without a model.
 
-For benchmarks and fault tests only; nothing that ships can reach it.
+For benchmarks and tests only; no shipped code imports it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from earlybell.inference.predictions import ModelDescription, Predictions
 
 
 class ConstantScorer:
-    """Neutral, whatever it is told."""
+    """Answer "neutral" to every text."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.description = ModelDescription(
@@ -30,15 +30,15 @@ class ConstantScorer:
         )
 
     def warm_up(self) -> None:
-        """Nothing to warm."""
+        """Do nothing."""
 
     def score(self, texts: Sequence[str]) -> Predictions:
-        """The same answer for each."""
-        n = len(texts)
+        """Return the same answer for each text."""
+        count = len(texts)
         return Predictions(
-            probabilities=np.tile(np.array([0.1, 0.8, 0.1], np.float32), (n, 1)),
-            exit_depth=np.ones(n, np.int16),
-            predicted_depth=np.full(n, np.nan, np.float32),
-            tokens=np.full(n, 8, np.int32),
-            tokens_kept=np.full(n, 8, np.int32),
+            probabilities=np.tile(np.array([0.1, 0.8, 0.1], np.float32), (count, 1)),
+            exit_depth=np.ones(count, np.int16),
+            predicted_depth=np.full(count, np.nan, np.float32),
+            tokens=np.full(count, 8, np.int32),
+            tokens_kept=np.full(count, 8, np.int32),
         )

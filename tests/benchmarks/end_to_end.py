@@ -1,8 +1,8 @@
-"""From Kafka to Postgres: the real headlines at full speed, then at a quiet pace, beside what the engine alone does.
+"""From Kafka to Postgres: real headlines at full speed, then at a low rate, next to the engine alone.
 
-Both roles run as processes, as ``earlybell run`` starts them. Latencies are differences of the broker's own clock:
-from a story's LogAppendTime to its signal's. It also checks what it timed: every distinct story has one row in each
-table and a signal on the topic, and a second replay adds no row.
+Both roles run as processes, as ``earlybell run`` starts them. A latency is the difference between a story's and its
+signal's LogAppendTime, so only the broker's clock counts. The results are checked too: every distinct story has one row
+in each table and a signal on the topic, and a second replay adds no row.
 """
 
 from __future__ import annotations
@@ -32,56 +32,56 @@ from tests.own_topics import as_environment, own_topics
 
 DATA = Path(os.environ.get("EARLYBELL_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 HEADLINES = DATA / "replay" / "headlines_2026.jsonl"
-QUIET_PER_S, QUIET_S = 100, 15
-WARMING = 20
+LOW_RATE_PER_S, LOW_RATE_S = 100, 15
+WARM_UP_STORIES = 20
 
 
 def measure(servers: Stack) -> dict[str, Any]:
-    """Texts/s end to end and of the engine alone, and p50/p99 from publish to signal."""
-    database = fresh_database(servers.database_url)
+    """Measure texts/s end to end and of the engine alone, and the p50 and p99 from publish to signal in ms."""
+    database = create_database(servers.database_url)
     settings = own_topics(servers.kafka_bootstrap, database_url=database)
     migrations.upgrade(database)
     file, options = (HEADLINES, []) if HEADLINES.exists() else (FEED, ["--raw"])
-    with roles(settings):
-        warm(settings)
+    with running_roles(settings):
+        warm_up(settings)
         replay(settings, file, *options)
-        news = [one for one in messages(settings, settings.news_topic) if not warming(one.key)]
-        texts = {(item.id, item.revision): item.text for item in map(decode_news, (one.value for one in news))}
-        wait_for(settings, len(texts) + WARMING)
-        stored_s = time.time() - min(one.timestamp for one in news) / 1000
+        news = [message for message in messages(settings, settings.news_topic) if not is_warm_up(message.key)]
+        texts = {(item.id, item.revision): item.text for item in map(decode_news, (message.value for message in news))}
+        wait_for_rows(settings, len(texts) + WARM_UP_STORIES)
+        stored_s = time.time() - min(message.timestamp for message in news) / 1000
         full_speed = latencies(settings, len(texts))
         replay(settings, file, *options)
         settle(settings)
         rows_after_second = {table: count(settings, table) for table in ("news", "signals")}
-    quiet = own_topics(servers.kafka_bootstrap, database_url=database)
-    with roles(quiet):
-        warm(quiet)
-        feed_quietly(quiet, list(texts.values()))
-        settle(quiet)
-        at_ease = latencies(quiet, None)
+    low_rate_settings = own_topics(servers.kafka_bootstrap, database_url=database)
+    with running_roles(low_rate_settings):
+        warm_up(low_rate_settings)
+        publish_steadily(low_rate_settings, list(texts.values()))
+        settle(low_rate_settings)
+        low_rate = latencies(low_rate_settings, None)
     alone = engine_alone(list(texts.values()))
     scored = full_speed.pop("texts_per_second")
-    at_ease.pop("texts_per_second")
-    if set(rows_after_second.values()) != {len(texts) + WARMING}:
-        raise RuntimeError(f"{len(texts)} stories and {WARMING} to warm up, but rows {rows_after_second}")
+    low_rate.pop("texts_per_second")
+    if set(rows_after_second.values()) != {len(texts) + WARM_UP_STORIES}:
+        raise RuntimeError(f"{len(texts)} stories and {WARM_UP_STORIES} to warm up, but rows {rows_after_second}")
     return {
         "feed": file.name,
         "messages": len(news),
         "stories": len(texts),
-        "rows_after_a_second_replay": {table: rows - WARMING for table, rows in rows_after_second.items()},
+        "rows_after_a_second_replay": {table: rows - WARM_UP_STORIES for table, rows in rows_after_second.items()},
         "texts_per_second": {
             "publish_to_signal": scored,
             "publish_to_row": len(texts) / stored_s,
             "engine_alone": alone,
         },
         "full_speed_ms": full_speed,
-        f"at_{QUIET_PER_S}_per_second_ms": at_ease,
+        f"at_{LOW_RATE_PER_S}_per_second_ms": low_rate,
         "ratios": {"end_to_end_vs_engine_alone": scored / alone},
     }
 
 
-def fresh_database(url: str) -> str:
-    """A database of this run's own."""
+def create_database(url: str) -> str:
+    """Create a database for this run and return its URL."""
     name = f"bench_{os.getpid()}"
     with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
@@ -91,8 +91,8 @@ def fresh_database(url: str) -> str:
 
 
 @contextmanager
-def roles(settings: Settings) -> Iterator[None]:
-    """Both roles, ready: each has its partitions before anything is timed."""
+def running_roles(settings: Settings) -> Iterator[None]:
+    """Run both roles as ``earlybell run`` does; call `warm_up` before timing anything."""
     environment = {**os.environ, **as_environment(settings), "EARLYBELL_LOG_LEVEL": "warning"}
     command = [sys.executable, "-m", "earlybell.streams.cli", "run"]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
@@ -105,46 +105,45 @@ def roles(settings: Settings) -> Iterator[None]:
 
 
 def replay(settings: Settings, file: Path, *options: str) -> None:
-    """``earlybell replay FILE``."""
+    """Run ``earlybell replay FILE``."""
     command = [sys.executable, "-m", "earlybell.streams.cli", "replay", str(file), *options]
     subprocess.run(command, env={**os.environ, **as_environment(settings)}, check=True, stdout=subprocess.DEVNULL)
 
 
-def warm(settings: Settings) -> None:
-    """A few stories through everything: then the model is loaded, and the partitions are assigned."""
+def warm_up(settings: Settings) -> None:
+    """Send a few stories through both roles, so that the model is loaded and the partitions are assigned."""
     before = count(settings, "signals")
-    feed_quietly(settings, ["Meridian Freight raises its outlook"] * WARMING, prefix=f"warming-{before}")
-    wait_for(settings, before + WARMING)
+    publish_steadily(settings, ["Meridian Freight raises its outlook"] * WARM_UP_STORIES, prefix=f"warm-up-{before}")
+    wait_for_rows(settings, before + WARM_UP_STORIES)
 
 
-def warming(key: bytes) -> bool:
-    """Whether a message is one of those."""
-    return key.startswith(b"warming-")
+def is_warm_up(key: bytes) -> bool:
+    """Whether a message with this key was sent by `warm_up`."""
+    return key.startswith(b"warm-up-")
 
 
-def feed_quietly(settings: Settings, texts: Sequence[str], prefix: str = "quiet") -> None:
-    """Publish at an even pace."""
-
+def publish_steadily(settings: Settings, texts: Sequence[str], prefix: str = "steady") -> None:
+    """Publish at `LOW_RATE_PER_S`."""
     producer = open_producer(settings)
     began = time.monotonic()
-    for number, text in enumerate(texts[: QUIET_PER_S * QUIET_S]):
-        time.sleep(max(0.0, began + number / QUIET_PER_S - time.monotonic()))
+    for number, text in enumerate(texts[: LOW_RATE_PER_S * LOW_RATE_S]):
+        time.sleep(max(0.0, began + number / LOW_RATE_PER_S - time.monotonic()))
         item = {"id": f"{prefix}-{number}", "headline": text[:4096], "published_at": "2026-01-05T09:30:00Z"}
         producer.send(settings.news_topic, key=item["id"].encode(), value=json.dumps(item).encode())
     producer.close()
 
 
-def wait_for(settings: Settings, stories: int, timeout_s: float = 600) -> None:
-    """Wait for the rows."""
-    limit = time.monotonic() + timeout_s
+def wait_for_rows(settings: Settings, stories: int, timeout_s: float = 600) -> None:
+    """Wait until both tables have a row for each story."""
+    deadline = time.monotonic() + timeout_s
     while min(count(settings, "news"), count(settings, "signals")) < stories:
-        if time.monotonic() > limit:
+        if time.monotonic() > deadline:
             raise TimeoutError(f"{count(settings, 'signals')} of {stories} signals after {timeout_s} s")
         time.sleep(0.05)
 
 
 def settle(settings: Settings) -> None:
-    """Wait until as many signals are on the topic as there is news, and the tables no longer grow."""
+    """Wait until the topics hold as many signals as news items, and the tables no longer grow."""
     while len(messages(settings, settings.sentiment_topic)) < len(messages(settings, settings.news_topic)):
         time.sleep(0.5)
     rows = -1
@@ -153,24 +152,24 @@ def settle(settings: Settings) -> None:
 
 
 def latencies(settings: Settings, stories: int | None) -> dict[str, float]:
-    """Milliseconds from publish to signal by the broker's clock, and the speed over the whole."""
-    seen = [one for one in messages(settings, settings.sentiment_topic) if not warming(one.key)]
-    signals = [(decode_signal(one.value), one.timestamp) for one in seen]
+    """Return p50 and p99 from publish to signal in ms, by the broker's clock; mean exit depth; and texts/s."""
+    records = [message for message in messages(settings, settings.sentiment_topic) if not is_warm_up(message.key)]
+    signals = [(decode_signal(record.value), record.timestamp) for record in records]
     if stories is not None and len({signal.signal_id for signal, _ in signals}) != stories:
         raise RuntimeError(f"{stories} stories, but {len(signals)} signals")
-    times = [(signal.ingested_at.timestamp() * 1000, at) for signal, at in signals if signal.ingested_at]
-    took = np.array([at - ingested for ingested, at in times])
-    span_s = (max(at for _, at in times) - min(ingested for ingested, _ in times)) / 1000
+    times = [(signal.ingested_at.timestamp() * 1000, appended) for signal, appended in signals if signal.ingested_at]
+    latency_ms = np.array([appended - ingested for ingested, appended in times])
+    span_s = (max(appended for _, appended in times) - min(ingested for ingested, _ in times)) / 1000
     return {
-        "p50": float(np.percentile(took, 50)),
-        "p99": float(np.percentile(took, 99)),
+        "p50": float(np.percentile(latency_ms, 50)),
+        "p99": float(np.percentile(latency_ms, 99)),
         "mean_depth": float(np.mean([signal.exit_depth for signal, _ in signals])),
         "texts_per_second": len(times) / span_s,
     }
 
 
 def engine_alone(texts: Sequence[str]) -> float:
-    """Texts a second of the same engine on the same texts in the same windows, with the machine to itself."""
+    """Return texts/s of the same engine on the same texts in windows of the same size, with nothing else running."""
     engine = open_engine("cpu")
     engine.warm_up()
     window = Settings.model_fields["window_texts"].default

@@ -1,7 +1,7 @@
-"""The engine against its peers on one machine: same texts, turn by turn, medians with their spread.
+"""The engine against its peers on one machine: same texts, in alternating rounds; medians, lowest and highest.
 
-Tokenisation is counted everywhere. Slow peers score a part of the texts in each round (whole batches of the sorted
-set, evenly spaced, for those that sort), so that every round has all of them within a minute of each other.
+All timings include tokenization. Slow peers score a sample of the texts in each round (for those that sort by length,
+whole batches at even intervals of the sorted texts), so that a round takes about a minute.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from earlybell.inference.model.checkpoint import SHIPPED, describe, load
 from earlybell.inference.predictions import Predictions
 from tests.benchmarks import engine_clock, engine_plots, engine_scaling, fastbert
 from tests.benchmarks.engine_peers import Peer, by_length, peers
-from tests.benchmarks.engine_texts import Texts, collect
+from tests.benchmarks.engine_texts import Corpus, collect
 
 ROUNDS = int(os.environ.get("EARLYBELL_BENCH_ROUNDS", "5"))
 WINDOW, LATENCY_WINDOW = 512, 64
@@ -35,11 +35,12 @@ RESULTS = Path(__file__).parent / "results"
 NEEDS_SERVERS = False
 CLOCKS = {
     "wall": "wall clock, all cores",
-    "cpu": "processor time, one thread each: the machine was busy, so texts/s are of one core",
+    "cpu": "processor time, one thread each: the machine was busy, so texts/s are per core",
 }
-#: Whose memory and time to the first answer are measured, each in a process of its own.
-ALONE = ("bert_base_batch1", "bert_base_int8", "fastbert_bfloat16", "earlybell_bfloat16_presort", "earlybell")
-LONG = (
+#: Peers whose memory and time to the first answer are measured, each in a separate process.
+MEMORY_PEERS = ("bert_base_batch1", "bert_base_int8", "fastbert_bfloat16", "earlybell_bfloat16_presort", "earlybell")
+#: Peers that also score the unlabelled texts.
+UNLABELLED_PEERS = (
     "bert_base_batch1",
     "bert_base_batch32_bfloat16",
     "bert_base_int8",
@@ -50,43 +51,49 @@ LONG = (
 
 
 def measure(servers: object = None) -> dict[str, Any]:
-    """All tables; the ratios under plain names."""
+    """Return all tables: speeds side by side, agreement of precisions, hardware limit, scaling, memory and ratios."""
     engine_clock.set_threads()
-    kinds = collect()
-    labelled = next(iter(kinds))
-    made = {name: make() for name, make in peers().items()}
-    found: dict[str, Any] = {"shipped": _shipped(), "rounds": ROUNDS, "clock": CLOCKS[engine_clock.CLOCK]}
-    tables = {labelled: side_by_side(made, kinds[labelled])}
-    for kind, texts in kinds.items():
-        if kind != labelled:
-            tables[kind] = side_by_side(
-                {name: made[name] for name in LONG}, texts, scale=16 if kind == "articles" else 1
+    corpora = collect()
+    labelled = next(iter(corpora))
+    opened = {name: open_peer() for name, open_peer in peers().items()}
+    results: dict[str, Any] = {"shipped": _shipped(), "rounds": ROUNDS, "clock": CLOCKS[engine_clock.CLOCK]}
+    tables = {labelled: side_by_side(opened, corpora[labelled])}
+    for name, corpus in corpora.items():
+        if name != labelled:
+            tables[name] = side_by_side(
+                {peer: opened[peer] for peer in UNLABELLED_PEERS}, corpus, scale=16 if name == "articles" else 1
             )
-    found["tables"] = tables
-    found["fastbert"] = fastbert.describe()
-    say("precision")
-    found["precision"] = {name: agreement(kinds[labelled], name) for name in ("bfloat16", "int8")}
-    found["limit"] = limit(kinds[labelled], tables[labelled]["earlybell"]["texts_per_second"])
-    say("scaling")
-    found["scaling"] = engine_scaling.measure(kinds)
-    say("memory")
-    found["memory"] = {name: alone(name) for name in ALONE}
-    found["ratios"] = ratios(tables[labelled])
+    results["tables"] = tables
+    results["fastbert"] = fastbert.describe()
+    log_progress("precision")
+    results["precision"] = {precision: agreement(corpora[labelled], precision) for precision in ("bfloat16", "int8")}
+    results["limit"] = limit(corpora[labelled], tables[labelled]["earlybell"]["texts_per_second"])
+    log_progress("scaling")
+    results["scaling"] = engine_scaling.measure(corpora)
+    log_progress("memory")
+    results["memory"] = {peer: in_new_process(peer) for peer in MEMORY_PEERS}
+    results["ratios"] = ratios(tables[labelled])
     RESULTS.mkdir(exist_ok=True)
-    engine_plots.draw(found, labelled, RESULTS / "engine.png")
-    return found
+    engine_plots.draw(results, labelled, RESULTS / "engine.png")
+    return results
 
 
-def side_by_side(made: dict[str, Peer], kind: Texts, scale: int = 1) -> dict[str, dict[str, Any]]:
-    """Each peer's texts/s, tokens/s, window latencies, mean depth and accuracy, by name."""
-    speeds: dict[str, list[float]] = {name: [] for name in made}
-    windows: dict[str, list[float]] = {name: [] for name in made}
-    samples = {name: sample(peer, kind.texts, scale) for name, peer in made.items()}
-    for name, peer in made.items():
+def side_by_side(opened: dict[str, Peer], corpus: Corpus, scale: int = 1) -> dict[str, dict[str, Any]]:
+    """Measure each peer: texts/s, tokens/s, latency of a window in ms, mean exit depth and accuracy.
+
+    Parameters
+    ----------
+    scale
+        What each peer's sample is divided by, for long texts.
+    """
+    speeds: dict[str, list[float]] = {name: [] for name in opened}
+    windows: dict[str, list[float]] = {name: [] for name in opened}
+    samples = {name: sample(peer, corpus.texts, scale) for name, peer in opened.items()}
+    for name, peer in opened.items():
         peer.score(samples[name][:LATENCY_WINDOW:4])
     for number in range(ROUNDS):
-        say(f"round {number + 1} of {ROUNDS}")
-        for name, peer in made.items():
+        log_progress(f"round {number + 1} of {ROUNDS}")
+        for name, peer in opened.items():
             texts = samples[name]
             began = engine_clock.now()
             for start in range(0, len(texts), WINDOW):
@@ -98,8 +105,8 @@ def side_by_side(made: dict[str, Peer], kind: Texts, scale: int = 1) -> dict[str
                 windows[name].append(engine_clock.now() - began)
     reader = load(SHIPPED).reader
     table = {}
-    for name, peer in made.items():
-        tokens = float(np.mean([len(row) for row in reader.read(samples[name])]))
+    for name, peer in opened.items():
+        tokens = float(np.mean([len(ids) for ids in reader.read(samples[name])]))
         median = statistics.median(speeds[name])
         row = {
             "texts_per_second": median,
@@ -111,72 +118,82 @@ def side_by_side(made: dict[str, Peer], kind: Texts, scale: int = 1) -> dict[str
             "window_p99_ms": 1e3 * float(np.percentile(windows[name], 99)),
         }
         if not name.startswith("bert_base"):
-            row |= quality(peer, kind)
+            row |= quality(peer, corpus)
         table[name] = row
     return table
 
 
-def say(what: str) -> None:
-    """A sign of life: all of it takes a quarter of an hour."""
-    print(f"  {time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+def log_progress(step: str) -> None:
+    """Print the time and the current step; the whole benchmark takes a quarter of an hour."""
+    print(f"  {time.strftime('%H:%M:%S')} {step}", file=sys.stderr, flush=True)
 
 
 def sample(peer: Peer, texts: Sequence[str], scale: int) -> list[str]:
-    """The texts of a round."""
+    """Return the texts that a peer scores in each round."""
     share = max(2, peer.share // scale)
     if "batch32" in peer.name or peer.name in ("bert_base_int8",):
         return by_length(texts, share)
-    # Every k-th text, so that a part is like the whole.
+    # Every k-th text, so that the sample is like the whole.
     return list(texts)[:: max(1, len(texts) // share)][:share]
 
 
-def quality(peer: Peer, kind: Texts) -> dict[str, float]:
-    """Mean depth, and accuracy where there are labels, on all texts."""
-    answers = peer.score(kind.texts)
+def quality(peer: Peer, corpus: Corpus) -> dict[str, float]:
+    """Return the mean exit depth on all texts, and the accuracy if they are labelled."""
+    answers = peer.score(corpus.texts)
     if answers is None:
         return {}
-    found = {"mean_depth": float(answers.exit_depth.mean())}
-    if kind.labels:
-        found["accuracy"] = accuracy(answers, kind.labels)
-    return found
+    figures = {"mean_depth": float(answers.exit_depth.mean())}
+    if corpus.labels:
+        figures["accuracy"] = accuracy(answers, corpus.labels)
+    return figures
 
 
 def accuracy(answers: Predictions, labels: Sequence[str]) -> float:
-    """Share of labels that were found."""
+    """Return the share of answers that equal the labels."""
     names = load(SHIPPED).model.config.labels
-    said = [names[index] for index in answers.probabilities.argmax(1)]
-    right: int = sum(one == other for one, other in zip(said, labels, strict=True))
-    return right / len(labels)
+    predicted = [names[index] for index in answers.probabilities.argmax(1)]
+    correct: int = sum(answer == label for answer, label in zip(predicted, labels, strict=True))
+    return correct / len(labels)
 
 
-def agreement(kind: Texts, precision: str) -> dict[str, Any]:
-    """How a precision's answers agree with float32's, at every exit and at the default dial."""
+def agreement(corpus: Corpus, precision: str) -> dict[str, Any]:
+    """Compare a precision's answers with float32's, at every exit and at the default dial."""
     from tests.benchmarks.engine_scaling import at_every_exit
 
-    reference, found = at_every_exit("float32", kind.texts), at_every_exit(precision, kind.texts)
-    rows: dict[str, Any] = {}
-    for depth, (theirs, ours) in enumerate(
-        zip(reference, found, strict=True), start=load(SHIPPED).model.config.depths[0]
+    float32, reduced = at_every_exit("float32", corpus.texts), at_every_exit(precision, corpus.texts)
+    figures: dict[str, Any] = {}
+    for depth, (expected, actual) in enumerate(
+        zip(float32, reduced, strict=True), start=load(SHIPPED).model.config.depths[0]
     ):
-        rows[f"exit_{depth}_same_label"] = float((theirs.argmax(1) == ours.argmax(1)).mean())
-        rows[f"exit_{depth}_largest_difference"] = float(np.abs(theirs - ours).max())
-        if kind.labels:
-            names = np.array(load(SHIPPED).model.config.labels)
-            rows[f"exit_{depth}_accuracy_float32"] = float((names[theirs.argmax(1)] == np.array(kind.labels)).mean())
-            rows[f"exit_{depth}_accuracy"] = float((names[ours.argmax(1)] == np.array(kind.labels)).mean())
-    whole, other = (
-        open_engine("cpu", precision=one, threads=engine_clock.THREADS).score(kind.texts)
-        for one in ("float32", precision)
+        figures[f"exit_{depth}_same_label"] = float((expected.argmax(1) == actual.argmax(1)).mean())
+        figures[f"exit_{depth}_largest_difference"] = float(np.abs(expected - actual).max())
+        if corpus.labels:
+            names, labels = np.array(load(SHIPPED).model.config.labels), np.array(corpus.labels)
+            figures[f"exit_{depth}_accuracy_float32"] = float((names[expected.argmax(1)] == labels).mean())
+            figures[f"exit_{depth}_accuracy"] = float((names[actual.argmax(1)] == labels).mean())
+    expected_answers, answers = (
+        open_engine("cpu", precision=name, threads=engine_clock.THREADS).score(corpus.texts)
+        for name in ("float32", precision)
     )
-    rows["default_dial_same_label"] = float((whole.probabilities.argmax(1) == other.probabilities.argmax(1)).mean())
-    rows["default_dial_same_depth"] = float((whole.exit_depth == other.exit_depth).mean())
-    return rows
+    figures["default_dial_same_label"] = float(
+        (expected_answers.probabilities.argmax(1) == answers.probabilities.argmax(1)).mean()
+    )
+    figures["default_dial_same_depth"] = float((expected_answers.exit_depth == answers.exit_depth).mean())
+    return figures
 
 
-def limit(kind: Texts, reached: float) -> dict[str, float]:
-    """The arithmetic limit: operations a text counted, the machine's peak in 8-bit products measured."""
+def limit(corpus: Corpus, reached: float) -> dict[str, float]:
+    """Return the hardware limit in texts/s, and the share of it that the engine reaches.
+
+    Operations per text are counted from the model's shape; the peak of 8-bit products is measured.
+
+    Parameters
+    ----------
+    reached
+        The engine's measured texts/s.
+    """
     engine = open_engine("cpu", threads=engine_clock.THREADS)
-    answers = engine.score(kind.texts)
+    answers = engine.score(corpus.texts)
     config = load(SHIPPED).model.config
     h, wide, n = config.hidden, config.feed_forward, answers.tokens.astype(np.float64)
     layer = n * (2 * h * (4 * h) + 4 * h * wide) + 4 * n**2 * h
@@ -191,7 +208,7 @@ def limit(kind: Texts, reached: float) -> dict[str, float]:
 
 
 def int8_peak() -> float:
-    """8-bit operations a second of all cores together, in registers; 0 where the processor has no such products."""
+    """Measure 8-bit operations/s of all cores together, in registers; 0 if the processor has no AVX-512 VNNI."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "peak.so"
         source = Path(__file__).with_name("peak.c")
@@ -201,36 +218,36 @@ def int8_peak() -> float:
         cores = engine_clock.THREADS or engine_clock.CORES
         best = 0.0
         for _ in range(7):
-            done: list[int] = []
-            threads = [threading.Thread(target=_spin, args=(library, done)) for _ in range(cores)]
+            operations: list[int] = []
+            threads = [threading.Thread(target=_run_peak, args=(library, operations)) for _ in range(cores)]
             began = engine_clock.now()
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-            best = max(best, sum(done) / (engine_clock.now() - began))
+            best = max(best, sum(operations) / (engine_clock.now() - began))
     return best
 
 
-def _spin(library: ctypes.CDLL, done: list[int]) -> None:
+def _run_peak(library: ctypes.CDLL, operations: list[int]) -> None:
     out = (ctypes.c_int32 * 16)()
-    done.append(int(library.peak(ctypes.c_int64(20_000_000), out)))
+    operations.append(int(library.peak(ctypes.c_int64(20_000_000), out)))
 
 
-def alone(name: str) -> dict[str, float]:
-    """Memory and time to the first answer of a peer in a process of its own."""
-    done = subprocess.run(
+def in_new_process(name: str) -> dict[str, float]:
+    """Measure a peer in a new process: memory in MiB, and seconds to the first answer."""
+    process = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.engine_peers", name], capture_output=True, text=True, check=True
     )
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    figures: dict[str, float] = json.loads(process.stdout.strip().splitlines()[-1])
+    return figures
 
 
 def ratios(table: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """What the shipped engine is worth, under plain names."""
+    """Return the shipped engine's speed over each peer's, and each strategy's over ``shrink``."""
     speed = {name: row["texts_per_second"] for name, row in table.items()}
     ours = speed["earlybell"]
-    found = {
+    figures = {
         "vs_bert_base_batch1": ours / speed["bert_base_batch1"],
         "vs_bert_base_batch32_best": ours
         / max(speed["bert_base_batch32_float32"], speed["bert_base_batch32_bfloat16"]),
@@ -238,22 +255,22 @@ def ratios(table: dict[str, dict[str, Any]]) -> dict[str, float]:
         "vs_fastbert": ours / max(speed["fastbert_float32"], speed["fastbert_bfloat16"]),
         "engine_texts_per_second": ours,
     }
-    found["vs_fastbert_at_its_accuracy"] = found["vs_fastbert"] * speed["earlybell_as_accurate"] / ours
+    figures["vs_fastbert_at_its_accuracy"] = figures["vs_fastbert"] * speed["earlybell_as_accurate"] / ours
     for precision in ("bfloat16", "int8"):
         base = speed[f"earlybell_{precision}_shrink"]
         for strategy in ("presort", "refill", "predict"):
-            found[f"{precision}_{strategy}_vs_shrink"] = speed[f"earlybell_{precision}_{strategy}"] / base
-        found[f"{precision}_shrink_vs_padded"] = base / speed[f"earlybell_{precision}_padded"]
+            figures[f"{precision}_{strategy}_vs_shrink"] = speed[f"earlybell_{precision}_{strategy}"] / base
+        figures[f"{precision}_shrink_vs_padded"] = base / speed[f"earlybell_{precision}_padded"]
     if "teacher_unshared" in speed:
-        found["vs_teacher_unshared"] = ours / speed["teacher_unshared"]
-    return found
+        figures["vs_teacher_unshared"] = ours / speed["teacher_unshared"]
+    return figures
 
 
 def _shipped() -> dict[str, Any]:
-    described = describe(SHIPPED)
-    return {name: described[name] for name in ("name", "revision", "parameters", "default_dial")} | {
+    description = describe(SHIPPED)
+    return {name: description[name] for name in ("name", "revision", "parameters", "default_dial")} | {
         "shape": {
-            name: described["model"][name]
+            name: description["model"][name]
             for name in ("hidden", "heads", "feed_forward", "layers", "groups", "vocabulary", "head_hidden")
         },
         "engine": open_engine("cpu").description.precision,

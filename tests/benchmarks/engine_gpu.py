@@ -1,10 +1,10 @@
-"""The engine on one GPU against BERT-base there, its own strategies and knobs, and the machine's limits.
+"""The engine on one GPU against BERT-base, across its own strategies and settings, and against the GPU's limits.
 
-Same texts for all (TFNS validation and other headlines, repeated and shuffled, so that the queue stays full), turn by
-turn, medians with their spread, tokenisation counted, by the wall clock. Slow peers score a part of the texts.
-Left out where there is no GPU; ``EARLYBELL_BENCH_DEVICE=cpu`` runs all of it small on a CPU, to see that it runs: what
-comes of that are no figures. It was reckoned, not measured, to take an H200
-seven minutes; ``EARLYBELL_BENCH_ROUNDS=3`` makes it fewer.
+All candidates score the same texts (TFNS validation and other headlines, repeated and shuffled so that the queue stays
+full) in alternating rounds, slow ones a part of them; medians, lowest and highest by the wall clock, including
+tokenization. Skipped without a GPU. ``EARLYBELL_BENCH_DEVICE=cpu`` runs everything at a small size on a CPU, only to
+check that it works: its figures mean nothing. Estimated, not measured, to take seven minutes on an H200;
+``EARLYBELL_BENCH_ROUNDS=3`` shortens it.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from earlybell.inference.model.checkpoint import SHIPPED, TOKENIZER_FILE, load
 from earlybell.inference.model.elbert import Config
 from earlybell.inference.predictions import Predictions
 from tests.benchmarks import albert_base, gpu_roofline
-from tests.benchmarks.engine_texts import Texts, collect
+from tests.benchmarks.engine_texts import Corpus, collect
 
 DEVICE = os.environ.get("EARLYBELL_BENCH_DEVICE", "cuda")
 SMALL = DEVICE == "cpu"
 ROUNDS = int(os.environ.get("EARLYBELL_BENCH_ROUNDS", "1" if SMALL else "5"))
 NEEDS_SERVERS = False
-#: Texts of a round at least, texts of a window, texts that a candidate is warmed with, and windows of a round.
-CROWD, WINDOW, WARM, WINDOWS = (64, 16, 16, 2) if SMALL else (100_000, 512, 4_096, 64)
-#: Side of the matrices that the peak is measured with.
+#: Texts per round (at least), texts per window, texts to warm up with, and windows per round.
+QUEUE_TEXTS, WINDOW, WARM_UP_TEXTS, WINDOWS = (64, 16, 16, 2) if SMALL else (100_000, 512, 4_096, 64)
+#: Side of the square matrices that measure the peak.
 PEAK_SIZE = 256 if SMALL else 8_192
 PRECISION = "bfloat16"
 ORDERS: tuple[Order, ...] = ("arrival", "length", "predicted")
 BATCH_TOKENS = (512, 2_048) if SMALL else (4_096, 8_192, 16_384, 32_768, 65_536)
-EVERY = (1, 2, 3, 4)
-READERS = (1, 2, 4, 8)
-#: By batch of BERT-base: texts and windows of a round.
+REFILL_EVERY = (1, 2, 3, 4)
+READER_THREADS = (1, 2, 4, 8)
+#: By batch size of BERT-base: texts and windows per round.
 BERT_BATCHES = {1: (8, 1), 32: (16, 1)} if SMALL else {1: (256, 1), 32: (4_096, 4), 256: (8_192, 4)}
 OURS, ALBERT = "earlybell_refill", "albert_base"
 BERT_PRECISIONS = (torch.bfloat16, torch.float16)
-#: Of the two that have random weights; on a CPU they are to run, not to be measured.
+#: The two models with random weights; tiny on a CPU, where they only have to run.
 ALBERT_SHAPE = replace(albert_base.SHAPE, layers=4, hidden=96, feed_forward=192) if SMALL else albert_base.SHAPE
 BERT_SHAPE = {"num_hidden_layers": 2, "hidden_size": 96, "intermediate_size": 192} if SMALL else {}
 
@@ -61,134 +61,137 @@ BERT_SHAPE = {"num_hidden_layers": 2, "hidden_size": 96, "intermediate_size": 19
 class Candidate:
     """Something that classifies texts on the device."""
 
-    score: Callable[[Sequence[str]], Predictions | Answers | None]  # None: no answers worth a look
-    texts: int = 0  # of a round; 0: all
-    windows: int = WINDOWS  # of a round
-    learned: bool = True  # whether an accuracy means anything
+    score: Callable[[Sequence[str]], Predictions | Answers | None]  # None: random weights, nothing to compare
+    texts: int = 0  # per round; 0: all
+    windows: int = WINDOWS  # per round
+    trained: bool = True  # otherwise its accuracy means nothing
 
 
 def missing() -> str | None:
-    """Why this cannot be measured here, if it cannot."""
+    """Return why this machine cannot run the benchmark, or None."""
     if SMALL:
         return None
     if not torch.cuda.is_available():
-        return "no CUDA device here (EARLYBELL_BENCH_DEVICE=cpu runs it small on a CPU, to see that it runs)"
+        return "no CUDA device here (EARLYBELL_BENCH_DEVICE=cpu runs it at a small size, to check that it works)"
     if not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "this GPU does not compute in bfloat16: it takes one of the Ampere generation or later"
+        return "this GPU does not support bfloat16: use one of the Ampere generation or later"
     return None
 
 
 def measure(servers: object = None) -> dict[str, Any]:
-    """All tables; the ratios under plain names, none of them from a CPU."""
-    kinds = collect()
-    labelled = next(iter(kinds.values()))
+    """Return all tables, and the ratios unless on a CPU."""
+    corpora = collect()
+    labelled = next(iter(corpora.values()))
     if SMALL:
-        labelled = Texts(labelled.texts[:CROWD], labelled.labels and labelled.labels[:CROWD])
-    crowd = gathered([one for kind, one in kinds.items() if kind != "articles"])
-    ours = open_engine(DEVICE, precision=PRECISION, strategy="refill")
-    ours.warm_up()
-    found: dict[str, Any] = {"device": described(), "rounds": ROUNDS, "window": WINDOW}
-    say("reading alone")
-    found["reading"] = reading(ours, crowd)
-    found["texts"] = {"count": len(crowd), "mean_tokens": float(lengths(crowd).mean()), "small": SMALL}
-    makers: dict[str, Callable[[], Candidate]] = {
+        labelled = Corpus(labelled.texts[:QUEUE_TEXTS], labelled.labels and labelled.labels[:QUEUE_TEXTS])
+    queue = shuffled([corpus for name, corpus in corpora.items() if name != "articles"])
+    engine = open_engine(DEVICE, precision=PRECISION, strategy="refill")
+    engine.warm_up()
+    results: dict[str, Any] = {"device": describe(), "rounds": ROUNDS, "window": WINDOW}
+    log_progress("tokenization alone")
+    results["reading"] = reading(engine, queue)
+    results["texts"] = {"count": len(queue), "mean_tokens": float(lengths(queue).mean()), "small": SMALL}
+    openers: dict[str, Callable[[], Candidate]] = {
         f"earlybell_{name}": partial(shipped, strategy=name) for name in STRATEGIES
     }
-    makers["earlybell_exact"] = partial(shipped, exact=True)
-    makers |= alberts(ours, crowd)
-    makers |= {
+    openers["earlybell_exact"] = partial(shipped, exact=True)
+    openers |= albert(engine, queue)
+    openers |= {
         f"bert_base_batch{batch}_{str(dtype).removeprefix('torch.')}": partial(bert, batch, dtype)
         for batch in BERT_BATCHES
         for dtype in BERT_PRECISIONS
     }
-    found["side_by_side"] = table(makers, crowd, labelled)
-    say("tokens of a batch")
-    found["batch_tokens"] = table(
+    results["side_by_side"] = table(openers, queue, labelled)
+    log_progress("tokens per batch")
+    results["batch_tokens"] = table(
         {str(tokens): partial(shipped, strategy="refill", batch_tokens=tokens) for tokens in BATCH_TOKENS},
-        crowd, labelled,
+        queue, labelled,
     )  # fmt: skip
-    say("steps between refills")
-    found["every"] = table(
-        {str(every): partial(by_hand, ours, STRATEGIES["refill"], refill_every=every) for every in EVERY},
-        crowd,
+    log_progress("steps between refills")
+    results["every"] = table(
+        {
+            str(steps): partial(with_strategy, engine, STRATEGIES["refill"], refill_every=steps)
+            for steps in REFILL_EVERY
+        },
+        queue,
         labelled,
     )
-    say("order")
-    found["order"] = table(
+    log_progress("order")
+    results["order"] = table(
         {
-            f"{name}_{order}": partial(by_hand, ours, replace(STRATEGIES[name], order=order))
+            f"{name}_{order}": partial(with_strategy, engine, replace(STRATEGIES[name], order=order))
             for name in ("presort", "refill")
             for order in ORDERS
         },
-        crowd, labelled,
+        queue, labelled,
     )  # fmt: skip
-    say("roofline")
-    found["roofline"] = roofline(ours, crowd, found["side_by_side"])
-    found["ratios"] = {} if SMALL else ratios(found["side_by_side"])
-    return found
+    log_progress("roofline")
+    results["roofline"] = roofline(engine, queue, results["side_by_side"])
+    results["ratios"] = {} if SMALL else ratios(results["side_by_side"])
+    return results
 
 
-def say(what: str) -> None:
-    """A sign of life."""
-    print(f"  {time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+def log_progress(step: str) -> None:
+    """Print the time and the current step."""
+    print(f"  {time.strftime('%H:%M:%S')} {step}", file=sys.stderr, flush=True)
 
 
-def described() -> dict[str, Any]:
-    """The device, and which model is on it."""
+def describe() -> dict[str, Any]:
+    """Return the device's properties, and the model's name and revision."""
     checkpoint = load(SHIPPED)
-    found: dict[str, Any] = {"name": DEVICE, "model": checkpoint.calibration.name, "revision": checkpoint.revision}
+    device: dict[str, Any] = {"name": DEVICE, "model": checkpoint.calibration.name, "revision": checkpoint.revision}
     if not SMALL:
         properties = torch.cuda.get_device_properties(DEVICE)
-        found |= {
+        device |= {
             "name": properties.name,
             "memory_gib": round(properties.total_memory / 2**30, 1),
             "processors": properties.multi_processor_count,
             "cuda": torch.version.cuda,
         }
-    return found
+    return device
 
 
-def gathered(kinds: Sequence[Texts]) -> list[str]:
-    """Whole copies of all texts, shuffled, so that any part of them is like the whole."""
-    texts = [text for one in kinds for text in one.texts]
-    many = texts * -(-CROWD // len(texts))
-    random.Random(1).shuffle(many)
-    return many[:CROWD] if SMALL else many
+def shuffled(corpora: Sequence[Corpus]) -> list[str]:
+    """Return whole copies of all texts, shuffled, so that any part of them is like the whole."""
+    texts = [text for corpus in corpora for text in corpus.texts]
+    copies = texts * -(-QUEUE_TEXTS // len(texts))
+    random.Random(1).shuffle(copies)
+    return copies[:QUEUE_TEXTS] if SMALL else copies
 
 
 def lengths(texts: Sequence[str]) -> NDArray[np.int32]:
-    """(texts,) tokens of each, as the shipped model reads it."""
-    return np.array([len(row) for row in load(SHIPPED).reader.read(texts)], np.int32)
+    """Return the tokens of each text for the shipped model: (texts,)."""
+    return np.array([len(ids) for ids in load(SHIPPED).reader.read(texts)], np.int32)
 
 
-def table(makers: dict[str, Callable[[], Candidate]], crowd: list[str], labelled: Texts) -> dict[str, dict[str, Any]]:
-    """Each candidate's texts/s, tokens/s, window latencies, mean depth, accuracy and memory, by name."""
-    made: dict[str, Candidate] = {}
+def table(openers: dict[str, Callable[[], Candidate]], queue: list[str], labelled: Corpus) -> dict[str, dict[str, Any]]:
+    """Measure each candidate: texts/s, tokens/s, window latency in ms, peak memory in MiB, mean depth and accuracy."""
+    candidates: dict[str, Candidate] = {}
     memory: dict[str, float] = {}
-    for name, make in makers.items():
-        say(name)
-        made[name], memory[name] = warmed(make, crowd)
-    speeds: dict[str, list[float]] = {name: [] for name in made}
-    windows: dict[str, list[float]] = {name: [] for name in made}
+    for name, open_candidate in openers.items():
+        log_progress(name)
+        candidates[name], memory[name] = open_and_warm_up(open_candidate, queue)
+    speeds: dict[str, list[float]] = {name: [] for name in candidates}
+    windows: dict[str, list[float]] = {name: [] for name in candidates}
     depths: dict[str, float] = {}
     for number in range(ROUNDS):
-        say(f"round {number + 1} of {ROUNDS}")
-        for name, one in made.items():
-            texts = crowd[: one.texts or None]
+        log_progress(f"round {number + 1} of {ROUNDS}")
+        for name, candidate in candidates.items():
+            texts = queue[: candidate.texts or None]
             began = time.perf_counter()
-            answers = one.score(texts)
+            answers = candidate.score(texts)
             speeds[name].append(len(texts) / (time.perf_counter() - began))
             if answers is not None:
                 depths[name] = float(answers.exit_depth.mean())
-            for place in range(one.windows):
-                start = (number * one.windows + place) * WINDOW % (len(crowd) - WINDOW + 1)
+            for window in range(candidate.windows):
+                start = (number * candidate.windows + window) * WINDOW % (len(queue) - WINDOW + 1)
                 began = time.perf_counter()
-                one.score(crowd[start : start + WINDOW])
+                candidate.score(queue[start : start + WINDOW])
                 windows[name].append(time.perf_counter() - began)
-    tokens = lengths(crowd)
+    tokens = lengths(queue)
     rows: dict[str, dict[str, Any]] = {}
-    for name, one in made.items():
-        count = one.texts or len(crowd)
+    for name, candidate in candidates.items():
+        count = candidate.texts or len(queue)
         median = statistics.median(speeds[name])
         rows[name] = {
             "texts_per_second": median,
@@ -202,22 +205,22 @@ def table(makers: dict[str, Callable[[], Candidate]], crowd: list[str], labelled
         }
         if name in depths:
             rows[name]["mean_depth"] = depths[name]
-        if one.learned and labelled.labels:
-            rows[name]["accuracy"] = accuracy(one, labelled)
+        if candidate.trained and labelled.labels:
+            rows[name]["accuracy"] = accuracy(candidate, labelled)
     return rows
 
 
-def warmed(make: Callable[[], Candidate], crowd: list[str]) -> tuple[Candidate, float]:
-    """A candidate that has run, and the MiB of the device's memory that it took from torch's store for that."""
+def open_and_warm_up(open_candidate: Callable[[], Candidate], queue: list[str]) -> tuple[Candidate, float]:
+    """Return a candidate that has run, and the peak device memory in MiB that torch's allocator reserved for it."""
     before = _reserved()
-    one = make()
-    some = min(one.texts or WARM, WARM)
-    one.score(crowd[:some])
-    return one, (_reserved(peak=True) - before) / 2**20
+    candidate = open_candidate()
+    count = min(candidate.texts or WARM_UP_TEXTS, WARM_UP_TEXTS)
+    candidate.score(queue[:count])
+    return candidate, (_reserved(peak=True) - before) / 2**20
 
 
 def _reserved(peak: bool = False) -> int:
-    """Bytes, or the most since this was last asked without ``peak``: graphs' own memory is among them."""
+    """Return the reserved bytes, CUDA graphs included, or their peak since the last call without ``peak``."""
     if SMALL:
         return 0
     if peak:
@@ -227,24 +230,24 @@ def _reserved(peak: bool = False) -> int:
     return torch.cuda.memory_reserved(DEVICE)
 
 
-def accuracy(one: Candidate, kind: Texts) -> float:
-    """Share of labels that were found."""
-    answers = one.score(kind.texts)
-    if answers is None or kind.labels is None:
-        raise ValueError("a candidate that learned something gives answers, and its texts have labels")
+def accuracy(candidate: Candidate, corpus: Corpus) -> float:
+    """Return the share of answers that equal the labels."""
+    answers = candidate.score(corpus.texts)
+    if answers is None or corpus.labels is None:
+        raise ValueError("accuracy needs a candidate that returns answers, and texts with labels")
     names = np.array(load(SHIPPED).model.config.labels)
-    return float((names[answers.probabilities.argmax(1)] == np.array(kind.labels)).mean())
+    return float((names[answers.probabilities.argmax(1)] == np.array(corpus.labels)).mean())
 
 
-def shipped(**how: Any) -> Candidate:
-    """The shipped model, put on the device in this way."""
-    engine = open_engine(DEVICE, precision=PRECISION, **how)
+def shipped(**options: Any) -> Candidate:
+    """Open the shipped model on the device with these options."""
+    engine = open_engine(DEVICE, precision=PRECISION, **options)
     engine.warm_up()
     return Candidate(engine.score)
 
 
-def by_hand(engine: Engine, strategy: Strategy, refill_every: int = 1) -> Candidate:
-    """Return a strategy with settings that no engine offers; nothing is tokenized ahead."""
+def with_strategy(engine: Engine, strategy: Strategy, refill_every: int = 1) -> Candidate:
+    """Run a strategy with settings that the engine does not offer; nothing is tokenized ahead."""
     assert isinstance(engine.backend, PaddedBackend)
     backend: Backend = replace(engine.backend, refill_every=refill_every) if refill_every > 1 else engine.backend
 
@@ -254,32 +257,33 @@ def by_hand(engine: Engine, strategy: Strategy, refill_every: int = 1) -> Candid
     return Candidate(score)
 
 
-def alberts(ours: Engine, crowd: list[str]) -> dict[str, Callable[[], Candidate]]:
-    """ALBERT-base's size, random weights: at full depth, and with exits drawn as the shipped model's fall."""
+def albert(shipped_engine: Engine, queue: list[str]) -> dict[str, Callable[[], Candidate]]:
+    """Return openers of a random ALBERT-base: at full depth, and with as many texts per exit as the shipped model."""
 
-    def opened(dial: float, strategy: str, temperatures: Sequence[float] | None = None) -> Engine:
-        checkpoint = albert_base.untrained(ALBERT_SHAPE)  # each its own, so that each one's memory is its own
+    def open_albert(dial: float, strategy: str, temperatures: Sequence[float] | None = None) -> Engine:
+        checkpoint = albert_base.untrained(ALBERT_SHAPE)  # not shared, so that each engine's memory counts
         if temperatures is not None:
             checkpoint = albert_base.with_exits(checkpoint, temperatures)
         return Engine(checkpoint, device=DEVICE, dial=dial, precision=PRECISION, strategy=strategy)
 
     def candidate(dial: float, temperatures: Sequence[float] | None = None) -> Candidate:
-        engine = opened(dial, "refill", temperatures)
+        engine = open_albert(dial, "refill", temperatures)
         engine.warm_up()
-        return Candidate(engine.score, learned=False)
+        return Candidate(engine.score, trained=False)
 
-    some = crowd[:WARM]
-    depths = np.minimum(ours.score(some).exit_depth, ALBERT_SHAPE.layers)
-    shares = np.bincount(depths, minlength=ALBERT_SHAPE.layers + 1) / len(some)
-    drawn = albert_base.drawn_temperatures(albert_base.log_probabilities(opened(0.0, "shrink"), some), shares)
+    sample = queue[:WARM_UP_TEXTS]
+    depths = np.minimum(shipped_engine.score(sample).exit_depth, ALBERT_SHAPE.layers)
+    shares = np.bincount(depths, minlength=ALBERT_SHAPE.layers + 1) / len(sample)
+    log_probabilities = albert_base.log_probabilities(open_albert(0.0, "shrink"), sample)
+    temperatures = albert_base.temperatures_for_shares(log_probabilities, shares)
     return {
         f"{ALBERT}_full_depth": partial(candidate, 0.0),
-        f"{ALBERT}_with_exits": partial(candidate, 1.0, drawn),
+        f"{ALBERT}_with_exits": partial(candidate, 1.0, temperatures),
     }
 
 
 def bert(batch: int, dtype: torch.dtype) -> Candidate:
-    """BERT-base's size through ``transformers.pipeline``, random weights; sorted by length where it has batches."""
+    """Open a random BERT-base through ``transformers.pipeline``; batches of more than one are sorted by length."""
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, pipeline
 
     torch.manual_seed(0)
@@ -296,32 +300,32 @@ def bert(batch: int, dtype: torch.dtype) -> Candidate:
             classify(sorted(texts, key=len) if batch > 1 else list(texts), batch_size=batch, truncation=True)
 
     texts, windows = BERT_BATCHES[batch]
-    return Candidate(score, texts, windows, learned=False)
+    return Candidate(score, texts, windows, trained=False)
 
 
-def reading(engine: Engine, crowd: list[str]) -> dict[str, dict[str, float]]:
-    """Texts/s from texts to ids, in the caller's thread and in others, with nothing else to do."""
-    proper = load(SHIPPED).reader
-    ways: dict[str, Callable[[], object]] = {
-        "in_the_callers_thread": lambda: engine.read(crowd),
-        "tokenizer_proper": lambda: proper.read(crowd),
+def reading(engine: Engine, queue: list[str]) -> dict[str, dict[str, float]]:
+    """Measure tokenization alone in texts/s: in the caller's thread and in a number of others."""
+    uncompiled = load(SHIPPED).reader
+    methods: dict[str, Callable[[], object]] = {
+        "in_the_callers_thread": lambda: engine.read(queue),
+        "tokenizer_proper": lambda: uncompiled.read(queue),
     }
-    pools = {count: ThreadPoolExecutor(count) for count in READERS}
+    pools = {count: ThreadPoolExecutor(count) for count in READER_THREADS}
     for count, pool in pools.items():
-        ways[f"threads_{count}"] = partial(_read_in, pool, engine, crowd)
-    laps: dict[str, list[float]] = {name: [] for name in ways}
+        methods[f"threads_{count}"] = partial(_read_in, pool, engine, queue)
+    laps: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(ROUNDS):
-        for name, way in ways.items():
+        for name, method in methods.items():
             began = time.perf_counter()
-            way()
+            method()
             laps[name].append(time.perf_counter() - began)
     for pool in pools.values():
         pool.shutdown()
     return {
         name: {
-            "texts_per_second": len(crowd) / statistics.median(seconds),
-            "lowest": len(crowd) / max(seconds),
-            "highest": len(crowd) / min(seconds),
+            "texts_per_second": len(queue) / statistics.median(seconds),
+            "lowest": len(queue) / max(seconds),
+            "highest": len(queue) / min(seconds),
         }
         for name, seconds in laps.items()
     }
@@ -332,36 +336,37 @@ def _read_in(pool: ThreadPoolExecutor, engine: Engine, texts: Sequence[str]) -> 
         pass
 
 
-def roofline(ours: Engine, crowd: list[str], rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Peaks, and how near the shipped model and ALBERT-base's size at full depth come to what they allow."""
-    device, tokens = torch.device(DEVICE), lengths(crowd)
-    at_once = ours.backend.batch_tokens
+def roofline(engine: Engine, queue: list[str], rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Measure the device's peaks, and the share of them that the shipped model and a full-depth ALBERT-base reach."""
+    device, tokens = torch.device(DEVICE), lengths(queue)
+    batch_tokens = engine.backend.batch_tokens
     peaks = gpu_roofline.peaks(device, PEAK_SIZE)
-    found: dict[str, dict[str, float]] = {"peaks": peaks}
+    figures: dict[str, dict[str, float]] = {"peaks": peaks}
     cases: dict[str, tuple[Config, NDArray[np.int16]]] = {
-        OURS: (ours.backend.config, ours.score(crowd).exit_depth),
-        f"{ALBERT}_full_depth": (ALBERT_SHAPE, np.full(len(crowd), ALBERT_SHAPE.layers, np.int16)),
+        OURS: (engine.backend.config, engine.score(queue).exit_depth),
+        f"{ALBERT}_full_depth": (ALBERT_SHAPE, np.full(len(queue), ALBERT_SHAPE.layers, np.int16)),
     }
     for name, (config, depth) in cases.items():
-        found[name] = gpu_roofline.reached(config, tokens, depth, at_once, rows[name]["texts_per_second"], peaks)
-        found[name]["peak_at_its_shape"] = gpu_roofline.product_peak(device, config, at_once)
-    return found
+        speed = rows[name]["texts_per_second"]
+        figures[name] = gpu_roofline.reached(config, tokens, depth, batch_tokens, speed, peaks)
+        figures[name]["peak_at_its_shape"] = gpu_roofline.product_peak(device, config, batch_tokens)
+    return figures
 
 
 def ratios(rows: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """What the engine is worth on a GPU, under plain names."""
-    speed = {name: row["texts_per_second"] for name, row in rows.items()}
-    one = max(of for name, of in speed.items() if name.startswith("bert_base_batch1_"))
-    many = max(of for name, of in speed.items() if name.startswith("bert_base_batch"))
-    found = {
-        "gpu_texts_per_second": speed[OURS],
-        "gpu_vs_bert_base_batch1": speed[OURS] / one,
-        "gpu_vs_bert_base_batched_best": speed[OURS] / many,
-        "gpu_shrink_vs_padded": speed["earlybell_shrink"] / speed["earlybell_padded"],
+    """Return the engine's speed over BERT-base's, and each strategy's over ``shrink``."""
+    speeds = {name: row["texts_per_second"] for name, row in rows.items()}
+    best_batch1 = max(speed for name, speed in speeds.items() if name.startswith("bert_base_batch1_"))
+    best_batched = max(speed for name, speed in speeds.items() if name.startswith("bert_base_batch"))
+    figures = {
+        "gpu_texts_per_second": speeds[OURS],
+        "gpu_vs_bert_base_batch1": speeds[OURS] / best_batch1,
+        "gpu_vs_bert_base_batched_best": speeds[OURS] / best_batched,
+        "gpu_shrink_vs_padded": speeds["earlybell_shrink"] / speeds["earlybell_padded"],
     }
     for strategy in ("presort", "predict", "refill"):
-        found[f"gpu_{strategy}_vs_shrink"] = speed[f"earlybell_{strategy}"] / speed["earlybell_shrink"]
-    for way in ("full_depth", "with_exits"):
-        found[f"gpu_{ALBERT}_{way}_texts_per_second"] = speed[f"{ALBERT}_{way}"]
-        found[f"gpu_{ALBERT}_{way}_vs_bert_base_batched_best"] = speed[f"{ALBERT}_{way}"] / many
-    return found
+        figures[f"gpu_{strategy}_vs_shrink"] = speeds[f"earlybell_{strategy}"] / speeds["earlybell_shrink"]
+    for case in ("full_depth", "with_exits"):
+        figures[f"gpu_{ALBERT}_{case}_texts_per_second"] = speeds[f"{ALBERT}_{case}"]
+        figures[f"gpu_{ALBERT}_{case}_vs_bert_base_batched_best"] = speeds[f"{ALBERT}_{case}"] / best_batched
+    return figures

@@ -1,7 +1,7 @@
-"""What the engine is measured against, and the engine's own strategies, all behind one call: texts in, answers out.
+"""The engine's peers and its own strategies behind one call: texts in, answers out.
 
-BERT-base here has random weights (no download is needed, and speed does not hang on them), so it has no accuracy.
-``python -m tests.benchmarks.engine_peers NAME`` prints the memory and the time to the first answer of one peer.
+BERT-base has random weights here, so it has no accuracy: nothing is downloaded, and its speed does not depend on them.
+``python -m tests.benchmarks.engine_peers NAME`` prints a peer's memory and time to the first answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from earlybell.inference.training.backbones import backbone_directory
 from tests.benchmarks import engine_clock, fastbert
 
 BATCH = 32
-#: The unshared model that the student learned from, where training left one.
+#: Where the student's teacher, a model without shared layers, is looked for.
 TEACHER = Path(os.environ.get("EARLYBELL_TEACHER", "runs/teacher-minilm"))
 TORCH_PRECISION = "bfloat16"
 
@@ -39,13 +39,13 @@ class Peer:
     """Something that classifies texts."""
 
     name: str
-    score: Callable[[Sequence[str]], Predictions | None]  # None: no answers worth a look
-    share: int  # texts of a round, so that a round of each takes about as long
+    score: Callable[[Sequence[str]], Predictions | None]  # None: random weights, nothing to compare
+    share: int  # texts per round, chosen so that all peers' rounds take about as long
 
 
 def peers() -> dict[str, Callable[[], Peer]]:
-    """All of them by name, made when called."""
-    found: dict[str, Callable[[], Peer]] = {
+    """Return, by name, functions that open the peers."""
+    openers: dict[str, Callable[[], Peer]] = {
         "bert_base_batch1": lambda: _pipeline("bert_base_batch1", torch.float32, 1, 32),
         "bert_base_batch32_float32": lambda: _pipeline("bert_base_batch32_float32", torch.float32, BATCH, 2 * BATCH),
         "bert_base_batch32_bfloat16": lambda: _pipeline("bert_base_batch32_bfloat16", torch.bfloat16, BATCH, 4 * BATCH),
@@ -54,28 +54,28 @@ def peers() -> dict[str, Callable[[], Peer]]:
         "fastbert_bfloat16": lambda: _fastbert("fastbert_bfloat16", fastbert.weights(), torch.bfloat16),
     }
     if fastbert.is_trained():
-        found["fastbert_our_weights"] = lambda: _fastbert("fastbert_our_weights", SHIPPED, torch.bfloat16)
+        openers["fastbert_our_weights"] = lambda: _fastbert("fastbert_our_weights", SHIPPED, torch.bfloat16)
     if TEACHER.is_dir():
-        found["teacher_unshared"] = _teacher
+        openers["teacher_unshared"] = _teacher
     for strategy in STRATEGIES:
         name = f"earlybell_{TORCH_PRECISION}_{strategy}"
-        found[name] = lambda name=name, strategy=strategy: _earlybell(name, TORCH_PRECISION, strategy, 600)  # type: ignore[misc]
+        openers[name] = lambda name=name, strategy=strategy: _earlybell(name, TORCH_PRECISION, strategy, 600)  # type: ignore[misc]
     for strategy in STRATEGIES:
         name = f"earlybell_int8_{strategy}"
-        found[name] = lambda name=name, strategy=strategy: _earlybell(name, "int8", strategy, 2_400)  # type: ignore[misc]
-    found["earlybell_as_accurate"] = lambda: _earlybell(
+        openers[name] = lambda name=name, strategy=strategy: _earlybell(name, "int8", strategy, 2_400)  # type: ignore[misc]
+    openers["earlybell_as_accurate"] = lambda: _earlybell(
         "earlybell_as_accurate", "auto", "auto", 2_400, fastbert.dial_as_accurate()
     )
-    found["earlybell"] = lambda: _earlybell("earlybell", "auto", "auto", 2_400)
-    return found
+    openers["earlybell"] = lambda: _earlybell("earlybell", "auto", "auto", 2_400)
+    return openers
 
 
 def by_length(texts: Sequence[str], share: int) -> list[str]:
-    """Whole batches of the texts sorted by length, evenly spaced: what a sorted run over all of them would see."""
+    """Return ``share`` texts in whole batches, at even intervals of all texts sorted by length."""
     ordered = sorted(texts, key=len)
     batches = [ordered[start : start + BATCH] for start in range(0, len(ordered), BATCH)]
     wanted = max(1, share // BATCH)
-    return [text for place in np.linspace(0, len(batches) - 1, wanted).astype(int) for text in batches[place]]
+    return [text for index in np.linspace(0, len(batches) - 1, wanted).astype(int) for text in batches[index]]
 
 
 def _bert(dtype: torch.dtype) -> tuple[Any, Any]:
@@ -83,7 +83,7 @@ def _bert(dtype: torch.dtype) -> tuple[Any, Any]:
 
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(num_labels=3)).eval().to(dtype)
-    # The vocabulary of BERT-base, which this backbone of the training extra shares.
+    # This backbone, from the training extra, shares BERT-base's vocabulary.
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(backbone_directory("minilm") / "tokenizer.json"),
         pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]", mask_token="[MASK]",
@@ -125,8 +125,8 @@ def _onnx() -> Peer:
 
     def score(texts: Sequence[str]) -> None:
         for start in range(0, len(texts), BATCH):
-            read = tokenizer(list(texts[start : start + BATCH]), padding=True, truncation=True, return_tensors="np")
-            session.run(None, {"ids": read["input_ids"], "mask": read["attention_mask"]})
+            batch = tokenizer(list(texts[start : start + BATCH]), padding=True, truncation=True, return_tensors="np")
+            session.run(None, {"ids": batch["input_ids"], "mask": batch["attention_mask"]})
 
     return Peer("bert_base_int8", score, 8 * BATCH)
 
@@ -156,23 +156,23 @@ def _teacher() -> Peer:
     last = model.config.layers
 
     def score(texts: Sequence[str]) -> Predictions:
-        rows = reader.read(texts)
-        found = np.zeros((len(rows), model.config.classes), np.float32)
-        order = np.argsort([len(row) for row in rows], kind="stable")
+        all_ids = reader.read(texts)
+        probabilities = np.zeros((len(texts), model.config.classes), np.float32)
+        order = np.argsort([len(ids) for ids in all_ids], kind="stable")
         with torch.inference_mode():
             for start in range(0, len(order), BATCH):
-                of_batch = order[start : start + BATCH]
-                lengths = torch.tensor([len(rows[text]) for text in of_batch])
+                rows = order[start : start + BATCH]
+                lengths = torch.tensor([len(all_ids[row]) for row in rows])
                 live = torch.arange(int(lengths.max())) < lengths[:, None]
-                ids = torch.zeros(live.shape, dtype=torch.int64)
-                ids[live] = torch.from_numpy(np.concatenate([rows[text] for text in of_batch]).astype(np.int64))
-                x = model.embed(ids)
+                padded = torch.zeros(live.shape, dtype=torch.int64)
+                padded[live] = torch.from_numpy(np.concatenate([all_ids[row] for row in rows]).astype(np.int64))
+                x = model.embed(padded)
                 for depth in range(1, last + 1):
                     x, live = model.deepen(x, live, depth)
-                found[of_batch] = model.exit_logits(x, live, last).softmax(-1).numpy()
-        tokens = np.array([len(row) for row in rows], np.int32)
-        depths = np.full(len(rows), last, np.int16)
-        return Predictions(found, depths, np.full(len(rows), np.nan, np.float32), tokens, tokens)
+                probabilities[rows] = model.exit_logits(x, live, last).softmax(-1).numpy()
+        tokens = np.array([len(ids) for ids in all_ids], np.int32)
+        depths = np.full(len(texts), last, np.int16)
+        return Predictions(probabilities, depths, np.full(len(texts), np.nan, np.float32), tokens, tokens)
 
     return Peer("teacher_unshared", score, 300)
 
@@ -184,15 +184,18 @@ def _earlybell(name: str, precision: str, strategy: str, share: int, dial: float
 
 
 def main(name: str) -> None:
-    """Make one peer, let it answer, and say what that took from the start of the process on."""
+    """Open a peer, let it answer, and print seconds from the process's start to the first answer, and memory in MiB."""
     engine_clock.set_threads()
     peer = peers()[name]()
     peer.score(["Acme raises its outlook after a record quarter"])
-    first = time.time() - psutil.Process().create_time()
+    first_answer_s = time.time() - psutil.Process().create_time()
     peer.score(["Acme raises its outlook after a record quarter"] * 64)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    mib = {name: int(status[field].split()[0]) / 1024 for name, field in (("resident", "VmRSS"), ("peak", "VmHWM"))}
-    print(json.dumps({"first_answer_s": first, **{f"{name}_mib": found for name, found in mib.items()}}))
+    memory = {
+        f"{name}_mib": int(status[field].split()[0]) / 1024
+        for name, field in (("resident", "VmRSS"), ("peak", "VmHWM"))
+    }
+    print(json.dumps({"first_answer_s": first_answer_s, **memory}))
 
 
 if __name__ == "__main__":

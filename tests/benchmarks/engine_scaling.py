@@ -1,4 +1,4 @@
-"""How the engine's speed depends on the window, the length of texts, the number of workers, and the order of work."""
+"""How the engine's speed depends on the window size, text length, number of workers and order of texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from earlybell.inference.engine import Engine, open_engine
 from earlybell.inference.pool.pool import Pool
 from earlybell.streams.model import _open
 from tests.benchmarks import engine_clock
-from tests.benchmarks.engine_texts import Texts
+from tests.benchmarks.engine_texts import Corpus
 from tests.benchmarks.every_exit import every_exit
 
 WINDOWS = (1, 8, 32, 128, 512, 2_048)
@@ -31,29 +31,29 @@ LENGTHS = (8, 16, 32, 64, 128, 256, 512)
 ROUNDS = 5
 TORCH_PRECISION = "bfloat16"
 ORDERS: tuple[Order, ...] = ("arrival", "length", "predicted")
-#: A batch as most people cut it, for the padding that they compute.
+#: A common batch size, for the share of padding without buckets.
 BATCH = 32
 
 
-def measure(kinds: dict[str, Texts]) -> dict[str, Any]:
-    """All of them, by name."""
-    texts = next(iter(kinds.values())).texts
-    quick, torch_engine = (
-        open_engine("cpu", precision=one, threads=engine_clock.THREADS) for one in ("auto", TORCH_PRECISION)
+def measure(corpora: dict[str, Corpus]) -> dict[str, Any]:
+    """Return a table for each thing that the speed depends on."""
+    texts = next(iter(corpora.values())).texts
+    engine, torch_engine = (
+        open_engine("cpu", precision=precision, threads=engine_clock.THREADS) for precision in ("auto", TORCH_PRECISION)
     )
     return {
-        "window": {"earlybell": windows(quick, texts), TORCH_PRECISION: windows(torch_engine, texts[:1_024])},
-        "length": lengths({"earlybell": quick, TORCH_PRECISION: torch_engine}, next(reversed(kinds.values())).texts),
+        "window": {"earlybell": windows(engine, texts), TORCH_PRECISION: windows(torch_engine, texts[:1_024])},
+        "length": lengths({"earlybell": engine, TORCH_PRECISION: torch_engine}, next(reversed(corpora.values())).texts),
         "workers": workers(texts),
-        "padding_share": {kind: padding(quick, one.texts) for kind, one in kinds.items()},
-        "exit_depths": {kind: depths(quick, one.texts) for kind, one in kinds.items()},
+        "padding_share": {name: padding(engine, corpus.texts) for name, corpus in corpora.items()},
+        "exit_depths": {name: depths(engine, corpus.texts) for name, corpus in corpora.items()},
         "order": orders(torch_engine, texts[:1_536]),
     }
 
 
 def windows(engine: Engine, texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Texts/s and latency by the size of the window."""
-    found = {}
+    """Measure texts/s and the p50 latency in ms by window size."""
+    figures = {}
     for size in WINDOWS:
         used = texts[: max(min(len(texts), 64 * size), size)]
         laps = []
@@ -62,39 +62,39 @@ def windows(engine: Engine, texts: Sequence[str]) -> dict[str, dict[str, float]]
             engine.score(used[start : start + size])
             laps.append(engine_clock.now() - began)
         if laps:
-            middle = statistics.median(laps)
-            found[str(size)] = {"texts_per_second": size / middle, "p50_ms": 1e3 * middle}
-    return found
+            median = statistics.median(laps)
+            figures[str(size)] = {"texts_per_second": size / median, "p50_ms": 1e3 * median}
+    return figures
 
 
-def lengths(engines: dict[str, Engine], long: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Tokens/s by the length of texts: pieces of long ones."""
-    words = [text.split() for text in long if len(text.split()) > 40] or [" ".join(long).split()]
-    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in engines}
+def lengths(engines: dict[str, Engine], long_texts: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Measure tokens/s and texts/s by text length, on texts cut from long ones."""
+    word_lists = [text.split() for text in long_texts if len(text.split()) > 40] or [" ".join(long_texts).split()]
+    figures: dict[str, dict[str, dict[str, float]]] = {name: {} for name in engines}
     for length in LENGTHS:
         count = max(16, 4_096 // length)
-        pieces = [" ".join((one * (1 + length // len(one)))[:length]) for one in (words * count)[:count]]
+        texts = [" ".join((words * (1 + length // len(words)))[:length]) for words in (word_lists * count)[:count]]
         laps: dict[str, list[float]] = {name: [] for name in engines}
         tokens = 0
         for _ in range(ROUNDS):
             for name, engine in engines.items():
                 began = engine_clock.now()
-                answers = engine.score(pieces)
+                answers = engine.score(texts)
                 laps[name].append(engine_clock.now() - began)
                 tokens = int(answers.tokens.sum())
         for name, seconds in laps.items():
-            middle = statistics.median(seconds)
-            found[name][str(length)] = {
+            median = statistics.median(seconds)
+            figures[name][str(length)] = {
                 "mean_tokens": tokens / count,
-                "tokens_per_second": tokens / middle,
-                "texts_per_second": count / middle,
+                "tokens_per_second": tokens / median,
+                "texts_per_second": count / median,
                 "mean_depth": float(answers.exit_depth.mean()),
             }
-    return found
+    return figures
 
 
 def workers(texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Texts/s of the pool: one worker with all cores, or a worker a core."""
+    """Measure the pool's texts/s with one worker of one or two threads, and with two workers of one thread."""
     return {
         f"{count}_workers_{threads}_threads": {"texts_per_second": asyncio.run(_pooled(texts, count, threads))}
         for count, threads in ((1, 1), (1, 2), (2, 1))
@@ -102,49 +102,48 @@ def workers(texts: Sequence[str]) -> dict[str, dict[str, float]]:
 
 
 async def _pooled(texts: Sequence[str], count: int, threads: int) -> float:
-    make = functools.partial(_open, checkpoint=None, dial=None, precision="auto", threads=threads)
-    parts = [list(texts[start : start + 512]) for start in range(0, len(texts), 512)] * 3
-    async with Pool(make, ["cpu"] * count) as pool:
-        await asyncio.gather(*(pool.score(part) for part in parts[:4]))
+    open_worker = functools.partial(_open, checkpoint=None, dial=None, precision="auto", threads=threads)
+    windows = [list(texts[start : start + 512]) for start in range(0, len(texts), 512)] * 3
+    async with Pool(open_worker, ["cpu"] * count) as pool:
+        await asyncio.gather(*(pool.score(window) for window in windows[:4]))
         laps = []
         for _ in range(3):
             began = time.perf_counter()
-            await asyncio.gather(*(pool.score(part) for part in parts))
+            await asyncio.gather(*(pool.score(window) for window in windows))
             laps.append(time.perf_counter() - began)
-    return sum(map(len, parts)) / statistics.median(laps)
+    return sum(map(len, windows)) / statistics.median(laps)
 
 
 def padding(engine: Engine, texts: Sequence[str]) -> dict[str, float]:
-    """The share of computed tokens that are padding, by how texts are put into batches."""
-    tokens = np.array([len(row) for row in engine.read(texts)])
-    ordered = np.sort(tokens)
+    """Return the share of computed tokens that are padding, by how texts are batched."""
+    tokens = np.array([len(ids) for ids in engine.read(texts)])
 
     def share(lengths: NDArray[np.int64]) -> float:
-        cut = [lengths[start : start + BATCH] for start in range(0, len(lengths), BATCH)]
-        return float(1 - tokens.sum() / sum(len(one) * one.max() for one in cut))
+        chunks = [lengths[start : start + BATCH] for start in range(0, len(lengths), BATCH)]
+        return float(1 - tokens.sum() / sum(len(chunk) * chunk.max() for chunk in chunks))
 
     return {
         "arrival": share(tokens),
-        "length": share(ordered),
-        "bucket": float(1 - tokens.sum() / sum(bucket(int(one)) for one in tokens)),
+        "length": share(np.sort(tokens)),
+        "bucket": float(1 - tokens.sum() / sum(bucket(int(length)) for length in tokens)),
         "packed": 0.0,
     }
 
 
 def depths(engine: Engine, texts: Sequence[str]) -> dict[str, float]:
-    """The share of texts that leave at each depth, and how well the prediction orders them."""
+    """Return the share of texts that exit at each depth, and the rank correlation of predicted and exit depth."""
     answers = engine.score(texts)
-    counts = np.bincount(answers.exit_depth, minlength=engine.description.depth_limit + 1) / len(texts)
-    found = {str(depth): float(share) for depth, share in enumerate(counts)}
+    shares = np.bincount(answers.exit_depth, minlength=engine.description.depth_limit + 1) / len(texts)
+    figures = {str(depth): float(share) for depth, share in enumerate(shares)}
     if np.isfinite(answers.predicted_depth).all() and len(set(answers.exit_depth.tolist())) > 1:
-        found["rank_correlation_with_prediction"] = float(
+        figures["rank_correlation_with_prediction"] = float(
             np.corrcoef(_ranks(answers.predicted_depth), _ranks(answers.exit_depth.astype(np.float32)))[0, 1]
         )
-    return found
+    return figures
 
 
 def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Ranks from 0, ties shared."""
+    """Return ranks from 0; ties share their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     shared: NDArray[np.float64] = (ends - (counts + 1) / 2)[inverse]
@@ -152,7 +151,7 @@ def _ranks(values: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def orders(engine: Engine, texts: Sequence[str]) -> dict[str, Any]:
-    """Return speed and occupancy of shrinking and refilled batches by the order of the queue; all else is the same."""
+    """Measure texts/s and occupancy of ``shrink`` and ``refill`` by the order of the texts."""
     window = engine.window(engine.read(texts))
     strategies = {f"{name}_{order}": replace(STRATEGIES[name], order=order) for name in ("shrink", "refill")
                   for order in ORDERS}  # fmt: skip
@@ -172,7 +171,7 @@ def orders(engine: Engine, texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _occupancy(backend: Backend, window: Window, strategy: Strategy) -> dict[str, Any]:
-    """Return how full batches were when each depth was computed, and the mean over all layers run."""
+    """Return the occupied share of batches at each depth, and the mean rows per layer run."""
     runs = _runs_in_slots(backend, window, strategy) if strategy.continuous else _runs(backend, window, strategy)
     every_run = [run for of_depth in runs.values() for run in of_depth]
     return {
@@ -186,7 +185,7 @@ def _occupancy(backend: Backend, window: Window, strategy: Strategy) -> dict[str
 
 
 def _runs(backend: Backend, window: Window, strategy: Strategy) -> dict[int, list[tuple[int, int]]]:
-    """Return, by depth, the texts that each run of a layer served, and the size of their batch."""
+    """Return, by depth, the occupied rows of each layer run and the size of its batch."""
     exit_depth = strategy.run(backend, window).exit_depth
     runs: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for batch in batches(window, strategy.order, backend.batch_tokens, backend.pads):
@@ -197,16 +196,17 @@ def _runs(backend: Backend, window: Window, strategy: Strategy) -> dict[int, lis
 
 
 def _runs_in_slots(backend: Backend, window: Window, strategy: Strategy) -> dict[int, list[tuple[int, int]]]:
+    """As `_runs`, for continuous batching."""
     runs: dict[int, list[tuple[int, int]]] = defaultdict(list)
     deepen = Slots.deepen
 
-    def watched(
+    def counted(
         self: Slots, group: int, slots: NDArray[np.int64], depth: NDArray[np.int64], length: NDArray[np.int64]
     ) -> None:
         runs[int(depth.min()) + 1].append((len(slots), self.rows))
         deepen(self, group, slots, depth, length)
 
-    with mock.patch.object(Slots, "deepen", watched):
+    with mock.patch.object(Slots, "deepen", counted):
         strategy.run(backend, window)
     return runs
 

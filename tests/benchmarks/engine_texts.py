@@ -1,4 +1,4 @@
-"""The texts that engines are measured on: labelled ones, real headlines, long articles; else the sample feed."""
+"""The texts that engines are measured on: labelled texts, real headlines and long articles, or the sample feed."""
 
 from __future__ import annotations
 
@@ -15,39 +15,43 @@ ARTICLES, HEADLINES = 160, 4_000
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """Texts of one kind; labels where there are any."""
+class Corpus:
+    """Texts from one source, with their labels if there are any."""
 
     texts: list[str]
     labels: list[str] | None = None
 
 
-def collect() -> dict[str, Texts]:
-    """By kind. Without ``../shared/data`` (or ``EARLYBELL_DATA``) only the sample feed, which has no labels."""
+def collect() -> dict[str, Corpus]:
+    """Return the corpora by name, the labelled one first.
+
+    Without ``../shared/data`` (or ``EARLYBELL_DATA``) that is only the sample feed, which has no labels.
+    """
     try:
         data = data_directory()
     except DataError:
-        return {"sample_feed": Texts(_sample_feed())}
+        return {"sample_feed": Corpus(_sample_feed())}
     labelled = [json.loads(line) for line in (data / "sentiment" / "tfns_validation.jsonl").open(encoding="utf-8")]
     headlines = [json.loads(line) for line in (data / "replay" / "headlines_2026.jsonl").open(encoding="utf-8")]
     with lzma.open(data / "long" / "articles.jsonl.xz", "rt", encoding="utf-8") as lines:
         articles = [json.loads(line) for line in lines]
-    drawn = random.Random(1)
-    key = next(one for one in ("headline", "title", "text") if one in headlines[0])
+    generator = random.Random(1)
+    key = next(name for name in ("headline", "title", "text") if name in headlines[0])
+    sampled_headlines, sampled_articles = generator.sample(headlines, HEADLINES), generator.sample(articles, ARTICLES)
     return {
-        "tfns": Texts([normalise(one["text"]) for one in labelled], [one["label"] for one in labelled]),
-        "headlines": Texts([normalise(one[key]) for one in drawn.sample(headlines, HEADLINES)]),
-        "articles": Texts([normalise(f"{one['title']}. {one['body']}") for one in drawn.sample(articles, ARTICLES)]),
+        "tfns": Corpus([normalise(row["text"]) for row in labelled], [row["label"] for row in labelled]),
+        "headlines": Corpus([normalise(row[key]) for row in sampled_headlines]),
+        "articles": Corpus([normalise(f"{row['title']}. {row['body']}") for row in sampled_articles]),
     }
 
 
 def _sample_feed() -> list[str]:
     from pathlib import Path
 
-    found = []
+    headlines = []
     for line in (Path(str(sample)).parent / "feed.jsonl").read_text(encoding="utf-8").splitlines():
         try:
-            found.append(str(json.loads(line)["headline"]))
+            headlines.append(str(json.loads(line)["headline"]))
         except (ValueError, KeyError, TypeError):
-            continue  # the feed has broken messages in it, on purpose
-    return [normalise(one) for one in found] * max(1, 2_000 // max(1, len(found)))
+            continue  # the feed contains broken messages on purpose
+    return [normalise(headline) for headline in headlines] * max(1, 2_000 // max(1, len(headlines)))

@@ -1,4 +1,4 @@
-"""The answer of every exit to every text, in a backend's own precision, and the time that each depth takes."""
+"""Every exit's answer to every text, in a backend's own precision, and the time that each depth takes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ def every_exit(backend: Backend, texts: Sequence[Ids]) -> tuple[NDArray[np.float
 
     Returns
     -------
-    probabilities, seconds
-        (texts, exits, C), after each exit's temperature, and (L + 1,): what each depth adds to the time, exit included.
+    probabilities
+        (texts, exits, C), after each exit's temperature.
+    seconds
+        (L + 1,): the time that each depth adds, exit included, for all texts.
     """
     config = backend.config
     probabilities = np.zeros((len(texts), len(config.depths), config.classes), np.float32)
-    to_depth = np.zeros(config.layers + 1)
+    cumulative = np.zeros(config.layers + 1)
     window = Window(texts, np.full(len(texts), np.nan, np.float32))
     for batch in batches(window, "length", backend.batch_tokens, backend.pads):
         rows = [texts[row] for row in batch.rows]
         for exit_, depth in enumerate(config.depths):
             began = engine_clock.now()
             probabilities[batch.rows, exit_] = backend.run(rows, batch.width, depth=depth).probabilities
-            to_depth[depth] += engine_clock.now() - began
-    return probabilities, np.maximum(np.diff(to_depth, prepend=0.0), 0.0)
+            cumulative[depth] += engine_clock.now() - began
+    return probabilities, np.maximum(np.diff(cumulative, prepend=0.0), 0.0)

@@ -1,7 +1,7 @@
-"""The roofline of a model on a device: operations and bytes of a text, and what the device can do of each a second.
+"""The roofline of a model on a device: operations and bytes per text, and the device's peak of each per second.
 
 Source: Williams, Waterman and Patterson 2009, doi 10.1145/1498765.1498785. Operations and bytes are counted from the
-model's shape, the two peaks are measured. It knows shapes and tensors; nothing of engines or texts' words.
+model's shape; the two peaks are measured. This module knows shapes and tensors; nothing of engines or words.
 """
 
 from __future__ import annotations
@@ -16,60 +16,62 @@ from numpy.typing import NDArray
 
 from earlybell.inference.model.elbert import Config
 
-#: Bytes of a number in bfloat16.
-NUMBER = 2
+#: Bytes of a bfloat16 value.
+VALUE_BYTES = 2
 LAPS = 7
 
 
 def operations(config: Config, tokens: NDArray[np.int32], depth: NDArray[np.int16]) -> NDArray[np.float64]:
-    """(texts,) multiplications and additions of the products that each text takes; exit heads' vectors are left out."""
+    """Return the multiplications and additions in each text's matrix products: (texts,).
+
+    The exit heads are left out, except for the filters at depth 0.
+    """
     n, h = tokens.astype(np.float64), config.hidden
     layer = n * (8 * h**2 + 4 * h * config.feed_forward) + 4 * n**2 * h
-    before = n * 2 * config.embedding * h if config.projection else 0.0
+    fixed = n * 2 * config.embedding * h if config.projection else 0.0
     if config.depth_zero:
-        before = before + n * 2 * h * 3 * config.depth_zero_filters
-    return layer * depth * config.inner_layers + before
+        fixed = fixed + n * 2 * h * 3 * config.depth_zero_filters
+    return layer * depth * config.inner_layers + fixed
 
 
-def moved(
+def bytes_moved(
     config: Config, tokens: NDArray[np.int32], depth: NDArray[np.int16], batch_tokens: int, *, fused: bool
 ) -> NDArray[np.float64]:
-    """(texts,) bytes through the device's memory in bfloat16, weights shared among a batch.
+    """Return the bytes that each text moves through the device's memory in bfloat16: (texts,).
 
     Parameters
     ----------
     batch_tokens
-        Tokens that share one reading of a layer's weights.
+        Tokens that share one read of a layer's weights.
     fused
-        The least there could be: a layer reads and writes its states once. Else as the kernels stand, each of which
-        reads and writes its own: the four products, attention, two sums, two norms, the activation, and the gathering
-        and scattering of slots.
+        Count the minimum: a layer reads and writes its states once. Otherwise count each kernel's own reads and writes:
+        the four products, attention, two sums, two norms, the activation, and the gather and scatter of slots.
     """
-    h, wide = config.hidden, config.feed_forward
-    states = 2 * h if fused else 26 * h + 4 * wide
-    weights = (4 * h**2 + 2 * h * wide) / batch_tokens
-    a_layer = NUMBER * (states + weights) * config.inner_layers
-    embedded = NUMBER * 2 * config.embedding
-    return tokens.astype(np.float64) * (a_layer * depth + embedded)
+    h, feed_forward = config.hidden, config.feed_forward
+    states = 2 * h if fused else 26 * h + 4 * feed_forward
+    weights = (4 * h**2 + 2 * h * feed_forward) / batch_tokens
+    per_depth = VALUE_BYTES * (states + weights) * config.inner_layers
+    embedding = VALUE_BYTES * 2 * config.embedding
+    return tokens.astype(np.float64) * (per_depth * depth + embedding)
 
 
 def peaks(device: torch.device, size: int) -> dict[str, float]:
-    """Operations a second of a square bfloat16 product of this size; bytes a second of a copy of 16 such matrices."""
+    """Measure operations/s of a square bfloat16 product of this size, and bytes/s of copying 16 such matrices."""
     a, b = (torch.randn(size, size, device=device).to(torch.bfloat16) for _ in range(2))
     out = torch.empty_like(a)
     source = torch.zeros(16 * size * size, dtype=torch.bfloat16, device=device)
     target = torch.empty_like(source)
     with torch.inference_mode():
-        product = _seconds(device, lambda: torch.matmul(a, b, out=out))
-        copy = _seconds(device, lambda: target.copy_(source))
+        product_s = _seconds(device, lambda: torch.matmul(a, b, out=out))
+        copy_s = _seconds(device, lambda: target.copy_(source))
     return {
-        "operations_per_second": 2.0 * size**3 / product,
-        "bytes_per_second": 2.0 * source.numel() * NUMBER / copy,
+        "operations_per_second": 2.0 * size**3 / product_s,
+        "bytes_per_second": 2.0 * source.numel() * VALUE_BYTES / copy_s,
     }
 
 
 def product_peak(device: torch.device, config: Config, rows: int) -> float:
-    """Operations a second of a layer's widest product at the shape that a batch has: what is within reach of it."""
+    """Measure operations/s of a layer's widest product for a batch of ``rows`` tokens: a realistic peak."""
     x = torch.randn(rows, config.hidden, device=device).to(torch.bfloat16)
     weight = torch.randn(config.feed_forward, config.hidden, device=device).to(torch.bfloat16)
     with torch.inference_mode():
@@ -85,19 +87,19 @@ def reached(
     speed: float,
     device_peaks: dict[str, float],
 ) -> dict[str, float]:
-    """The limits in texts/s that the two peaks set, and the share of each that this speed is."""
-    work = float(operations(config, tokens, depth).mean())
-    found = {"operations_per_text": work, "limit_by_operations": device_peaks["operations_per_second"] / work}
+    """Return the limits in texts/s that the two peaks set, and the share of each that ``speed`` texts/s reach."""
+    per_text = float(operations(config, tokens, depth).mean())
+    figures = {"operations_per_text": per_text, "limit_by_operations": device_peaks["operations_per_second"] / per_text}
     for name, fused in (("as_it_stands", False), ("least", True)):
-        amount = float(moved(config, tokens, depth, batch_tokens, fused=fused).mean())
-        found[f"bytes_per_text_{name}"] = amount
-        found[f"limit_by_bytes_{name}"] = device_peaks["bytes_per_second"] / amount
-    limits = {name: limit for name, limit in found.items() if name.startswith("limit_by_")}
-    return found | {name.replace("limit_by", "reached_of"): speed / limit for name, limit in limits.items()}
+        size = float(bytes_moved(config, tokens, depth, batch_tokens, fused=fused).mean())
+        figures[f"bytes_per_text_{name}"] = size
+        figures[f"limit_by_bytes_{name}"] = device_peaks["bytes_per_second"] / size
+    limits = {name: limit for name, limit in figures.items() if name.startswith("limit_by_")}
+    return figures | {name.replace("limit_by", "reached_of"): speed / limit for name, limit in limits.items()}
 
 
 def _seconds(device: torch.device, step: Callable[[], object]) -> float:
-    """Of one step, so many queued at once that launching them does not count; the median of several laps."""
+    """Return the median seconds of a step; enough are queued at a time to hide the cost of launching them."""
     steps = 20 if device.type == "cuda" else 2
     for _ in range(3):
         step()

@@ -1,7 +1,7 @@
-"""The models, reviews and settings of `long_texts`: what each exit says under each alpha, and what a setting costs.
+"""The models, reviews and settings of `long_texts`: every exit's answers at each alpha, and a setting's cost.
 
-A setting's answers are computed from what every exit says in int8, which is what the engine would answer; its time is
-estimated from the time of each depth, so that thousands of settings can be compared before a few are measured.
+A setting's answers are taken from those of every exit in int8, and are what the engine would answer. Its time is
+estimated from the time of each depth, so thousands of settings can be compared before a few are measured.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODEL = Path(os.environ.get("EARLYBELL_LONG_MODEL", "runs/imdb12-pruned"))
 PLAIN = Path(os.environ.get("EARLYBELL_LONG_PLAIN", "runs/imdb12-plain"))
 TEST_TEXTS = int(os.environ.get("EARLYBELL_BENCH_LONG_TEXTS", "2500"))
 ROUNDS = int(os.environ.get("EARLYBELL_BENCH_ROUNDS", "5"))
-#: Texts of a round, so that a round of each precision takes about as long.
+#: Texts per round, chosen so that both precisions' rounds take about as long.
 SPEED_TEXTS = {"int8": 192, "bfloat16": 32}
 PRECISIONS = tuple(SPEED_TEXTS)
 MAX_TOKENS = 512
@@ -47,28 +47,28 @@ MAX_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Reviews:
-    """Labelled texts; ``truth`` indexes into negative, positive."""
+    """Labelled texts."""
 
     texts: list[str]
-    truth: NDArray[np.int64]
+    truth: NDArray[np.int64]  # (texts,) 0: negative, 1: positive
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What every exit says of some texts under one alpha, and the seconds that each depth took."""
+class ExitOutputs:
+    """The answers of every exit to some texts at one alpha, and the time that each depth took."""
 
     probabilities: NDArray[np.float32]  # (texts, exits, C)
-    seconds: NDArray[np.float64]  # (layers + 1,) a text; depth 0 is reading the embedding
+    seconds: NDArray[np.float64]  # (layers + 1,) per text; depth 0 is the embedding
 
-    def under(self, rule: ExitRule, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(texts,) answers and exit depths."""
+    def answers(self, rule: ExitRule, first: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the answers and exit depths under a rule, ``first`` being the first exit's depth: (texts,) each."""
         depths = exit_depths(torch.from_numpy(self.probabilities), rule, first).numpy()
         answers = self.probabilities[np.arange(len(depths)), depths - first].argmax(-1)
         return answers, depths
 
 
-#: How much accuracy a setting loses: as counted on the dev slice, or by the calibration's estimate, which leaves two
-#: standard errors to spare.
+#: How the loss of accuracy is estimated: counted on the dev slice, or by the calibration's estimate, which adds two
+#: standard errors.
 Estimate = Literal["counted", "cautious"]
 ESTIMATES: tuple[Estimate, ...] = ("counted", "cautious")
 Losses = dict[Estimate, float]
@@ -82,14 +82,13 @@ class Setting:
     precision: str
     alpha: float
     rule: ExitRule
-    lost: Losses = field(
-        compare=False, hash=False
-    )  # on the dev slice, against full depth of the best model without pruning
-    lost_by_exits: Losses = field(compare=False)  # against full depth with the same alpha
-    seconds: float = field(compare=False)  # a text, estimated
+    # On the dev slice, against the best model at full depth without pruning.
+    lost: Losses = field(compare=False, hash=False)
+    lost_by_exits: Losses = field(compare=False)  # against full depth at the same alpha
+    seconds: float = field(compare=False)  # per text, estimated
 
-    def described(self) -> dict[str, Any]:
-        """Plain values."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return the setting as JSON values."""
         return {
             "model": self.model,
             "alpha": self.alpha,
@@ -100,33 +99,34 @@ class Setting:
         }
 
 
-class Subject:
+class MeasuredModel:
     """A model with an engine for each precision."""
 
     def __init__(self, directory: Path, engines: dict[str, Engine], config: Config) -> None:
         self.directory, self.engines, self.config = directory, engines, config
         self.temperatures = np.ones(len(config.depths), np.float32)
-        self.seen: dict[float, Seen] = {}  # on the dev slice, in int8, by alpha
-        self.seconds: dict[tuple[str, float], NDArray[np.float64]] = {}  # a text and depth, by precision and alpha
+        self.on_dev: dict[float, ExitOutputs] = {}  # on the dev slice, in int8, by alpha
+        # By precision and alpha: the seconds per text of each depth, (layers + 1,).
+        self.seconds: dict[tuple[str, float], NDArray[np.float64]] = {}
 
     @classmethod
-    def open(cls, directory: Path) -> Subject:
-        """Load a fine-tuned model as training leaves it; it needs no calibration."""
+    def open(cls, directory: Path) -> MeasuredModel:
+        """Load a fine-tuned model; it needs no calibration."""
         engines = {}
         for precision in PRECISIONS:
             model = ElbertForSequenceClassification.from_pretrained(directory).float().eval()
             config = model.config
             longest = min(MAX_TOKENS, config.positions)
             reader = Reader.open(directory / TOKENIZER_FILE, longest)
-            full = Calibration.uncalibrated(directory.name, len(config.depths), longest)
-            checkpoint = Checkpoint(directory, model, reader, full, revision="")
+            calibration = Calibration.uncalibrated(directory.name, len(config.depths), longest)
+            checkpoint = Checkpoint(directory, model, reader, calibration, revision="")
             engines[precision] = Engine(
                 checkpoint, device="cpu", dial=None, precision=precision, threads=engine_clock.THREADS
             )
         return cls(directory, engines, config)
 
-    def described(self) -> dict[str, Any]:
-        """Plain values."""
+    def describe(self) -> dict[str, Any]:
+        """Return the model's name, weights and shape as JSON values."""
         return {
             "name": self.directory.name,
             "weights_sha256": hash_file(self.directory / "model.safetensors")[:16],
@@ -134,38 +134,38 @@ class Subject:
             "hidden": self.config.hidden,
         }
 
-    def look(self, dev: Reviews, alpha: float) -> None:
-        """Note what every exit says of the dev slice under an alpha, and how long each depth takes.
+    def measure_dev(self, dev: Reviews, alpha: float) -> None:
+        """Record every exit's answers on the dev slice at this alpha, and the time of each depth.
 
-        Temperatures are found at the first look, which must be without pruning.
+        The first call must be for alpha 1 (no pruning): it fits the temperatures.
         """
-        if not self.seen:
-            whole = np.log(self.exits_of(dev.texts, 1.0).probabilities)
-            found = [fit_temperature(whole[:, place], dev.truth) for place in range(whole.shape[1])]
-            self.temperatures = np.array(found, np.float32)
-        self.seen[alpha] = self.exits_of(dev.texts, alpha)
+        if not self.on_dev:
+            logits = np.log(self.outputs(dev.texts, 1.0).probabilities)
+            temperatures = [fit_temperature(logits[:, exit_], dev.truth) for exit_ in range(logits.shape[1])]
+            self.temperatures = np.array(temperatures, np.float32)
+        self.on_dev[alpha] = self.outputs(dev.texts, alpha)
         for precision, count in SPEED_TEXTS.items():
-            some = dev.texts[:: max(1, len(dev.texts) // count)][:count]
-            self.seconds[precision, alpha] = self.exits_of(some, alpha, precision).seconds
+            sample = dev.texts[:: max(1, len(dev.texts) // count)][:count]
+            self.seconds[precision, alpha] = self.outputs(sample, alpha, precision).seconds
 
     def full_accuracy(self, dev: Reviews) -> float:
-        """On the dev slice, at full depth and without pruning."""
-        return float((self.seen[1.0].probabilities[:, -1].argmax(-1) == dev.truth).mean())
+        """Return the accuracy on the dev slice, at full depth and without pruning."""
+        return float((self.on_dev[1.0].probabilities[:, -1].argmax(-1) == dev.truth).mean())
 
-    def exits_of(self, texts: Sequence[str], alpha: float, precision: str = "int8") -> Seen:
-        """What every exit says of the texts."""
+    def outputs(self, texts: Sequence[str], alpha: float, precision: str = "int8") -> ExitOutputs:
+        """Return every exit's answers to the texts."""
         engine = self.engines[precision]
-        self._tune(engine, ExitRule(), alpha)
+        self._configure(engine, ExitRule(), alpha)
         probabilities, seconds = every_exit(engine.backend, engine.read(texts))
-        return Seen(probabilities, seconds / len(texts))
+        return ExitOutputs(probabilities, seconds / len(texts))
 
-    def tuned(self, setting: Setting) -> Engine:
-        """The engine of a setting."""
+    def engine_for(self, setting: Setting) -> Engine:
+        """Return the engine of the setting's precision, configured for it."""
         engine = self.engines[setting.precision]
-        self._tune(engine, setting.rule, setting.alpha)
+        self._configure(engine, setting.rule, setting.alpha)
         return engine
 
-    def _tune(self, engine: Engine, rule: ExitRule, alpha: float) -> None:
+    def _configure(self, engine: Engine, rule: ExitRule, alpha: float) -> None:
         backend = engine.backend
         if isinstance(backend, Int8Backend):
             engine.backend = Int8Backend(
@@ -177,62 +177,66 @@ class Subject:
 
 
 def read_reviews(part: str) -> Reviews:
-    """IMDB's test reviews, or of its train reviews those that were set aside and never trained on."""
+    """Return IMDB's test reviews, or the part of its train reviews that was held out from training."""
     with lzma.open(data_directory() / "long" / f"imdb_{part}.jsonl.xz", "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    found = [(str(row["text"]).replace("<br />", " "), int(row["label"] == "pos")) for row in rows]
-    found = [one for one in found if is_held_out(one[0], DEV_SEED)] if part == "train" else found[:TEST_TEXTS]
-    return Reviews([text for text, _ in found], np.array([label for _, label in found], np.int64))
+    reviews = [(str(row["text"]).replace("<br />", " "), int(row["label"] == "pos")) for row in rows]
+    if part == "train":
+        reviews = [review for review in reviews if is_held_out(review[0], DEV_SEED)]
+    else:
+        reviews = reviews[:TEST_TEXTS]
+    return Reviews([text for text, _ in reviews], np.array([label for _, label in reviews], np.int64))
 
 
 def candidates(
     name: str,
-    subject: Subject,
-    seen_under: Mapping[float, Seen],
+    model: MeasuredModel,
+    outputs_by_alpha: Mapping[float, ExitOutputs],
     truth: NDArray[np.int64],
     rules: Sequence[ExitRule],
     reference: float,
 ) -> Iterator[Setting]:
-    """All settings of a model with what they lose and how long they take.
+    """Yield all settings of a model, with the accuracy that each loses and its estimated time.
 
-    What a setting loses is taken against the model's own full depth without pruning; what the model itself lacks
-    against ``reference``, the accuracy of the best one, comes on top.
+    The loss is measured against the model's own full depth without pruning, plus the model's gap to ``reference``.
 
     Parameters
     ----------
-    seen_under
-        What was seen of the texts that ``truth`` labels, by alpha.
+    outputs_by_alpha
+        Every exit's answers to the texts that ``truth`` labels.
+    reference
+        The accuracy of the best model at full depth without pruning.
     """
-    first = subject.config.depths.start
-    whole = seen_under[1.0].probabilities[:, -1]
-    lacks = max(0.0, reference - float((whole.argmax(-1) == truth).mean()))
-    for alpha, seen in seen_under.items():
+    first = model.config.depths.start
+    unpruned = outputs_by_alpha[1.0].probabilities[:, -1]
+    gap = max(0.0, reference - float((unpruned.argmax(-1) == truth).mean()))
+    for alpha, outputs in outputs_by_alpha.items():
         for rule in rules:
-            answers, depths = seen.under(rule, first)
-            lost, by_exits = (
-                _losses(judge(rule, seen.probabilities, full, truth, first), full, answers, truth)
-                for full in (whole, seen.probabilities[:, -1])
+            answers, depths = outputs.answers(rule, first)
+            lost, lost_by_exits = (
+                _losses(judge(rule, outputs.probabilities, full, truth, first), full, answers, truth)
+                for full in (unpruned, outputs.probabilities[:, -1])
             )
-            lost = {name: found + lacks for name, found in lost.items()}
+            lost = {estimate: loss + gap for estimate, loss in lost.items()}
             for precision in PRECISIONS:
-                each = subject.seconds[precision, alpha]
-                running = np.array([(depths >= depth).mean() for depth in range(len(each))])
-                yield Setting(name, precision, alpha, rule, lost, by_exits, float(running @ each))
+                seconds = model.seconds[precision, alpha]
+                running = np.array([(depths >= depth).mean() for depth in range(len(seconds))])
+                yield Setting(name, precision, alpha, rule, lost, lost_by_exits, float(running @ seconds))
 
 
 def fastest(settings: Iterable[Setting], budget: float, loss: Callable[[Setting], float]) -> Setting | None:
-    """The one that takes least time, by estimate, and loses no more than the budget; None if there is none.
+    """Return the setting with the least estimated time that loses no more than the budget; None if there is none.
 
-    So must every slower threshold of its kind: the luckiest of many would be noise.
+    Every slower threshold of the same family must be within the budget too: the luckiest of many would be noise.
     """
-    kinds = defaultdict(list)
-    for one in settings:
-        kinds[one.model, one.alpha, replace(one.rule, threshold=0.0)].append(one)
+    families = defaultdict(list)
+    for setting in settings:
+        families[setting.model, setting.alpha, replace(setting.rule, threshold=0.0)].append(setting)
     within = []
-    for kind in kinds.values():
-        slower_first = sorted(kind, key=lambda one: -one.seconds)
-        within += list(takewhile(lambda one: loss(one) <= budget, slower_first))[-1:]
-    return min(within, key=lambda one: one.seconds, default=None)
+    for family in families.values():
+        slowest_first = sorted(family, key=lambda setting: -setting.seconds)
+        within += list(takewhile(lambda setting: loss(setting) <= budget, slowest_first))[-1:]
+    return min(within, key=lambda setting: setting.seconds, default=None)
 
 
 def _losses(
@@ -242,6 +246,6 @@ def _losses(
     return {"counted": counted, "cautious": judged.lost}
 
 
-def say(what: str) -> None:
-    """A sign of life: all of it takes a while."""
-    print(f"  {time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+def log_progress(step: str) -> None:
+    """Print the time and the current step."""
+    print(f"  {time.strftime('%H:%M:%S')} {step}", file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
-"""Long texts: what token pruning (ACC) is worth on IMDB's reviews, on against off, measured and at equal accuracy.
+"""Long texts: the speed-up of token pruning (ACC) on IMDB's reviews, on against off, at measured and at equal accuracy.
 
-One checkpoint that was fine-tuned with pruning on serves the whole sweep of alpha; where training left one that was
-fine-tuned without, that one competes for "off" too. Settings are chosen on reviews set aside from IMDB's training file,
-by what the calibration says they lose and by the time that each depth takes here; accuracy is of its test file.
-Skips where there is no such model: EARLYBELL_LONG_MODEL (default runs/imdb12-pruned), EARLYBELL_LONG_PLAIN.
+One checkpoint, fine-tuned with pruning, serves the whole sweep of alpha (``EARLYBELL_LONG_MODEL``, default
+``runs/imdb12-pruned``; without it the benchmark is skipped). If there is one that was fine-tuned without pruning
+(``EARLYBELL_LONG_PLAIN``), it competes for "off" too. Settings are chosen on reviews held out from IMDB's training
+file, by their estimated loss of accuracy and the measured time of each depth; accuracy is on IMDB's test file.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from tests.benchmarks.long_settings import (
     ROUNDS,
     SPEED_TEXTS,
     Estimate,
+    ExitOutputs,
+    MeasuredModel,
     Reviews,
-    Seen,
     Setting,
-    Subject,
     candidates,
     fastest,
+    log_progress,
     read_reviews,
-    say,
 )
 
 NEEDS_SERVERS = False
@@ -45,19 +45,19 @@ NEEDS_SERVERS = False
 SPEED_UPS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 4.8)
 #: Accuracy that may be lost against full depth without pruning.
 BUDGETS = (0.005, 0.0075, 0.01)
-KINDS = ("full_depth", "exits")
-#: ACC's own budget, as in its paper.
+MODES = ("full_depth", "exits")
+#: The budget of the ACC paper.
 ACC_BUDGET = 0.0075
 #: Texts that are scored together.
 WINDOW = 32
 
 
 def missing() -> str | None:
-    """Why this cannot be measured here, if it cannot."""
+    """Return why this machine cannot run the benchmark, or None."""
     if not (MODEL / "model.safetensors").is_file():
         return f"no model at {MODEL}: train one on IMDB with pruning on, or set EARLYBELL_LONG_MODEL to its directory"
     if build.library() is None:
-        return "no C compiler: int8, which the accuracies are measured with, cannot be had"
+        return "no C compiler: the accuracies are measured in int8, which needs one"
     try:
         data_directory()
     except DataError as error:
@@ -66,223 +66,237 @@ def missing() -> str | None:
 
 
 def measure(servers: object = None) -> dict[str, Any]:
-    """All tables; the ratios under plain names."""
+    """Return all tables, and the ratios of pruning on to off."""
     engine_clock.set_threads()
     dev, test = read_reviews("train"), read_reviews("test")
-    subjects = {"pruned": Subject.open(MODEL)}
+    models = {"pruned": MeasuredModel.open(MODEL)}
     if (PLAIN / "model.safetensors").is_file():
-        subjects["plain"] = Subject.open(PLAIN)
-    pruned = subjects["pruned"]
-    rows = pruned.engines["int8"].read(dev.texts)
-    alphas = _alphas(rows, pruned)
-    for name, subject in subjects.items():
-        for wanted, alpha in alphas.items() if name == "pruned" else [(1.0, 1.0)]:
-            say(f"{name}, K = {wanted:g}, on the dev slice")
-            subject.look(dev, alpha)
-    best = max(subjects, key=lambda name: subjects[name].full_accuracy(dev))
-    reference = subjects[best].full_accuracy(dev)
-    rules = {name: _rules(subject, dev) for name, subject in subjects.items()}
-    settings = [
-        one
-        for name, subject in subjects.items()
-        for one in candidates(name, subject, subject.seen, dev.truth, rules[name], reference)
+        models["plain"] = MeasuredModel.open(PLAIN)
+    pruned = models["pruned"]
+    alphas = _alphas(pruned.engines["int8"].read(dev.texts), pruned)
+    for name, model in models.items():
+        for target, alpha in alphas.items() if name == "pruned" else [(1.0, 1.0)]:
+            log_progress(f"{name}, K = {target:g}, on the dev slice")
+            model.measure_dev(dev, alpha)
+    best = max(models, key=lambda name: models[name].full_accuracy(dev))
+    reference = models[best].full_accuracy(dev)
+    rules = {name: _rules(model, dev) for name, model in models.items()}
+    dev_settings = [
+        setting
+        for name, model in models.items()
+        for setting in candidates(name, model, model.on_dev, dev.truth, rules[name], reference)
     ]
-    tables = _tables(settings, alphas)
-    chosen = {one for table in tables.values() for one in table.values() if one is not None}
-    seen = _on_test(subjects, test)
-    right = seen[best][1.0].probabilities[:, -1].argmax(-1) == test.truth
-    said = {one: _said(one, seen[one.model][one.alpha], subjects[one.model], test, right) for one in chosen}
-    speeds = _speeds(subjects, test, chosen)
-    lengths = [len(row) for row in pruned.engines["int8"].read(test.texts)]
+    tables = _tables(dev_settings, alphas)
+    chosen = {setting for table in tables.values() for setting in table.values() if setting is not None}
+    outputs = _test_outputs(models, test)
+    correct = outputs[best][1.0].probabilities[:, -1].argmax(-1) == test.truth
+    quality = {
+        setting: _quality(setting, outputs[setting.model][setting.alpha], models[setting.model], test, correct)
+        for setting in chosen
+    }
+    speeds = _speeds(models, test, chosen)
+    lengths = [len(ids) for ids in pruned.engines["int8"].read(test.texts)]
 
-    def row(one: Setting) -> dict[str, Any]:
-        analytical = _analytical(lengths, one.alpha, pruned)
-        on_dev = {"dev_accuracy_lost": one.lost["counted"], "dev_accuracy_lost_at_most": one.lost["cautious"]}
-        return {**one.described(), **on_dev, **said[one], **speeds[one], "analytical_speed_up": analytical}
+    def row(setting: Setting) -> dict[str, Any]:
+        analytical = _analytical(lengths, setting.alpha, pruned)
+        lost = {
+            "dev_accuracy_lost": setting.lost["counted"],
+            "dev_accuracy_lost_at_most": setting.lost["cautious"],
+        }
+        return {**setting.as_dict(), **lost, **quality[setting], **speeds[setting], "analytical_speed_up": analytical}
 
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "clock": engine_clock.CLOCK,
-        "models": {name: subject.described() for name, subject in subjects.items()},
+        "models": {name: model.describe() for name, model in models.items()},
         "dev": {"n": len(dev.texts), "accuracy": reference},
-        "test": {"n": len(test.texts), "accuracy": float(right.mean()), "median_tokens": int(np.median(lengths)),
+        "test": {"n": len(test.texts), "accuracy": float(correct.mean()), "median_tokens": int(np.median(lengths)),
                  "mean_tokens": float(np.mean(lengths))},
     }  # fmt: skip
     for name, table in tables.items():
-        found[name] = {key: None if one is None else row(one) for key, one in table.items()}
-    everything = [
-        one
-        for name, subject in subjects.items()
-        for one in candidates(name, subject, seen[name], test.truth, rules[name], float(right.mean()))
+        results[name] = {key: None if setting is None else row(setting) for key, setting in table.items()}
+    test_settings = [
+        setting
+        for name, model in models.items()
+        for setting in candidates(name, model, outputs[name], test.truth, rules[name], float(correct.mean()))
     ]
-    found |= _read_off(everything)
-    _add_gains(found)
-    return found
+    results |= _read_off(test_settings)
+    _add_gains(results)
+    return results
 
 
-def _alphas(rows: Sequence[NDArray[np.int32]], subject: Subject) -> dict[float, float]:
-    """Alpha by the analytical speed-up that it stands for at the median length."""
-    median, config = int(np.median([len(row) for row in rows])), subject.config
+def _alphas(texts: Sequence[NDArray[np.int32]], model: MeasuredModel) -> dict[float, float]:
+    """Return alpha by the analytical speed-up that it has at the texts' median length."""
+    median, config = int(np.median([len(ids) for ids in texts])), model.config
     return {
-        wanted: 1.0 if wanted == 1.0 else solve_alpha(wanted, median, config.layers, config.hidden)
-        for wanted in SPEED_UPS
+        target: 1.0 if target == 1.0 else solve_alpha(target, median, config.layers, config.hidden)
+        for target in SPEED_UPS
     }
 
 
-def _rules(subject: Subject, dev: Reviews) -> list[ExitRule]:
-    """Full depth first; then the window that the calibration would choose, and entropy alone, at every threshold."""
-    seen, first = subject.seen[1.0], subject.config.depths.start
-    family = best_family(seen.probabilities, dev.truth, first)
-    windows = {ExitRule(one, family.window_rule, family.window, family.margin) for one in THRESHOLDS}
-    entropies = {ExitRule(one) for one in THRESHOLDS}
+def _rules(model: MeasuredModel, dev: Reviews) -> list[ExitRule]:
+    """Return full depth, then every threshold with the window that calibration would choose, and with none."""
+    outputs, first = model.on_dev[1.0], model.config.depths.start
+    family = best_family(outputs.probabilities, dev.truth, first)
+    windows = {ExitRule(threshold, family.window_rule, family.window, family.margin) for threshold in THRESHOLDS}
+    entropies = {ExitRule(threshold) for threshold in THRESHOLDS}
     early = sorted((windows | entropies) - {ExitRule()}, key=lambda rule: (rule.window_rule, rule.threshold))
     return [ExitRule(), *early]
 
 
 def _tables(settings: Sequence[Setting], alphas: dict[float, float]) -> dict[str, dict[str, Setting | None]]:
-    """What is measured, by table and row."""
+    """Choose the settings to measure, by table and row."""
     tables: dict[str, dict[str, Setting | None]] = {}
     for precision in PRECISIONS:
-        here = [one for one in settings if one.precision == precision]
-        mine = {wanted: [one for one in here if (one.model, one.alpha) == ("pruned", alpha)]
-                for wanted, alpha in alphas.items()}  # fmt: skip
+        of_precision = [setting for setting in settings if setting.precision == precision]
+        by_target = {
+            target: [setting for setting in of_precision if (setting.model, setting.alpha) == ("pruned", alpha)]
+            for target, alpha in alphas.items()
+        }
         tables[f"full_depth_{precision}"] = {
-            f"K={wanted:g}": next(one for one in found if one.rule.never) for wanted, found in mine.items()
+            f"K={target:g}": next(setting for setting in group if setting.rule.never)
+            for target, group in by_target.items()
         }
         tables[f"exits_{precision}"] = {
-            f"K={wanted:g}": fastest(found, BUDGETS[0], lambda one: one.lost_by_exits["counted"])
-            for wanted, found in mine.items()
+            f"K={target:g}": fastest(group, BUDGETS[0], lambda setting: setting.lost_by_exits["counted"])
+            for target, group in by_target.items()
         }
-        for kind in KINDS:
+        for mode in MODES:
             for estimate in ESTIMATES:
-                usable = [one for one in here if kind == "exits" or one.rule.never]
-                tables[f"equal_accuracy_{kind}_{estimate}_{precision}"] = _equal(usable, estimate)
+                usable = [setting for setting in of_precision if mode == "exits" or setting.rule.never]
+                tables[f"equal_accuracy_{mode}_{estimate}_{precision}"] = _equal(usable, estimate)
     return tables
 
 
 def _equal(settings: Sequence[Setting], estimate: Estimate) -> dict[str, Setting | None]:
-    """For each budget the fastest setting without pruning and with it."""
+    """Return the fastest setting without pruning and with it, for each budget."""
     sides = {
-        "off": [one for one in settings if one.alpha == 1.0],
-        "on": [one for one in settings if one.alpha < 1.0],
+        "off": [setting for setting in settings if setting.alpha == 1.0],
+        "on": [setting for setting in settings if setting.alpha < 1.0],
     }
     return {
-        f"{100 * budget:g}_{side}": fastest(found, budget, lambda one: one.lost[estimate])
+        f"{100 * budget:g}_{side}": fastest(group, budget, lambda setting: setting.lost[estimate])
         for budget in BUDGETS
-        for side, found in sides.items()
+        for side, group in sides.items()
     }
 
 
-def _on_test(subjects: dict[str, Subject], test: Reviews) -> dict[str, dict[float, Seen]]:
-    """What every exit says of the test file, by model and alpha.
+def _test_outputs(models: dict[str, MeasuredModel], test: Reviews) -> dict[str, dict[float, ExitOutputs]]:
+    """Return every exit's answers on the test file, by model and alpha.
 
-    In int8, which answers every text alike in whatever company.
+    They are int8's, which do not depend on the batch.
     """
-    found: dict[str, dict[float, Seen]] = {}
-    for name, subject in subjects.items():
-        found[name] = {}
-        for alpha in subject.seen:
-            say(f"{name}, alpha {alpha:.3f}, on the test file")
-            found[name][alpha] = subject.exits_of(test.texts, alpha)
-    return found
+    outputs: dict[str, dict[float, ExitOutputs]] = {}
+    for name, model in models.items():
+        outputs[name] = {}
+        for alpha in model.on_dev:
+            log_progress(f"{name}, alpha {alpha:.3f}, on the test file")
+            outputs[name][alpha] = model.outputs(test.texts, alpha)
+    return outputs
 
 
-def _said(
-    setting: Setting, seen: Seen, subject: Subject, test: Reviews, reference: NDArray[np.bool_]
+def _quality(
+    setting: Setting, outputs: ExitOutputs, model: MeasuredModel, test: Reviews, reference: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Accuracy and mean depth of a setting; its loss with the standard error of paired differences."""
-    answers, depths = seen.under(setting.rule, subject.config.depths.start)
-    each = reference.astype(np.float64) - (answers == test.truth)
+    """Return a setting's accuracy and mean depth, and its loss with the standard error of paired differences."""
+    answers, depths = outputs.answers(setting.rule, model.config.depths.start)
+    differences = reference.astype(np.float64) - (answers == test.truth)
     return {
         "accuracy": float((answers == test.truth).mean()),
-        "accuracy_lost": float(each.mean()),
-        "accuracy_lost_error": float(each.std() / np.sqrt(len(each))),
+        "accuracy_lost": float(differences.mean()),
+        "accuracy_lost_error": float(differences.std() / np.sqrt(len(differences))),
         "mean_depth": float(depths.mean()),
     }
 
 
 def _read_off(settings: Sequence[Setting]) -> dict[str, Any]:
-    """The curves of accuracy on test against time, read off at equal losses: which are no choice to serve by.
+    """Read the curves of test accuracy against estimated time at equal losses, for pruning on and off.
 
-    Times are estimated from those of the depths.
+    A comparison only: settings to serve with must not be chosen on the test file.
     """
-    found: dict[str, Any] = {}
-    for precision, kind in itertools.product(PRECISIONS, KINDS):
-        usable = [one for one in settings if one.precision == precision and (kind == "exits" or one.rule.never)]
+    tables: dict[str, Any] = {}
+    for precision, mode in itertools.product(PRECISIONS, MODES):
+        usable = [
+            setting
+            for setting in settings
+            if setting.precision == precision and (mode == "exits" or setting.rule.never)
+        ]
         table = _equal(usable, "counted")
         rows = {
-            key: None if one is None
+            key: None if setting is None
             else {
-                **one.described(),
-                "accuracy_lost": one.lost["counted"],
-                "estimated_texts_per_second": 1 / one.seconds,
+                **setting.as_dict(),
+                "accuracy_lost": setting.lost["counted"],
+                "estimated_texts_per_second": 1 / setting.seconds,
             }
-            for key, one in table.items()
+            for key, setting in table.items()
         }  # fmt: skip
         for budget in BUDGETS:
             off, on = (table[f"{100 * budget:g}_{side}"] for side in ("off", "on"))
             if on and off:
                 rows[f"{100 * budget:g}_gain"] = {"gain": off.seconds / on.seconds}
-        found[f"read_off_{kind}_{precision}"] = rows
-    return found
+        tables[f"read_off_{mode}_{precision}"] = rows
+    return tables
 
 
-def _speeds(subjects: dict[str, Subject], test: Reviews, chosen: set[Setting]) -> dict[Setting, dict[str, float]]:
-    """Texts/s and tokens/s of the engine, tokenisation counted, all settings turn by turn."""
-    laps: dict[Setting, list[float]] = {one: [] for one in chosen}
+def _speeds(models: dict[str, MeasuredModel], test: Reviews, chosen: set[Setting]) -> dict[Setting, dict[str, float]]:
+    """Measure the engine's texts/s and tokens/s for each setting, including tokenization, in alternating rounds."""
+    laps: dict[Setting, list[float]] = {setting: [] for setting in chosen}
     tokens: dict[Setting, int] = {}
     samples = {
         precision: test.texts[:: max(1, len(test.texts) // count)][:count] for precision, count in SPEED_TEXTS.items()
     }
-    order = sorted(chosen, key=lambda one: (one.precision, one.model, one.alpha, one.rule.threshold))
+    order = sorted(
+        chosen, key=lambda setting: (setting.precision, setting.model, setting.alpha, setting.rule.threshold)
+    )
     for number in range(ROUNDS):
-        say(f"round {number + 1} of {ROUNDS}")
-        for one in order:
-            engine, texts = subjects[one.model].tuned(one), samples[one.precision]
-            read = 0
+        log_progress(f"round {number + 1} of {ROUNDS}")
+        for setting in order:
+            engine, texts = models[setting.model].engine_for(setting), samples[setting.precision]
+            total = 0
             began = engine_clock.now()
             for start in range(0, len(texts), WINDOW):
-                read += int(engine.score(texts[start : start + WINDOW]).tokens.sum())
-            laps[one].append(engine_clock.now() - began)
-            tokens[one] = read
-    found = {}
-    for one, seconds in laps.items():
-        median, count = statistics.median(seconds), len(samples[one.precision])
-        found[one] = {
+                total += int(engine.score(texts[start : start + WINDOW]).tokens.sum())
+            laps[setting].append(engine_clock.now() - began)
+            tokens[setting] = total
+    figures = {}
+    for setting, seconds in laps.items():
+        median, count = statistics.median(seconds), len(samples[setting.precision])
+        figures[setting] = {
             "texts_per_second": count / median,
             "lowest": count / max(seconds),
             "highest": count / min(seconds),
-            "tokens_per_second": tokens[one] / median,
+            "tokens_per_second": tokens[setting] / median,
         }
-    return found
+    return figures
 
 
-def _add_gains(found: dict[str, Any]) -> None:
-    """Measured speed-ups beside the analytical ones, and what pruning gains at equal accuracy."""
+def _add_gains(results: dict[str, Any]) -> None:
+    """Add measured speed-ups next to the analytical ones, and the gains of pruning at equal accuracy."""
     ratios: dict[str, float] = {}
     for precision in PRECISIONS:
-        base = found[f"full_depth_{precision}"]["K=1"]["texts_per_second"]
-        for table in (found[f"full_depth_{precision}"], found[f"exits_{precision}"]):
+        base = results[f"full_depth_{precision}"]["K=1"]["texts_per_second"]
+        for table in (results[f"full_depth_{precision}"], results[f"exits_{precision}"]):
             for row in filter(None, table.values()):
                 row["measured_speed_up"] = row["texts_per_second"] / base
-        for kind, estimate in itertools.product(KINDS, ESTIMATES):
-            table = found[f"equal_accuracy_{kind}_{estimate}_{precision}"]
+        for mode, estimate in itertools.product(MODES, ESTIMATES):
+            table = results[f"equal_accuracy_{mode}_{estimate}_{precision}"]
             for budget in BUDGETS:
                 off, on = (table[f"{100 * budget:g}_{side}"] for side in ("off", "on"))
                 if on and off:
                     gain = on["texts_per_second"] / off["texts_per_second"]
                     on["gain"] = gain
-                    if (kind, estimate, budget) == ("full_depth", "counted", ACC_BUDGET):
+                    if (mode, estimate, budget) == ("full_depth", "counted", ACC_BUDGET):
                         ratios[f"long_texts_pruning_{precision}"] = gain
                         ratios[f"long_texts_pruning_{precision}_points_lost"] = 100 * on["accuracy_lost"]
-        read_off = found[f"read_off_exits_{precision}"].get(f"{100 * ACC_BUDGET:g}_gain")
+        read_off = results[f"read_off_exits_{precision}"].get(f"{100 * ACC_BUDGET:g}_gain")
         if read_off:
             ratios[f"long_texts_pruning_{precision}_with_exits"] = read_off["gain"]
-    found["ratios"] = ratios
+    results["ratios"] = ratios
 
 
-def _analytical(lengths: Sequence[int], alpha: float, subject: Subject) -> float:
-    """K over all texts, each with its own length."""
-    layers, h = subject.config.layers, subject.config.hidden
-    whole = np.array([24.0 * n * h**2 + 4.0 * n**2 * h for n in lengths])
-    speeds = {n: speed_up(n, alpha, layers, h) for n in set(lengths)}
-    return float(whole.sum() / (whole / [speeds[n] for n in lengths]).sum())
+def _analytical(lengths: Sequence[int], alpha: float, model: MeasuredModel) -> float:
+    """Return the analytical speed-up K over all texts, each with its own length."""
+    layers, h = model.config.layers, model.config.hidden
+    unpruned = np.array([24.0 * n * h**2 + 4.0 * n**2 * h for n in lengths])
+    speed_ups = {n: speed_up(n, alpha, layers, h) for n in set(lengths)}
+    return float(unpruned.sum() / (unpruned / [speed_ups[n] for n in lengths]).sum())

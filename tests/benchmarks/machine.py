@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Describe the machine that results were measured on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory and the versions that matter."""
+    """Return the processor, cores, memory in GiB, load average, and the versions of Python and the main packages."""
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -22,14 +22,14 @@ def describe() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name and the instruction sets that matrix products hang on."""
+    """Return the processor's name, and the instruction sets that the speed of matrix products depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+    relevant = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
     family = f"family {fields.get('cpu family', '?')} model {fields.get('model', '?')}"
-    sets = [name for name in wanted if name in fields.get("flags", "").split()]
+    sets = [name for name in relevant if name in fields.get("flags", "").split()]
     return f"{fields.get('model name', platform.machine())} ({family}; {', '.join(sets)})"

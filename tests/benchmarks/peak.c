@@ -1,4 +1,4 @@
-/* What a core can do at most: 8-bit products in registers, nothing loaded or stored. */
+/* The peak of a core: 8-bit products in registers, with no loads or stores. */
 #include <stdint.h>
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -8,7 +8,7 @@
 #define BEGIN(i) __m512i sum##i = _mm512_set1_epi32(i);
 #define STEP(i) __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sum##i) : "v"(a), "v"(b));
 #define END(i) total = _mm512_add_epi32(total, sum##i);
-/* Returns the operations (a product and a sum each count) that were done. */
+/* Return the number of operations done; a multiplication and an addition count as two. Without AVX-512 VNNI: 0. */
 int64_t peak(int64_t rounds, int32_t *out) {
     __m512i a = _mm512_set1_epi8((char)rounds), b = _mm512_set1_epi8(3), total = a;
     EACH(BEGIN)

@@ -1,6 +1,7 @@
-"""Messages a second through one consuming role with inference taken out: chunks against Faust's own path.
+"""Messages/s through one consuming process without inference: chunks against Faust's own path.
 
-The same topic, the same broker, one process, turn by turn; every path must end with its offsets committed at the ends.
+All paths read the same topic of the same broker in alternating rounds; each must end with its offsets committed at the
+ends of the partitions.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ Path = Callable[[Settings, asyncio.Event], Awaitable[float]]
 
 
 def measure(servers: Stack) -> dict[str, Any]:
-    """Median messages/s of each path, with the lowest and the highest of its rounds."""
+    """Measure each path's messages/s: the median, lowest and highest of its rounds."""
     base = own_topics(servers.kafka_bootstrap)
     headline = "Meridian Freight raises its full-year outlook"
     for start in range(0, MESSAGES, 10_000):
-        publish(base, (story(n, headline) for n in range(start, start + 10_000)))
+        publish(base, (story(number, headline) for number in range(start, start + 10_000)))
     paths: dict[str, Path] = {"faust": faust_path, "chunks": chunk_path, "scoring_role": scoring_role}
     speeds: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(ROUNDS):
@@ -47,13 +48,13 @@ def measure(servers: Stack) -> dict[str, Any]:
             speeds[name].append(uvloop.run(timed(path, group)))
             if committed(group) != ends(group):
                 raise RuntimeError(f"{name}: committed {committed(group)}, ends {ends(group)}")
-    medians = {name: statistics.median(found) for name, found in speeds.items()}
+    medians = {name: statistics.median(rounds) for name, rounds in speeds.items()}
     return {
         "messages": MESSAGES,
         "bytes": BYTES,
         "messages_per_second": medians,
-        "lowest": {name: min(found) for name, found in speeds.items()},
-        "highest": {name: max(found) for name, found in speeds.items()},
+        "lowest": {name: min(rounds) for name, rounds in speeds.items()},
+        "highest": {name: max(rounds) for name, rounds in speeds.items()},
         "ratios": {
             "chunks_vs_faust_path": medians["chunks"] / medians["faust"],
             "scoring_role_vs_faust_path": medians["scoring_role"] / medians["faust"],
@@ -62,78 +63,78 @@ def measure(servers: Stack) -> dict[str, Any]:
 
 
 def story(number: int, headline: str) -> bytes:
-    """A news item of about a kibibyte."""
+    """Return a news item of about a kibibyte."""
     item = {"id": f"b{number}", "headline": headline, "published_at": "2026-01-05T09:30:00Z"}
     return json.dumps({**item, "url": "u" * (BYTES - 120)}).encode()
 
 
 async def timed(path: Path, settings: Settings) -> float:
-    """Messages a second of one run."""
+    """Run a path once and return its messages/s."""
     return MESSAGES / await path(settings, asyncio.Event())
 
 
 async def run(app: faust.App, stop: asyncio.Event) -> None:
-    """Run the app until `stop`."""
+    """Run the app until ``stop`` is set."""
     await pipeline_app.run_pipeline(pipeline_app.Pipeline(app, (), dict), stop)
 
 
 async def faust_path(settings: Settings, stop: asyncio.Event) -> float:
-    """Faust as it comes: one event a message, acknowledged by the stream."""
+    """Return the seconds of plain Faust: one event per message, acknowledged by the stream."""
     app = pipeline_app._app("scoring", settings)
     app.transport = FaustTransport(app.conf.broker_consumer, app)
     app.conf.stream_buffer_maxsize = 4096
-    seen, began, took = 0, 0.0, 0.0
+    consumed, began, seconds = 0, 0.0, 0.0
 
     @app.agent(app.topic(settings.news_topic, value_type=bytes, value_serializer="raw"), concurrency=1)
     async def count(values: Any) -> None:
-        nonlocal seen, began, took
+        nonlocal consumed, began, seconds
         async for _ in values:
             began = began or time.perf_counter()
-            seen += 1
-            if seen == MESSAGES:
-                took = time.perf_counter() - began
+            consumed += 1
+            if consumed == MESSAGES:
+                seconds = time.perf_counter() - began
                 asyncio.get_running_loop().call_later(2 * settings.commit_interval_s, stop.set)
 
     await run(app, stop)
-    return took
+    return seconds
 
 
 async def chunk_path(settings: Settings, stop: asyncio.Event) -> float:
-    """The same agent on the chunk transport."""
+    """Return the seconds of the same agent on the chunk transport."""
     app = pipeline_app._app("scoring", settings)
-    seen, began, took = 0, 0.0, 0.0
+    consumed, began, seconds = 0, 0.0, 0.0
 
     @app.agent(app.topic(settings.news_topic, schema=ChunkSchema()), concurrency=1)
     async def count(chunks: Any) -> None:
-        nonlocal seen, began, took
+        nonlocal consumed, began, seconds
         async for chunk in chunks:
             began = began or time.perf_counter()
-            seen += len(chunk)
+            consumed += len(chunk)
             chunk.acknowledge()
-            if seen == MESSAGES:
-                took = time.perf_counter() - began
+            if consumed == MESSAGES:
+                seconds = time.perf_counter() - began
                 stop.set()
 
     await run(app, stop)
-    return took
+    return seconds
 
 
 async def scoring_role(settings: Settings, stop: asyncio.Event) -> float:
-    """The whole role: decoding, windows, a pool process with a constant answer, signals acknowledged by the broker."""
+    """Return the seconds of the whole role: decoding, windows, a pool with constant answers, acknowledged signals."""
     pool = Pool(ConstantScorer, ["cpu"])
     await pool.start()
     pipeline = pipeline_app.scoring_pipeline(settings, pool)
     running = asyncio.create_task(pipeline_app.run_pipeline(pipeline, stop))
-    began = took = 0.0
-    while not took:
+    began = seconds = 0.0
+    while not seconds:
         await asyncio.sleep(0.01)
         done = pipeline.counts()["signals"]
         if done and not began:
             first, began = done, time.perf_counter()
         if done == MESSAGES:
-            # Its first window is the clock's start, so it does not count.
-            took = (time.perf_counter() - began) * MESSAGES / (MESSAGES - first)
+            # The clock starts with the first window, so that window does not count.
+            seconds = (time.perf_counter() - began) * MESSAGES / (MESSAGES - first)
     stop.set()
     await running
     await pool.stop()
-    return took
+    return seconds
