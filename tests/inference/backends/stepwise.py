@@ -1,4 +1,4 @@
-"""The int8 kernels depth by depth, driven from Python: the reference for the one call that `Int8Backend` makes."""
+"""The int8 kernels called from Python depth by depth: the reference for `Int8Backend`, which makes one call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 
 @dataclass(slots=True)
 class Packed:
-    """Texts packed one after the other, all at one depth."""
+    """Texts packed one after another, all at the same depth."""
 
     hidden: NDArray[np.float32]  # (tokens, h)
     lengths: NDArray[np.int32]  # (texts,)
@@ -76,14 +76,14 @@ class Stepwise:
         return probabilities
 
     def compact(self, packed: Packed, stays: NDArray[np.bool_]) -> None:
-        """Drop the texts that do not stay; the others stay packed and in order."""
+        """Drop the texts that do not stay; the others remain packed and in order."""
         count = self.kernels.earlybell_compact(
             address(packed.hidden), address(packed.lengths), len(packed.lengths), self.config.hidden, address(stays)
         )
         packed.lengths = packed.lengths[:count].copy()
 
     def run(self, text: Ids, rule: ExitRule, temperatures: NDArray[np.float32], alpha: float) -> Answers:
-        """One text to its exit, decided by the confidence window in Python."""
+        """Run one text to its exit, which Python's `ConfidenceWindow` decides."""
         config = self.config
         packed = self.embed([text])
         keep = kept_tokens(torch.tensor([len(text)]), alpha, config.layers)[0].numpy().astype(np.int32)

@@ -1,4 +1,4 @@
-"""The compiled int8 kernels against the model in float32, and their library."""
+"""The compiled int8 kernels against the model in float32, and how their library is built and checked."""
 
 from __future__ import annotations
 
@@ -43,135 +43,135 @@ def model_of(config: Config) -> ElbertForSequenceClassification:
     return model
 
 
-def rows_of(lengths: list[int]) -> list[np.ndarray]:
+def texts_of(lengths: list[int]) -> list[np.ndarray]:
     generator = np.random.default_rng(3)
     return [generator.integers(1, 200, length, dtype=np.int32) for length in lengths]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_depth_follows_the_model_in_float32(shape: str) -> None:
+def test_every_depth_is_close_to_the_model_in_float32(shape: str) -> None:
     config = SHAPES[shape]
     model = model_of(config)
-    kernels = Stepwise(model)
-    rows = rows_of([2, 7, 16, 17, 33, 1, 130])
-    packed = kernels.embed(rows)
+    stepwise = Stepwise(model)
+    texts = texts_of([2, 7, 16, 17, 33, 1, 130])
+    packed = stepwise.embed(texts)
     for depth in range(config.layers + 1):
         if depth:
-            kernels.deepen(packed, model.config.group_at(depth))
+            stepwise.deepen(packed, model.config.group_at(depth))
         start = 0
-        for text, row in enumerate(rows):
+        for row, text in enumerate(texts):
             with torch.inference_mode():
-                ids = torch.from_numpy(row.astype(np.int64))[None]
+                ids = torch.from_numpy(text.astype(np.int64))[None]
                 live = torch.ones_like(ids, dtype=torch.bool)
                 x = model.embed(ids)
-                for below in range(1, depth + 1):
-                    x, live = model.deepen(x, live, below)
-                states = packed.hidden[start : start + len(row)]
+                for level in range(1, depth + 1):
+                    x, live = model.deepen(x, live, level)
+                states = packed.hidden[start : start + len(text)]
                 assert np.sqrt(np.mean((states - x[0].numpy()) ** 2)) < (0.05 if depth else 0.02) * float(x.std())
                 if depth in config.depths:
                     logits = model.exit_logits(x, live, depth)[0].numpy()
-                    assert kernels.logits(packed, depth)[text] == pytest.approx(logits, abs=0.1)
-            start += len(row)
+                    assert stepwise.logits(packed, depth)[row] == pytest.approx(logits, abs=0.1)
+            start += len(text)
 
 
-def test_the_exits_are_float32_through_and_through() -> None:
-    """At depth 0 nothing is quantised (there is no projection), so all that is left is rounding."""
+def test_the_exits_compute_in_float32() -> None:
+    """At depth 0 nothing is quantised (there is no projection), so the only difference is rounding."""
     model = model_of(SHAPES["headlines"])
-    kernels = Stepwise(model)
-    rows = rows_of([5, 9, 40, 3, 8, 12, 7])
-    found = kernels.logits(kernels.embed(rows), 0)
-    for row, logits in zip(rows, found, strict=True):
-        ids = torch.from_numpy(row.astype(np.int64))[None]
+    stepwise = Stepwise(model)
+    texts = texts_of([5, 9, 40, 3, 8, 12, 7])
+    all_logits = stepwise.logits(stepwise.embed(texts), 0)
+    for text, logits in zip(texts, all_logits, strict=True):
+        ids = torch.from_numpy(text.astype(np.int64))[None]
         with torch.inference_mode():
             expected = model.exit_logits(model.embed(ids), torch.ones_like(ids, dtype=torch.bool), 0)[0]
         assert logits == pytest.approx(expected.numpy(), abs=2e-5)
 
 
-def test_features_of_neighbours_follow_the_model_and_do_not_hang_on_other_texts() -> None:
-    """A text of one token has no neighbour, one of 130 is longer than a tile, and the ends have one neighbour."""
+def test_depth_zero_filters_are_close_to_the_model_and_do_not_depend_on_other_texts() -> None:
+    """A text of one token has no neighbours, one of 130 is longer than a tile, and end tokens have one neighbour."""
     model = model_of(SHAPES["filters"])
-    kernels = Stepwise(model)
-    rows = rows_of([1, 2, 3, 130, 16, 95, 1, 40, 96, 97, *range(1, 30)])
-    together = kernels.logits(kernels.embed(rows), 0)
-    for row, found in zip(rows, together, strict=True):
-        assert np.array_equal(kernels.logits(kernels.embed([row]), 0)[0], found)
-        ids = torch.from_numpy(row.astype(np.int64))[None]
+    stepwise = Stepwise(model)
+    texts = texts_of([1, 2, 3, 130, 16, 95, 1, 40, 96, 97, *range(1, 30)])
+    together = stepwise.logits(stepwise.embed(texts), 0)
+    for text, logits in zip(texts, together, strict=True):
+        assert np.array_equal(stepwise.logits(stepwise.embed([text]), 0)[0], logits)
+        ids = torch.from_numpy(text.astype(np.int64))[None]
         with torch.inference_mode():
             expected = model.exit_logits(model.embed(ids), torch.ones_like(ids, dtype=torch.bool), 0)[0]
-        assert found == pytest.approx(expected.numpy(), abs=0.05)
-    backwards = kernels.logits(kernels.embed(rows[::-1]), 0)
+        assert logits == pytest.approx(expected.numpy(), abs=0.05)
+    backwards = stepwise.logits(stepwise.embed(texts[::-1]), 0)
     assert np.array_equal(backwards[::-1], together)
     with torch.no_grad():
         model.exit_zero.filters.bias.sub_(1e3)  # type: ignore[union-attr]
-    unheard = Stepwise(model)
-    assert (np.abs(unheard.logits(unheard.embed(rows), 0) - together).max(1) > 0.1).all()
+    silenced = Stepwise(model)
+    assert (np.abs(silenced.logits(silenced.embed(texts), 0) - together).max(1) > 0.1).all()
 
 
 def test_pruning_keeps_the_tokens_that_float32_keeps() -> None:
     model = model_of(SHAPES["headlines"])
-    kernels = Stepwise(model)
-    rows = rows_of([30, 12, 2, 64])
+    stepwise = Stepwise(model)
+    texts = texts_of([30, 12, 2, 64])
     keep = np.array([18, 12, 2, 20], np.int32)
-    packed = kernels.embed(rows)
-    kernels.deepen(packed, 0, keep)
+    packed = stepwise.embed(texts)
+    stepwise.deepen(packed, 0, keep)
     assert packed.lengths.tolist() == keep.tolist()
-    start, alike, total = 0, 0.0, 0
-    for row, left in zip(rows, keep.tolist(), strict=True):
-        ids = torch.from_numpy(row.astype(np.int64))[None]
+    start, same, total = 0, 0.0, 0
+    for text, kept in zip(texts, keep.tolist(), strict=True):
+        ids = torch.from_numpy(text.astype(np.int64))[None]
         with torch.inference_mode():
             live = torch.ones_like(ids, dtype=torch.bool)
-            x, _ = model.deepen(model.embed(ids), live, 1, torch.tensor([left]))
-        near = np.abs(packed.hidden[start : start + left] - x[0].numpy()).max(1) < 0.3
-        alike, total, start = alike + near.sum(), total + left, start + left
-    # Where two tokens contribute almost alike, int8 may keep the other one, and those after it move up.
-    assert alike / total > 0.8
+            x, _ = model.deepen(model.embed(ids), live, 1, torch.tensor([kept]))
+        close = np.abs(packed.hidden[start : start + kept] - x[0].numpy()).max(1) < 0.3
+        same, total, start = same + close.sum(), total + kept, start + kept
+    # If two tokens contribute almost equally, int8 may keep the other one, and later tokens shift.
+    assert same / total > 0.8
 
 
-def test_selected_texts_move_together() -> None:
-    kernels = Stepwise(model_of(SHAPES["headlines"]))
-    rows = rows_of([4, 1, 9, 3])
-    packed = kernels.embed(rows)
+def test_texts_that_stay_are_packed_in_order() -> None:
+    stepwise = Stepwise(model_of(SHAPES["headlines"]))
+    texts = texts_of([4, 1, 9, 3])
+    packed = stepwise.embed(texts)
     before = packed.hidden.copy()
-    kernels.compact(packed, np.array([False, True, False, True]))
+    stepwise.compact(packed, np.array([False, True, False, True]))
     assert packed.lengths.tolist() == [1, 3]
     assert np.array_equal(packed.hidden[:4], before[[4, 14, 15, 16]])
-    kernels.compact(packed, np.array([False, False]))
+    stepwise.compact(packed, np.array([False, False]))
     assert len(packed.lengths) == 0
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_new"])
-def test_the_polynomial_stands_for_the_activation(name: str) -> None:
+def test_the_polynomial_approximates_the_activation(name: str) -> None:
     clamp, terms = activation_terms(name)
     values = torch.linspace(-12, 12, 20_001, dtype=torch.float64)
     z = values.clamp(-clamp, clamp)
-    ours = values * (0.5 + z * sum(term * z ** (2 * power) for power, term in enumerate(terms)))
+    polynomial = values * (0.5 + z * sum(term * z ** (2 * power) for power, term in enumerate(terms)))
     exact = torch.nn.functional.gelu(values, approximate="none" if name == "gelu" else "tanh")
-    assert float(((ours - exact) / (1 + values.abs())).abs().max()) < 3e-5
+    assert float(((polynomial - exact) / (1 + values.abs())).abs().max()) < 3e-5
 
 
-def test_a_shape_that_does_not_fill_vectors_is_left_to_torch() -> None:
-    odd = Config(vocabulary=20, embedding=40, hidden=40, heads=4, feed_forward=64)
-    assert not is_supported(odd)
+def test_a_shape_that_does_not_fill_vectors_is_not_supported() -> None:
+    config = Config(vocabulary=20, embedding=40, hidden=40, heads=4, feed_forward=64)
+    assert not is_supported(config)
     with pytest.raises(ValueError, match="multiples of 16"):
-        Stepwise(ElbertForSequenceClassification(odd))
+        Stepwise(ElbertForSequenceClassification(config))
 
 
-def test_the_library_is_built_once_and_survives_a_broken_compiler(
+def test_the_library_is_built_once_and_is_none_with_a_broken_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     build.library.cache_clear()
     try:
         assert build.library() is not None
-        (built,) = (tmp_path / "earlybell" / "engine").glob("*.so")
-        stamp = built.stat().st_mtime_ns
+        (library_file,) = (tmp_path / "earlybell" / "engine").glob("*.so")
+        built_at = library_file.stat().st_mtime_ns
         build.library.cache_clear()
         assert build.library() is not None
-        assert built.stat().st_mtime_ns == stamp
-        broken = tmp_path / "cc"
-        broken.write_text("#!/bin/sh\nexit 1\n")
-        broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv("CC", str(broken))
+        assert library_file.stat().st_mtime_ns == built_at
+        broken_compiler = tmp_path / "cc"
+        broken_compiler.write_text("#!/bin/sh\nexit 1\n")
+        broken_compiler.chmod(broken_compiler.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("CC", str(broken_compiler))
         build.library.cache_clear()
         assert build.library() is None
         assert not list((tmp_path / "earlybell" / "engine").glob("*.partial"))
@@ -180,7 +180,7 @@ def test_the_library_is_built_once_and_survives_a_broken_compiler(
         build.library.cache_clear()
 
 
-def test_a_changed_header_is_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_header_builds_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structs, "check", lambda library: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "answer.h").write_text("#define ANSWER 1\n")
@@ -191,15 +191,15 @@ def test_a_changed_header_is_another_library(tmp_path: Path, monkeypatch: pytest
         for answer in (1, 2):
             (tmp_path / "answer.h").write_text(f"#define ANSWER {answer}\n")
             build.library.cache_clear()
-            built = build.library()
-            assert built is not None
-            assert built.earlybell_answer() == answer
+            library = build.library()
+            assert library is not None
+            assert library.earlybell_answer() == answer
     finally:
         monkeypatch.undo()
         build.library.cache_clear()
 
 
-def test_nowhere_to_keep_the_library_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_library_without_a_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("not a directory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     build.library.cache_clear()
@@ -210,12 +210,12 @@ def test_nowhere_to_keep_the_library_is_no_library(tmp_path: Path, monkeypatch: 
         build.library.cache_clear()
 
 
-@pytest.mark.parametrize("wrong", [{"PANEL": 32}, {"TERMS": 8}])
-def test_kernels_of_another_layout_are_refused(wrong: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("constants", [{"PANEL": 32}, {"TERMS": 8}])
+def test_kernels_with_other_constants_are_refused(constants: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     library = build.library()
     assert library is not None
     structs.check(library)
-    for name, value in wrong.items():
+    for name, value in constants.items():
         monkeypatch.setitem(structs._CONSTANTS, name, value)
         with pytest.raises(RuntimeError, match=name):
             structs.check(library)

@@ -1,4 +1,4 @@
-"""Fixed slots against batches that shrink and grow: the same answers, whoever sits where, and the same bits alone."""
+"""Fixed slots against batches that shrink: the same answers in any slot, and the same bits alone and in a window."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @cache
-def backend(model: str, rule: str, alpha: float, tokens: int = 64, device: torch.device = CPU) -> PaddedBackend:
-    made = outspoken(tiny(**MODELS[model]), seed=3).to(device)
-    temperatures = torch.tensor([1.0, 1.5, 0.8, 1.2, 1.0], device=device)[5 - len(made.config.depths) :]
-    return PaddedBackend(made, RULES[rule], temperatures, alpha, device, tokens)
+def open_backend(name: str, rule: str, alpha: float, tokens: int = 64, device: torch.device = CPU) -> PaddedBackend:
+    model = outspoken(tiny(**MODELS[name]), seed=3).to(device)
+    temperatures = torch.tensor([1.0, 1.5, 0.8, 1.2, 1.0], device=device)[5 - len(model.config.depths) :]
+    return PaddedBackend(model, RULES[rule], temperatures, alpha, device, tokens)
 
 
 def refill(backend: PaddedBackend, window: Window, every: int = 1) -> Answers:
@@ -66,38 +66,38 @@ def in_precision(backend: PaddedBackend, precision: torch.dtype) -> PaddedBacken
 
 def window(lengths: list[int], seed: int = 0) -> Window:
     generator = np.random.default_rng(seed)
-    rows: list[Ids] = [generator.integers(5, 64, length).astype(np.int32) for length in lengths]
-    return Window(rows, generator.random(len(rows)).astype(np.float32) * 4)
+    texts: list[Ids] = [generator.integers(5, 64, length).astype(np.int32) for length in lengths]
+    return Window(texts, generator.random(len(texts)).astype(np.float32) * 4)
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), model=st.sampled_from(list(MODELS)), rule=st.sampled_from(list(RULES)),
        alpha=st.sampled_from([1.0, 0.7]), every=st.integers(1, 5))  # fmt: skip
-def test_it_answers_as_batches_without_a_shape_do(
+def test_slots_give_the_answers_of_shrinking_batches(
     data: st.DataObject, model: str, rule: str, alpha: float, every: int
 ) -> None:
     """Queues shorter and longer than a load; loads of one row and of many; pruning on and off."""
     tokens = data.draw(st.sampled_from([8, 64, 1_000]), "tokens of a load")
     texts = window(data.draw(st.lists(st.integers(2, 40), min_size=1, max_size=50), "lengths"), seed=1)
     with torch.inference_mode():
-        refilled = refill(backend(model, rule, alpha, tokens), texts, every=every)
-        shrunk = shrink(backend(model, rule, alpha, tokens), texts)
-    same(refilled, shrunk, tolerance=1e-5)
+        refilled = refill(open_backend(model, rule, alpha, tokens), texts, every=every)
+        shrunk = shrink(open_backend(model, rule, alpha, tokens), texts)
+    assert_same(refilled, shrunk, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_a_text_has_the_same_bits_alone_and_in_a_crowd(model: str, precision: torch.dtype) -> None:
+def test_a_text_has_the_same_bits_alone_and_in_a_window(model: str, precision: torch.dtype) -> None:
     texts = window([3, 9, 30, 5, 8, 7, 8, 12, 8, 8, 6, 31, 29, 8, 7], seed=2)
-    made = in_precision(backend(model, "trend", 0.8), precision)
+    backend = in_precision(open_backend(model, "trend", 0.8), precision)
     with torch.inference_mode():
-        together = refill(made, texts)
-        backwards = refill(made, Window(texts.texts[::-1], texts.predicted), every=3)
-        alone = [refill(made, Window([row], texts.predicted[:1])) for row in texts.texts]
-    assert len(set(together.exit_depth.tolist())) > 1, "texts must leave at different depths"
+        together = refill(backend, texts)
+        backwards = refill(backend, Window(texts.texts[::-1], texts.predicted), every=3)
+        alone = [refill(backend, Window([ids], texts.predicted[:1])) for ids in texts.texts]
+    assert len(set(together.exit_depth.tolist())) > 1, "texts must exit at different depths"
     assert np.array_equal(together.probabilities, backwards.probabilities[::-1])
-    assert np.array_equal(together.probabilities, np.concatenate([one.probabilities for one in alone]))
-    assert together.exit_depth.tolist() == [int(one.exit_depth[0]) for one in alone]
+    assert np.array_equal(together.probabilities, np.concatenate([answers.probabilities for answers in alone]))
+    assert together.exit_depth.tolist() == [int(answers.exit_depth[0]) for answers in alone]
 
 
 @pytest.mark.parametrize("model", ["one group", "a group a depth"])
@@ -116,19 +116,19 @@ def test_no_row_idles_before_the_queue_runs_dry(model: str, monkeypatch: pytest.
     monkeypatch.setattr(Slots, "admit", admitted)
     monkeypatch.setattr(Slots, "deepen", deepened)
     with torch.inference_mode():
-        answers = refill(backend(model, "confidence", 1.0), window([8] * 83))
+        answers = refill(open_backend(model, "confidence", 1.0), window([8] * 83))
     assert len(set(answers.exit_depth.tolist())) > 2
-    dry = max(place for place, (step, _) in enumerate(loads) if step == "admit")
-    assert dry > 10
-    assert {size for _, size in loads[:dry]} == {8}, "64 tokens are 8 rows of 8"
+    last_admission = max(index for index, (step, _) in enumerate(loads) if step == "admit")
+    assert last_admission > 10
+    assert {size for _, size in loads[:last_admission]} == {8}, "64 tokens are 8 rows of 8"
     assert sum(size for step, size in loads if step == "admit") == 83
     assert sum(size for step, size in loads if step == "deepen") == answers.exit_depth.sum()
 
 
 class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """What a CUDA graph does, on any device: the operations of one run, repeated on the same memory, without Python.
+    """A CUDA graph on any device: record a step's operations once, then repeat them on the same memory.
 
-    As in a capture, nobody may look at a value, make a tensor of Python's numbers, or let a shape hang on values.
+    As in a capture, a step must not read a value, make a tensor from Python numbers, or let a shape depend on values.
     """
 
     FORBIDDEN = ("_local_scalar_dense", "lift_fresh", "lift_fresh_copy", "nonzero", "masked_select", "unique", "equal")
@@ -141,9 +141,9 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func.overloadpacket.__name__
         assert name not in self.FORBIDDEN, f"{name} cannot be captured"
         masks = name in ("index", "index_put", "index_put_") and any(
-            one is not None and one.dtype == torch.bool for one in args[1]
+            index is not None and index.dtype == torch.bool for index in args[1]
         )
-        assert not masks, "an index by a mask cannot be captured"
+        assert not masks, "indexing by a mask cannot be captured"
         result = func(*args, **(kwargs or {}))
         self.operations.append((func, args, kwargs or {}, result))
         return result
@@ -157,8 +157,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def replay() -> None:
             self.replays += 1
             for func, args, kwargs, result in operations:
-                again = func(*args, **kwargs)
-                for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                new_result = func(*args, **kwargs)
+                for old, new in zip(tree_leaves(result), tree_leaves(new_result), strict=True):
                     if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
                         old.copy_(new)
 
@@ -176,62 +176,66 @@ def test_steps_can_be_captured_and_replayed(
     )  # as on a GPU
     tape = Tape()
     monkeypatch.setattr("earlybell.inference.backends.slots.Recorder", lambda device: tape)
-    made = in_precision(backend(model, rule, alpha), precision)
-    texts = [window([8] * 30 + [3, 40, 21, 22, 37]), window([40, 7, 6]), window([20] * 9, seed=5)]
+    backend = in_precision(open_backend(model, rule, alpha), precision)
+    windows = [window([8] * 30 + [3, 40, 21, 22, 37]), window([40, 7, 6]), window([20] * 9, seed=5)]
     with torch.inference_mode():
-        replayed = [refill(made, one, every=every) for one in texts for every in (1, 2)]
+        replayed = [refill(backend, texts, every=every) for texts in windows for every in (1, 2)]
         assert tape.replays > 20
-        eager = [shrink(made, one) for one in texts for _ in (1, 2)]
-    for one, other in zip(replayed, eager, strict=True):
-        same(one, other, tolerance=1e-5 if precision == torch.float32 else 1e-3)
+        shrunk = [shrink(backend, texts) for texts in windows for _ in (1, 2)]
+    for actual, expected in zip(replayed, shrunk, strict=True):
+        assert_same(actual, expected, tolerance=1e-5 if precision == torch.float32 else 1e-3)
 
 
-def test_slots_stay_where_they_are() -> None:
+def test_slots_keep_their_addresses() -> None:
     """A graph reads and writes the addresses that it was captured with."""
-    made = replace(backend("two groups of two", "trend", 0.7))
-    slots = made.slots.of_width(8)
-    tensors = {name: value.data_ptr() for name, value in vars(slots).items() if isinstance(value, torch.Tensor)}
-    kept = {name: value.data_ptr() for name, value in vars(slots._window).items() if isinstance(value, torch.Tensor)}
-    assert {"_x", "_plan", "_ids", "_outcome"} <= set(tensors)
-    assert set(kept) == {"run", "label", "lead"}
+    backend = replace(open_backend("two groups of two", "trend", 0.7))
+    slots = backend.slots.of_width(8)
+    addresses = addresses_of(slots)
+    window_addresses = addresses_of(slots._window)
+    assert {"_x", "_plan", "_ids", "_outcome"} <= set(addresses)
+    assert set(window_addresses) == {"run", "label", "lead"}
     with torch.inference_mode():
-        refill(made, window([8] * 40 + [30] * 10 + [5] * 9))
-    assert made.slots.of_width(8) is slots
-    assert {name: value.data_ptr() for name, value in vars(slots).items() if name in tensors} == tensors
-    assert {name: value.data_ptr() for name, value in vars(slots._window).items() if name in kept} == kept
+        refill(backend, window([8] * 40 + [30] * 10 + [5] * 9))
+    assert backend.slots.of_width(8) is slots
+    assert addresses_of(slots) == addresses
+    assert addresses_of(slots._window) == window_addresses
 
 
-def test_a_window_that_failed_half_way_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = replace(backend("one group", "trend", 1.0))
+def addresses_of(owner: object) -> dict[str, int]:
+    return {name: value.data_ptr() for name, value in vars(owner).items() if isinstance(value, torch.Tensor)}
+
+
+def test_a_failed_window_does_not_affect_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = replace(open_backend("one group", "trend", 1.0))
     texts = window([8] * 30)
     with torch.inference_mode():
-        expected = refill(made, texts)
+        expected = refill(backend, texts)
         with monkeypatch.context() as patch:
             calls = iter(range(100))
             outcome = Slots.outcome
 
-            def fails(self: Slots) -> NDArray[np.float32]:
+            def failing_outcome(self: Slots) -> NDArray[np.float32]:
                 if next(calls) == 3:
                     raise torch.OutOfMemoryError("out of memory")
                 return outcome(self)
 
-            patch.setattr(Slots, "outcome", fails)
+            patch.setattr(Slots, "outcome", failing_outcome)
             with pytest.raises(torch.OutOfMemoryError):
-                refill(made, texts)
-        same(refill(made, texts), expected, tolerance=0.0)
+                refill(backend, texts)
+        assert_same(refill(backend, texts), expected, tolerance=0.0)
 
 
 def test_more_widths_than_are_kept_are_answered_too() -> None:
-    made = replace(backend("one group", "trend", 1.0), model=outspoken(tiny(positions=1_500), seed=3))
+    backend = replace(open_backend("one group", "trend", 1.0), model=outspoken(tiny(positions=1_500), seed=3))
     texts = window([8, 1_200, *range(40, 1_400, 32)], seed=4)
     assert len(texts.texts) > MAX_WIDTHS
     with torch.inference_mode():
-        found = refill(made, texts)
-        expected = shrink(made, texts)
-    same(found, expected, tolerance=1e-5)
+        actual = refill(backend, texts)
+        expected = shrink(backend, texts)
+    assert_same(actual, expected, tolerance=1e-5)
 
 
-def same(one: Answers, other: Answers, tolerance: float) -> None:
-    assert one.exit_depth.tolist() == other.exit_depth.tolist()
-    assert one.tokens_kept.tolist() == other.tokens_kept.tolist()
-    assert np.abs(one.probabilities - other.probabilities).max() <= tolerance
+def assert_same(actual: Answers, expected: Answers, tolerance: float) -> None:
+    assert actual.exit_depth.tolist() == expected.exit_depth.tolist()
+    assert actual.tokens_kept.tolist() == expected.tokens_kept.tolist()
+    assert np.abs(actual.probabilities - expected.probabilities).max() <= tolerance
