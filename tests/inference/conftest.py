@@ -1,4 +1,4 @@
-"""A tiny model with random weights and a word-piece tokenizer of its own: enough to test every rule in milliseconds."""
+"""Fixtures: a tiny model with random weights and its own word-piece tokenizer, to test every rule in milliseconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORDS = ["acme", "profit", "soars", "cuts", "outlook", "shares", "fall", "rise",
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
-    """On tiny shapes one thread is faster than two that wait for each other, by far where others want the cores."""
+    """On tiny shapes one thread is faster than two that wait for each other, especially on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +32,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def workers_import_no_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A spawned process imports its parent's main module again: here that is pytest, half a second for nothing."""
+    """Spare spawned processes half a second: they import the parent's main module, which here is pytest."""
     monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
 
 

@@ -22,16 +22,16 @@ def engine(tiny_checkpoint: Path) -> Engine:
     return open_engine("cpu", checkpoint=tiny_checkpoint, precision="float32")
 
 
-def test_it_says_what_it_is(engine: Engine) -> None:
-    described = engine.description
-    assert described.model == "tiny"
-    assert described.labels == ("negative", "neutral", "positive")
-    assert described.policy == "dial=0.50"
-    assert (described.depth_limit, described.max_tokens, described.precision) == (4, 128, "float32")
-    assert described.languages == ("en",)
+def test_the_description_names_the_model_and_its_settings(engine: Engine) -> None:
+    description = engine.description
+    assert description.model == "tiny"
+    assert description.labels == ("negative", "neutral", "positive")
+    assert description.policy == "dial=0.50"
+    assert (description.depth_limit, description.max_tokens, description.precision) == (4, 128, "float32")
+    assert description.languages == ("en",)
 
 
-def test_answers_come_in_the_order_of_the_texts(engine: Engine, texts: list[str]) -> None:
+def test_answers_are_in_the_order_of_the_texts(engine: Engine, texts: list[str]) -> None:
     answers = engine.score(texts)
     assert len(answers) == len(texts)
     assert answers.probabilities.shape == (len(texts), 3)
@@ -39,43 +39,45 @@ def test_answers_come_in_the_order_of_the_texts(engine: Engine, texts: list[str]
     backwards = engine.score(texts[::-1])
     assert np.array_equal(backwards.exit_depth[::-1], answers.exit_depth)
     assert np.array_equal(backwards.tokens[::-1], answers.tokens)
-    assert len(set(answers.exit_depth.tolist())) > 1, "the fixture must make texts leave at different depths"
+    assert len(set(answers.exit_depth.tolist())) > 1, "the fixture must make texts exit at different depths"
 
 
-def test_no_texts_give_no_rows(engine: Engine) -> None:
+def test_an_empty_window_has_no_answers(engine: Engine) -> None:
     assert engine.score([]).probabilities.shape == (0, 3)
 
 
 def test_an_empty_text_is_answered(engine: Engine) -> None:
-    answer = engine.score(["", "https://only.a/link"])
-    assert answer.tokens.tolist() == [2, 2]
-    assert np.isfinite(answer.predicted_depth).all()
+    answers = engine.score(["", "https://only.a/link"])
+    assert answers.tokens.tolist() == [2, 2]
+    assert np.isfinite(answers.predicted_depth).all()
 
 
 def test_dial_0_is_full_depth_and_agrees_with_the_padded_baseline(tiny_checkpoint: Path, texts: list[str]) -> None:
-    exact = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.0, precision="float32").score(texts)
-    baseline = open_engine("cpu", checkpoint=tiny_checkpoint, dial=1.0, precision="float32", strategy="padded").score(
+    full_depth = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.0, precision="float32").score(texts)
+    padded = open_engine("cpu", checkpoint=tiny_checkpoint, dial=1.0, precision="float32", strategy="padded").score(
         texts
     )
-    assert set(exact.exit_depth.tolist()) == {4}
-    same(exact, baseline)
+    assert set(full_depth.exit_depth.tolist()) == {4}
+    assert_same(full_depth, padded)
 
 
 def test_a_faster_dial_runs_fewer_layers_and_keeps_fewer_tokens(tiny_checkpoint: Path, texts: list[str]) -> None:
-    mean = [open_engine("cpu", checkpoint=tiny_checkpoint, dial=dial).score(texts).exit_depth.mean() for dial in DIALS]
-    assert mean[0] == 4
-    assert mean[3] < mean[0]
+    mean_depth = [
+        open_engine("cpu", checkpoint=tiny_checkpoint, dial=dial).score(texts).exit_depth.mean() for dial in DIALS
+    ]
+    assert mean_depth[0] == 4
+    assert mean_depth[3] < mean_depth[0]
     pruned = open_engine("cpu", checkpoint=tiny_checkpoint, dial=1.0, precision="float32").score(texts)
     deep = pruned.exit_depth > 0
     assert bool((pruned.tokens_kept <= pruned.tokens).all())
     assert bool((pruned.tokens_kept[deep & (pruned.tokens > 8)] < pruned.tokens[deep & (pruned.tokens > 8)]).all())
 
 
-def test_bfloat16_stays_close(tiny_checkpoint: Path, texts: list[str]) -> None:
-    full = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.0, precision="float32").score(texts)
-    half = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.0, precision="bfloat16").score(texts)
-    agree = full.probabilities.argmax(1) == half.probabilities.argmax(1)
-    assert agree.mean() > 0.9
+def test_bfloat16_agrees_with_float32(tiny_checkpoint: Path, texts: list[str]) -> None:
+    float32 = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.0, precision="float32").score(texts)
+    bfloat16 = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.0, precision="bfloat16").score(texts)
+    same_label = float32.probabilities.argmax(1) == bfloat16.probabilities.argmax(1)
+    assert same_label.mean() > 0.9
 
 
 def test_the_predicted_depth_is_the_mean_over_the_texts_own_tokens(
@@ -83,18 +85,18 @@ def test_the_predicted_depth_is_the_mean_over_the_texts_own_tokens(
 ) -> None:
     from earlybell.inference.model.checkpoint import load
 
-    loaded = load(tiny_checkpoint)
-    expected = loaded.calibration.expected_depths(0)
-    assert expected is not None
-    predicted = engine.score(texts).predicted_depth
-    for text, found in zip(texts, predicted, strict=True):
-        own = loaded.reader.read([text])[0][1:-1]
-        if len(own):
-            assert found == pytest.approx(float(expected[own].mean()), abs=1e-4)
+    checkpoint = load(tiny_checkpoint)
+    expected_depths = checkpoint.calibration.expected_depths(0)
+    assert expected_depths is not None
+    predictions = engine.score(texts).predicted_depth
+    for text, predicted in zip(texts, predictions, strict=True):
+        own_tokens = checkpoint.reader.read([text])[0][1:-1]
+        if len(own_tokens):
+            assert predicted == pytest.approx(float(expected_depths[own_tokens].mean()), abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("options", "message"),
     [
         ({"device": "tpu"}, "give cpu, cuda"),
         ({"device": "cuda:99"}, "GPUs"),
@@ -105,9 +107,11 @@ def test_the_predicted_depth_is_the_mean_over_the_texts_own_tokens(
         ({"strategy": "magic"}, "choose auto or one of"),
     ],
 )
-def test_what_cannot_be_had_is_refused_in_one_line(tiny_checkpoint: Path, wrong: dict[str, str], says: str) -> None:
-    with pytest.raises(EngineError, match=says) as refused:
-        open_engine(**{"checkpoint": tiny_checkpoint, **wrong})  # type: ignore[arg-type]
+def test_an_unavailable_option_is_refused_in_one_line(
+    tiny_checkpoint: Path, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(EngineError, match=message) as refused:
+        open_engine(**{"checkpoint": tiny_checkpoint, **options})  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)
 
 
@@ -116,37 +120,37 @@ def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
         open_engine("cpu", checkpoint=tmp_path / "none")
 
 
-def test_pure_prediction_leaves_each_text_at_its_predicted_depth(tiny_checkpoint: Path, texts: list[str]) -> None:
-    pure = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.5, precision="float32", strategy="predict").score(
-        texts
-    )
-    assert pure.exit_depth.tolist() == np.rint(pure.predicted_depth).astype(int).tolist()
-    assert len(set(pure.exit_depth.tolist())) > 1
-    # Where the exit rule happens to leave at the same depth, the answers are the same.
-    checked = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.5, precision="float32").score(texts)
-    same_depth = pure.exit_depth == checked.exit_depth
+def test_the_strategy_predict_exits_each_text_at_its_predicted_depth(tiny_checkpoint: Path, texts: list[str]) -> None:
+    by_prediction = open_engine(
+        "cpu", checkpoint=tiny_checkpoint, dial=0.5, precision="float32", strategy="predict"
+    ).score(texts)
+    assert by_prediction.exit_depth.tolist() == np.rint(by_prediction.predicted_depth).astype(int).tolist()
+    assert len(set(by_prediction.exit_depth.tolist())) > 1
+    # Where the exit rule happens to exit at the same depth, the answers are the same.
+    by_rule = open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.5, precision="float32").score(texts)
+    same_depth = by_prediction.exit_depth == by_rule.exit_depth
     assert same_depth.any()
-    assert np.allclose(pure.probabilities[same_depth], checked.probabilities[same_depth], atol=1e-5)
+    assert np.allclose(by_prediction.probabilities[same_depth], by_rule.probabilities[same_depth], atol=1e-5)
 
 
-def test_warming_up_changes_nothing(engine: Engine, texts: list[str]) -> None:
+def test_warming_up_changes_no_answer(engine: Engine, texts: list[str]) -> None:
     before = engine.score(texts)
     engine.warm_up()
-    same(before, engine.score(texts))
+    assert_same(before, engine.score(texts))
 
 
 @given(tokens=st.integers(1, 512))
-def test_a_bucket_holds_its_text_with_little_padding(tokens: int) -> None:
+def test_a_bucket_fits_its_text_with_little_padding(tokens: int) -> None:
     assert tokens <= bucket(tokens) < tokens + max(8, 32 * (tokens > 64))
 
 
-def test_the_strategies_are_known_by_name() -> None:
+def test_strategies_have_names() -> None:
     assert {"padded", "shrink", "presort"} <= set(STRATEGIES)
 
 
-def same(one: Predictions, other: Predictions) -> None:
-    assert one.exit_depth.tolist() == other.exit_depth.tolist()
-    assert one.tokens.tolist() == other.tokens.tolist()
-    assert one.tokens_kept.tolist() == other.tokens_kept.tolist()
-    assert np.allclose(one.probabilities, other.probabilities, atol=1e-5)
-    assert one.probabilities.argmax(1).tolist() == other.probabilities.argmax(1).tolist()
+def assert_same(actual: Predictions, expected: Predictions) -> None:
+    assert actual.exit_depth.tolist() == expected.exit_depth.tolist()
+    assert actual.tokens.tolist() == expected.tokens.tolist()
+    assert actual.tokens_kept.tolist() == expected.tokens_kept.tolist()
+    assert np.allclose(actual.probabilities, expected.probabilities, atol=1e-5)
+    assert actual.probabilities.argmax(1).tolist() == expected.probabilities.argmax(1).tolist()

@@ -1,4 +1,4 @@
-"""A text's answer does not depend on its neighbours, over everything that could break that."""
+"""A text's answer does not depend on its neighbours, whatever the precision, strategy, dial, batch size or threads."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3, "int8": 0.0}
 
 needs_int8 = pytest.mark.skipif(library() is None, reason="no C compiler here: no int8 kernels")
 PRECISIONS = ["float32", "bfloat16", pytest.param("int8", marks=needs_int8)]
-drawn_precisions = st.sampled_from(["float32", "bfloat16", *(["int8"] if library() is not None else [])])
+any_precision = st.sampled_from(["float32", "bfloat16", *(["int8"] if library() is not None else [])])
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> dict[int, Path]:
     """By groups of weights: one shared layer, and two groups of two inner layers each."""
-    found = {}
-    for groups, inner in ((1, 1), (2, 2)):
-        model = outspoken(tiny(groups=groups, inner_layers=inner), seed=groups)
-        found[groups] = tmp_path_factory.mktemp("groups") / str(groups)
-        checkpoint.save(model, tokenizer_file, _calibration(), found[groups], card="# tiny\n")
-    return found
+    directories = {}
+    for groups, inner_layers in ((1, 1), (2, 2)):
+        model = outspoken(tiny(groups=groups, inner_layers=inner_layers), seed=groups)
+        directories[groups] = tmp_path_factory.mktemp("groups") / str(groups)
+        checkpoint.save(model, tokenizer_file, _calibration(), directories[groups], card="# tiny\n")
+    return directories
 
 
 def _calibration() -> Calibration:
@@ -53,7 +53,7 @@ def _calibration() -> Calibration:
 
 
 @functools.cache
-def opened(
+def cached_engine(
     directory: Path, dial: float, precision: str, strategy: str, tokens: int = 0, exact: bool = False, threads: int = 1
 ) -> Engine:
     return open_engine("cpu", checkpoint=directory, dial=dial, precision=precision, strategy=strategy,
@@ -61,7 +61,7 @@ def opened(
 
 
 @settings(max_examples=100, deadline=None)
-@given(data=st.data(), precision=drawn_precisions, strategy=st.sampled_from(STRATEGIES), dial=st.sampled_from(DIALS))
+@given(data=st.data(), precision=any_precision, strategy=st.sampled_from(STRATEGIES), dial=st.sampled_from(DIALS))
 def test_an_answer_does_not_depend_on_the_neighbours(
     checkpoints: dict[int, Path], texts: list[str], data: st.DataObject, precision: str, strategy: str, dial: float
 ) -> None:
@@ -69,70 +69,71 @@ def test_an_answer_does_not_depend_on_the_neighbours(
     window = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=100), "window")
     tokens = data.draw(st.sampled_from([16, 100, 1_000, 100_000]), "batch tokens")
     threads = data.draw(st.sampled_from([1, 2]), "threads")
-    alone = one_by_one(directory, dial, precision, tuple(texts))
-    found = opened(directory, dial, precision, strategy, tokens, threads=threads).score([texts[i] for i in window])
-    same(found, rows_of(alone, window), TOLERANCE[precision])
+    alone = scored_alone(directory, dial, precision, tuple(texts))
+    engine = cached_engine(directory, dial, precision, strategy, tokens, threads=threads)
+    together = engine.score([texts[index] for index in window])
+    assert_same(together, select(alone, window), TOLERANCE[precision])
 
 
 @functools.cache
-def one_by_one(directory: Path, dial: float, precision: str, texts: tuple[str, ...]) -> Predictions:
-    """The reference: each text in a window of its own."""
-    engine = opened(directory, dial, precision, "shrink")
+def scored_alone(directory: Path, dial: float, precision: str, texts: tuple[str, ...]) -> Predictions:
+    """Return the reference: each text scored in a window by itself."""
+    engine = cached_engine(directory, dial, precision, "shrink")
     return Predictions.concatenate([engine.score([text]) for text in texts], 3)
 
 
 @settings(max_examples=40, deadline=None)
-@given(data=st.data(), precision=drawn_precisions, dial=st.sampled_from(DIALS))
-def test_the_exact_mode_gives_the_same_bits(
+@given(data=st.data(), precision=any_precision, dial=st.sampled_from(DIALS))
+def test_in_exact_mode_an_answer_has_the_same_bits_in_every_window(
     checkpoints: dict[int, Path], texts: list[str], data: st.DataObject, precision: str, dial: float
 ) -> None:
     """Fixed slots in float32 and bfloat16, any batch in int8."""
     directory = checkpoints[data.draw(st.sampled_from([1, 2]), "groups")]
     window = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=60))
-    engine = opened(directory, dial, precision, "auto", 256, exact=True)
-    alone = exactly_one_by_one(directory, dial, precision, tuple(texts))
-    same(engine.score([texts[index] for index in window]), rows_of(alone, window), 0.0)
+    engine = cached_engine(directory, dial, precision, "auto", 256, exact=True)
+    alone = scored_alone_exactly(directory, dial, precision, tuple(texts))
+    assert_same(engine.score([texts[index] for index in window]), select(alone, window), 0.0)
 
 
 @functools.cache
-def exactly_one_by_one(directory: Path, dial: float, precision: str, texts: tuple[str, ...]) -> Predictions:
-    engine = opened(directory, dial, precision, "auto", 256, exact=True)
+def scored_alone_exactly(directory: Path, dial: float, precision: str, texts: tuple[str, ...]) -> Predictions:
+    engine = cached_engine(directory, dial, precision, "auto", 256, exact=True)
     return Predictions.concatenate([engine.score([text]) for text in texts], 3)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_pure_prediction_runs_to_the_predicted_depth(
+def test_the_strategy_predict_runs_to_the_predicted_depth(
     checkpoints: dict[int, Path], texts: list[str], precision: str
 ) -> None:
-    found = opened(checkpoints[1], 0.5, precision, "predict").score(texts)
-    assert found.exit_depth.tolist() == np.clip(np.rint(found.predicted_depth), 0, 4).astype(int).tolist()
-    assert len(set(found.exit_depth.tolist())) > 1
+    answers = cached_engine(checkpoints[1], 0.5, precision, "predict").score(texts)
+    assert answers.exit_depth.tolist() == np.clip(np.rint(answers.predicted_depth), 0, 4).astype(int).tolist()
+    assert len(set(answers.exit_depth.tolist())) > 1
 
 
 @needs_int8
 @pytest.mark.parametrize("dial", DIALS)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_int8_is_close_to_float32(checkpoints: dict[int, Path], texts: list[str], dial: float, groups: int) -> None:
-    """On a model whose blown-up weights leave little between one answer and another."""
-    whole = opened(checkpoints[groups], 0.0, "int8", "shrink").score(texts)
-    float32 = opened(checkpoints[groups], 0.0, "float32", "shrink").score(texts)
-    assert np.abs(whole.probabilities - float32.probabilities).mean() < 0.03
-    assert (whole.probabilities.argmax(1) == float32.probabilities.argmax(1)).mean() > 0.9
-    exits = opened(checkpoints[groups], dial, "int8", "shrink").score(texts)
-    others = opened(checkpoints[groups], dial, "float32", "shrink").score(texts)
-    assert (exits.exit_depth == others.exit_depth).mean() > 0.8
-    alike = exits.exit_depth == others.exit_depth
-    assert np.array_equal(exits.tokens_kept[alike], others.tokens_kept[alike])
+    """Use a model whose large random weights make its answers sensitive to rounding."""
+    full_int8 = cached_engine(checkpoints[groups], 0.0, "int8", "shrink").score(texts)
+    full_float32 = cached_engine(checkpoints[groups], 0.0, "float32", "shrink").score(texts)
+    assert np.abs(full_int8.probabilities - full_float32.probabilities).mean() < 0.03
+    assert (full_int8.probabilities.argmax(1) == full_float32.probabilities.argmax(1)).mean() > 0.9
+    int8 = cached_engine(checkpoints[groups], dial, "int8", "shrink").score(texts)
+    float32 = cached_engine(checkpoints[groups], dial, "float32", "shrink").score(texts)
+    same_depth = int8.exit_depth == float32.exit_depth
+    assert same_depth.mean() > 0.8
+    assert np.array_equal(int8.tokens_kept[same_depth], float32.tokens_kept[same_depth])
 
 
-def rows_of(answers: Predictions, window: list[int]) -> Predictions:
+def select(answers: Predictions, window: list[int]) -> Predictions:
     return Predictions(**{field.name: getattr(answers, field.name)[window] for field in fields(Predictions)})
 
 
-def same(one: Predictions, other: Predictions, tolerance: float) -> None:
-    assert one.tokens.tolist() == other.tokens.tolist()
-    assert one.exit_depth.tolist() == other.exit_depth.tolist()
-    assert one.tokens_kept.tolist() == other.tokens_kept.tolist()
-    assert np.array_equal(one.predicted_depth, other.predicted_depth)
-    assert np.abs(one.probabilities - other.probabilities).max(initial=0.0) <= tolerance
-    assert one.probabilities.argmax(1).tolist() == other.probabilities.argmax(1).tolist()
+def assert_same(actual: Predictions, expected: Predictions, tolerance: float) -> None:
+    assert actual.tokens.tolist() == expected.tokens.tolist()
+    assert actual.exit_depth.tolist() == expected.exit_depth.tolist()
+    assert actual.tokens_kept.tolist() == expected.tokens_kept.tolist()
+    assert np.array_equal(actual.predicted_depth, expected.predicted_depth)
+    assert np.abs(actual.probabilities - expected.probabilities).max(initial=0.0) <= tolerance
+    assert actual.probabilities.argmax(1).tolist() == expected.probabilities.argmax(1).tolist()

@@ -1,4 +1,4 @@
-"""Texts that are read in threads ahead of the device: the same ids in the same order, and the same answers."""
+"""Tokenizing in threads ahead of the device: the same ids in the same order, and the same answers."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture(params=["tokenizer proper", "compiled word pieces"])
 def reader(request: pytest.FixtureRequest) -> Reader:
-    found = load(SHIPPED).reader
+    shipped = load(SHIPPED).reader
     if request.param == "tokenizer proper":
-        return found
+        return shipped
     kernels = build.library()
     if kernels is None:
         pytest.skip("no C compiler here: no compiled word pieces")
-    return replace(found, quick=WordPieces(found.tokenizer, kernels))
+    return replace(shipped, quick=WordPieces(shipped.tokenizer, kernels))
 
 
 def news(count: int) -> list[str]:
@@ -51,61 +51,61 @@ def news(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 47, 48, 49, 96, 1_000])
-def test_portions_hold_all_texts_in_order(reader: Reader, threads: ThreadPoolExecutor, count: int) -> None:
+def test_portions_contain_all_texts_in_order(reader: Reader, threads: ThreadPoolExecutor, count: int) -> None:
     texts = news(count)
     portions = list(read_ahead(reader.read, texts, threads))
     assert [len(portion) for portion in portions] == [min(48, count - start) for start in range(0, count, 48)]
-    same([row for portion in portions for row in portion], reader.read(texts))
+    assert_same([ids for portion in portions for ids in portion], reader.read(texts))
 
 
-def test_a_reader_may_be_used_from_several_threads_at_once(reader: Reader) -> None:
-    """All begin together, each with texts of its own: whoever wrote into another's scratch would be found out."""
-    together = threading.Barrier(4)
+def test_a_reader_is_thread_safe(reader: Reader) -> None:
+    """All threads start together with different texts, so shared scratch memory would show."""
+    barrier = threading.Barrier(4)
     shares = [news(3_000)[start::4] for start in range(4)]
 
     def read(share: Sequence[str]) -> list[NDArray[np.int32]]:
-        together.wait(timeout=60)
-        return [row for _ in range(3) for row in reader.read(share)]
+        barrier.wait(timeout=60)
+        return [ids for _ in range(3) for ids in reader.read(share)]
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(read, shares))
-    for share, rows in zip(shares, found, strict=True):
-        same(rows, reader.read(share) * 3)
+        results = list(pool.map(read, shares))
+    for share, result in zip(shares, results, strict=True):
+        assert_same(result, reader.read(share) * 3)
 
 
-def test_the_next_portion_is_read_while_the_caller_has_one(threads: ThreadPoolExecutor) -> None:
-    read: list[str] = []
-    second, third = threading.Event(), threading.Event()
+def test_only_the_next_portion_is_read_ahead(threads: ThreadPoolExecutor) -> None:
+    texts_read: list[str] = []
+    second_read, third_begun = threading.Event(), threading.Event()
 
-    def note(texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        read.extend(texts)
+    def record(texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        texts_read.extend(texts)
         if "text 95" in texts:
-            second.set()
+            second_read.set()
         if "text 96" in texts:
-            third.set()
+            third_begun.set()
         return [np.zeros(1, np.int32)] * len(texts)
 
-    portions = read_ahead(note, [f"text {n}" for n in range(144)], threads)
+    portions = read_ahead(record, [f"text {n}" for n in range(144)], threads)
     next(portions)
-    assert second.wait(timeout=60)
-    assert not third.is_set(), "one portion ahead is enough"
+    assert second_read.wait(timeout=60)
+    assert not third_begun.is_set(), "only one portion is read ahead"
     assert len(list(portions)) == 2
-    assert len(read) == 144
+    assert len(texts_read) == 144
 
 
-def test_what_goes_wrong_in_a_thread_is_raised(threads: ThreadPoolExecutor) -> None:
-    def refuse(texts: Sequence[str]) -> list[NDArray[np.int32]]:
+def test_an_error_in_a_thread_is_raised_in_the_caller(threads: ThreadPoolExecutor) -> None:
+    def fail(texts: Sequence[str]) -> list[NDArray[np.int32]]:
         raise ValueError(f"cannot read {texts[0]}")
 
     with pytest.raises(ValueError, match="cannot read text"):
-        list(read_ahead(refuse, ["text"] * 60, threads))
+        list(read_ahead(fail, ["text"] * 60, threads))
 
 
-def test_an_engine_that_reads_ahead_gives_the_same_bits(
+def test_reading_ahead_does_not_change_a_bit_of_an_answer(
     tiny_checkpoint: Path, texts: list[str], threads: ThreadPoolExecutor
 ) -> None:
     engine = open_engine("cpu", checkpoint=tiny_checkpoint, precision="float32", exact=True)
-    assert engine._ahead is None, "on a CPU nothing waits for a device"
+    assert engine._ahead is None, "a CPU engine does not read ahead"
     at_once = engine.score(texts)
     engine._ahead = threads  # as on a GPU
     ahead = engine.score(texts)
@@ -115,5 +115,5 @@ def test_an_engine_that_reads_ahead_gives_the_same_bits(
         assert np.array_equal(getattr(ahead, name), getattr(at_once, name)), name
 
 
-def same(found: list[NDArray[np.int32]], expected: list[NDArray[np.int32]]) -> None:
-    assert [row.tolist() for row in found] == [row.tolist() for row in expected]
+def assert_same(actual: list[NDArray[np.int32]], expected: list[NDArray[np.int32]]) -> None:
+    assert [ids.tolist() for ids in actual] == [ids.tolist() for ids in expected]

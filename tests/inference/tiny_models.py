@@ -1,4 +1,4 @@
-"""ELBERTs small enough to test every rule in milliseconds."""
+"""ELBERT models small enough to test every rule in milliseconds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from earlybell.inference.model.elbert import Config, ElbertForSequenceClassifica
 
 
 def tiny(**changes: Any) -> Config:
-    """Four depths of a few numbers each."""
+    """Return a config of four narrow layers."""
     return Config(**{"vocabulary": 64, "embedding": 16, "hidden": 32, "heads": 4, "feed_forward": 64, "layers": 4,
                      "projection": True, "head_hidden": 16, "positions": 128, **changes})  # fmt: skip
 
 
 def outspoken(config: Config, seed: int) -> ElbertForSequenceClassification:
-    """A random model whose answers are far from uniform, so that texts leave at different depths."""
+    """Return a random model whose answers are far from uniform, so that texts exit at different depths."""
     torch.manual_seed(seed)
     model = ElbertForSequenceClassification(config)
     with torch.no_grad():

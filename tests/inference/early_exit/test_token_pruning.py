@@ -16,7 +16,7 @@ from earlybell.inference.model.elbert import (
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(0.9, 1.79), (0.8, 2.98), (0.72, 4.19), (0.7, 4.52)])
-def test_the_analytical_speed_up_of_a_bert_base_at_128_tokens(alpha: float, expected: float) -> None:
+def test_the_analytical_speed_up_of_bert_base_at_128_tokens(alpha: float, expected: float) -> None:
     assert speed_up(128, alpha, layers=12, hidden=768) == pytest.approx(expected, abs=0.005)
 
 
@@ -25,24 +25,24 @@ def test_no_pruning_is_no_speed_up() -> None:
 
 
 @given(wanted=st.floats(1.0, 4.5), tokens=st.integers(48, 512), layers=st.sampled_from([6, 12]))
-def test_alpha_is_the_inverse(wanted: float, tokens: int, layers: int) -> None:
+def test_solve_alpha_inverts_speed_up(wanted: float, tokens: int, layers: int) -> None:
     alpha = solve_alpha(wanted, tokens, layers, 384)
     assert speed_up(tokens, alpha, layers, 384) >= wanted
-    # Any larger share would miss what is wanted: K is a staircase, and alpha stands at its edge.
+    # K is a staircase in alpha, and alpha is at the edge of a step: any larger share would miss the target.
     if alpha < 0.999:
         assert speed_up(tokens, min(1.0, alpha * (1 + 1e-6)), layers, 384) <= wanted + 1e-9
 
 
 @pytest.mark.parametrize("wanted", [0.5, 50.0])
-def test_a_speed_up_that_cannot_be_is_refused(wanted: float) -> None:
+def test_an_impossible_speed_up_is_refused(wanted: float) -> None:
     with pytest.raises(ValueError, match=r"speed-up"):
         solve_alpha(wanted, 64, 6, 384)
 
 
 @given(tokens=st.lists(st.integers(2, 512), min_size=1, max_size=8), alpha=st.floats(0.3, 1.0))
-def test_what_a_text_keeps_hangs_on_its_own_length(tokens: list[int], alpha: float) -> None:
+def test_the_tokens_kept_depend_on_the_texts_own_length(tokens: list[int], alpha: float) -> None:
     keep = kept_tokens(torch.tensor(tokens), alpha, 6)
-    alone = [kept_tokens(torch.tensor([one]), alpha, 6)[0].tolist() for one in tokens]
+    alone = [kept_tokens(torch.tensor([length]), alpha, 6)[0].tolist() for length in tokens]
     assert keep.tolist() == alone
     assert bool((keep[:, 1:] <= keep[:, :-1]).all())
     assert bool((keep >= 2).all())
@@ -57,10 +57,10 @@ def attention_of(seed: int, lengths: list[int], heads: int = 3) -> tuple[torch.T
     return scores.masked_fill(~live[:, None, None, :], -torch.inf).softmax(-1), live
 
 
-lengths_ = st.lists(st.integers(2, 20), min_size=1, max_size=6)
+text_lengths = st.lists(st.integers(2, 20), min_size=1, max_size=6)
 
 
-@given(seed=st.integers(0, 1000), lengths=lengths_)
+@given(seed=st.integers(0, 1000), lengths=text_lengths)
 def test_contributions_sum_to_one_over_live_tokens(seed: int, lengths: list[int]) -> None:
     attention, live = attention_of(seed, lengths)
     contribution = context_contribution(attention, live)
@@ -68,8 +68,8 @@ def test_contributions_sum_to_one_over_live_tokens(seed: int, lengths: list[int]
     assert bool((contribution[~live] == 0).all())
 
 
-@given(seed=st.integers(0, 1000), lengths=lengths_, share=st.floats(0.1, 1.0))
-def test_cls_stays_order_stays_and_the_strongest_stay(seed: int, lengths: list[int], share: float) -> None:
+@given(seed=st.integers(0, 1000), lengths=text_lengths, share=st.floats(0.1, 1.0))
+def test_cls_and_the_strongest_tokens_are_kept_in_order(seed: int, lengths: list[int], share: float) -> None:
     attention, live = attention_of(seed, lengths)
     contribution = context_contribution(attention, live)
     keep = (torch.tensor(lengths) * share).long().clamp_min(1)
@@ -79,28 +79,28 @@ def test_cls_stays_order_stays_and_the_strongest_stay(seed: int, lengths: list[i
         assert kept[0] == 0
         assert kept == sorted(set(kept))
         assert all(position < lengths[text] for position in kept)
-        left = sorted(set(range(lengths[text])) - set(kept))
-        if left and len(kept) > 1:
-            assert contribution[text, kept[1:]].min() >= contribution[text, left].max()
+        dropped = sorted(set(range(lengths[text])) - set(kept))
+        if dropped and len(kept) > 1:
+            assert contribution[text, kept[1:]].min() >= contribution[text, dropped].max()
 
 
 def test_ties_go_to_the_earlier_token() -> None:
-    even = torch.full((1, 6), 1 / 6)
+    uniform = torch.full((1, 6), 1 / 6)
     live = torch.ones(1, 6, dtype=torch.bool)
-    assert strongest_tokens(even, live, torch.tensor([3])).tolist() == [[0, 1, 2]]
+    assert strongest_tokens(uniform, live, torch.tensor([3])).tolist() == [[0, 1, 2]]
 
 
-def test_keeping_everything_is_the_layer_without_pruning() -> None:
+def test_keeping_all_tokens_equals_the_layer_without_pruning() -> None:
     torch.manual_seed(0)
     layer = Layer(Config(hidden=32, embedding=32, heads=4, feed_forward=64)).eval()
     x, live = torch.randn(3, 9, 32), torch.arange(9) < torch.tensor([9, 4, 6])[:, None]
-    whole, _ = layer(x, live)
-    kept, kept_live = layer(x, live, live.sum(1))
-    assert torch.equal(kept_live, live)
-    assert torch.allclose(whole[live], kept[live], atol=1e-5)
+    unpruned, _ = layer(x, live)
+    pruned, live_after = layer(x, live, live.sum(1))
+    assert torch.equal(live_after, live)
+    assert torch.allclose(unpruned[live], pruned[live], atol=1e-5)
 
 
-def test_a_pruned_text_is_the_same_alone_and_beside_a_longer_one(
+def test_a_pruned_text_has_the_same_answer_alone_and_beside_a_longer_one(
     tiny_model: ElbertForSequenceClassification,
 ) -> None:
     ids = torch.randint(5, 60, (2, 30), generator=torch.Generator().manual_seed(3))

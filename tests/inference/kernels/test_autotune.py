@@ -17,7 +17,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Counted:
-    """A candidate that says how often it ran."""
+    """A candidate that counts its runs."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.runs = seconds, 0
@@ -27,16 +27,16 @@ class Counted:
         time.sleep(self.seconds)
 
 
-def test_the_faster_one_is_chosen_and_never_measured_again() -> None:
+def test_the_fastest_candidate_is_chosen_and_never_measured_again() -> None:
     slow, fast = Counted(0.03), Counted(0.0)
     assert autotune.fastest({"slow": slow, "fast": fast}, {"shape": 1}, "slow") == "fast"
     slow.runs = fast.runs = 0
-    slow.seconds, fast.seconds = 0.0, 0.03  # the machine is busy otherwise now
+    slow.seconds, fast.seconds = 0.0, 0.03  # as if the machine had become busy
     assert autotune.fastest({"slow": slow, "fast": fast}, {"shape": 1}, "slow") == "fast"
     assert (slow.runs, fast.runs) == (0, 0)
 
 
-def test_another_question_and_other_candidates_are_another_choice() -> None:
+def test_each_question_and_set_of_candidates_has_its_own_choice() -> None:
     slow, fast = Counted(0.03), Counted(0.0)
     autotune.fastest({"a": slow, "b": fast}, {"shape": 1}, "a")
     assert autotune.fastest({"a": fast, "b": slow}, {"shape": 2}, "b") == "a"
@@ -51,7 +51,7 @@ def test_a_single_candidate_is_not_measured(own_cache: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"choice": 3}', '{"choice": "gone"}'])
-def test_a_damaged_file_is_measured_anew(own_cache: Path, damage: str) -> None:
+def test_after_a_damaged_file_candidates_are_measured_again(own_cache: Path, damage: str) -> None:
     slow, fast = Counted(0.03), Counted(0.0)
     candidates = {"slow": slow, "fast": fast}
     autotune.fastest(candidates, {}, "slow")
@@ -61,7 +61,7 @@ def test_a_damaged_file_is_measured_anew(own_cache: Path, damage: str) -> None:
     assert json.loads(file.read_text())["choice"] == "fast"
 
 
-def test_where_nothing_can_be_kept_the_choice_is_fixed_and_nothing_is_measured(
+def test_without_a_cache_directory_the_default_is_chosen_unmeasured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("not a directory")
@@ -71,7 +71,7 @@ def test_where_nothing_can_be_kept_the_choice_is_fixed_and_nothing_is_measured(
     assert (slow.runs, fast.runs) == (0, 0)
 
 
-def test_a_read_only_cache_still_answers_what_it_remembers(own_cache: Path) -> None:
+def test_a_choice_is_read_from_a_read_only_cache(own_cache: Path) -> None:
     autotune.fastest({"slow": Counted(0.03), "fast": Counted(0.0)}, {}, "slow")
     own_cache.chmod(0o500)
     try:
@@ -80,29 +80,29 @@ def test_a_read_only_cache_still_answers_what_it_remembers(own_cache: Path) -> N
         own_cache.chmod(0o700)
 
 
-def choose(answers: multiprocessing.SimpleQueue[str]) -> None:
-    # As good as equal: measured in each process, they would be chosen by chance.
-    answers.put(autotune.fastest({"one": Counted(0.001), "other": Counted(0.001)}, {}, "one"))
+def choose(choices: multiprocessing.SimpleQueue[str]) -> None:
+    # Equally fast: if each process measured them, the choice would be random.
+    choices.put(autotune.fastest({"a": Counted(0.001), "b": Counted(0.001)}, {}, "a"))
 
 
-def test_processes_that_start_together_choose_alike() -> None:
+def test_processes_that_start_together_make_the_same_choice() -> None:
     context = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-    processes = [context.Process(target=choose, args=(answers,)) for _ in range(8)]
+    choices = context.SimpleQueue()
+    processes = [context.Process(target=choose, args=(choices,)) for _ in range(8)]
     for process in processes:
         process.start()
-    chosen = {answers.get() for _ in processes}
+    distinct = {choices.get() for _ in processes}
     for process in processes:
         process.join()
-    assert len(chosen) == 1
+    assert len(distinct) == 1
 
 
-def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+def test_a_file_is_replaced_atomically(tmp_path: Path) -> None:
     file = tmp_path / "choice.json"
     autotune.write(file, "old")
     autotune.write(file, "new")
     assert file.read_text() == "new"
-    assert [left.name for left in tmp_path.iterdir()] == ["choice.json"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["choice.json"]
 
 
 def test_the_processor_has_a_name() -> None:
