@@ -12,6 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+#: The arithmetic of the int8 kernels. Raise the number whenever it changes an answer by a single bit.
+INT8_ARITHMETIC = "int8.2"
+
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
@@ -27,6 +30,18 @@ class ModelDescription:
     policy: str  # "dial=0.50"
     precision: str  # "float32", "bfloat16" ...
     device: str  # "cpu", "cuda:0" ...
+
+    @property
+    def arithmetic(self) -> str:
+        """What the answers are computed in: int8 gives the same bits on every processor; others are their own."""
+        if self.precision == "int8":
+            return INT8_ARITHMETIC
+        return self.precision if self.device == "cpu" else f"cuda-{self.precision}"
+
+    @property
+    def served_revision(self) -> str:
+        """The revision that signals carry: the checkpoint's, and the arithmetic that it is served in."""
+        return f"{self.model_revision}+{self.arithmetic}"
 
 
 @dataclass(frozen=True, slots=True)

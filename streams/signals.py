@@ -71,7 +71,7 @@ def build_signal(
     best = max(range(len(probabilities)), key=probabilities.__getitem__)
     predicted_depth = float(predictions.predicted_depth[row])
     return SentimentSignal(
-        signal_id=signal_id(item.id, item.revision, model.model_revision, model.policy),
+        signal_id=signal_id(item.id, item.revision, model.served_revision, model.policy),
         news_id=item.id,
         revision=item.revision,
         symbols=item.symbols or [],
@@ -86,7 +86,7 @@ def build_signal(
         queue_ms=queue_ms,
         inference_ms=inference_ms,
         model=model.model,
-        model_revision=model.model_revision,
+        model_revision=model.served_revision,
         policy=model.policy,
         dial=model.dial,
         precision=model.precision,

@@ -6,7 +6,6 @@
 #include "int8.h"
 #include "simd.h"
 
-#define UNROLL 8 /* keys, and queries, per step: enough independent sums to hide the latency of an addition */
 #define SHORT 64 /* tokens of a text whose keys and values fit into the L1 cache in place */
 
 /* The products of a strip of queries with `keys` keys from `k` on. */
@@ -22,7 +21,7 @@ INLINE void scores(const int keys, const int vectors, const float *k, int64_t st
         for (int v = 0; v < vectors; v++) {
             f32x16 query = load(queries + c * STRIP + v * LANES);
 #pragma GCC unroll 8
-            for (int i = 0; i < keys; i++) dots[i][v] += query * k[i * stride + c];
+            for (int i = 0; i < keys; i++) dots[i][v] = fmadd(query, splat(k[i * stride + c]), dots[i][v]);
         }
 #pragma GCC unroll 8
     for (int i = 0; i < keys; i++)
@@ -47,12 +46,12 @@ INLINE void weighted_sum(const int queries, const int parts, const float *v, int
             for (int p = 0; p < parts; p++) {
                 f32x16 value = load(v + k * stride + part + p * LANES);
 #pragma GCC unroll 8
-                for (int i = 0; i < queries; i++) context[i][p] += value * weights[k * STRIP + i];
+                for (int i = 0; i < queries; i++) context[i][p] = fmadd(value, splat(weights[k * STRIP + i]), context[i][p]);
             }
 #pragma GCC unroll 8
         for (int i = 0; i < queries; i++)
 #pragma GCC unroll 4
-            for (int p = 0; p < parts; p++) store(to + i * to_stride + part + p * LANES, context[i][p] * inverse[i]);
+            for (int p = 0; p < parts; p++) store(to + i * to_stride + part + p * LANES, mul(context[i][p], splat(inverse[i])));
     }
 }
 
@@ -74,19 +73,19 @@ INLINE void attend(const int vectors, const int parts, int64_t live, const float
         f32x16 total = splat(0.0f);
         for (j = 0; j < n; j++) {
             float *score = s->scores + j * STRIP + part * LANES;
-            f32x16 weight = exp2_approx(load(score) - top[part]);
+            f32x16 weight = exp2_approx(sub(load(score), top[part]));
             store(score, weight);
-            total += weight;
+            total = add(total, weight);
         }
-        store(inverse + part * LANES, 1.0f / total);
+        store(inverse + part * LANES, divide(splat(1.0f), total));
     }
     if (contributions) {
         for (i = live; i < vectors * LANES; i++) inverse[i] = 0.0f; /* no query there */
         for (j = 0; j < n; j++)
 #pragma GCC unroll 2
             for (int part = 0; part < vectors; part++)
-                store(s->contribution + j * LANES, load(s->contribution + j * LANES) +
-                      load(s->scores + j * STRIP + part * LANES) * load(inverse + part * LANES));
+                store(s->contribution + j * LANES, fmadd(load(s->scores + j * STRIP + part * LANES), load(inverse + part * LANES),
+                                                       load(s->contribution + j * LANES)));
     }
 #define WEIGHTED_SUM(queries) \
     for (; i + queries <= live; i += queries) \

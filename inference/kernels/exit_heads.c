@@ -13,8 +13,8 @@ static void pool(const struct exit *e, const float *x, const int32_t *lengths, i
         float share = 1.0f / (float)lengths[text];
         for (int64_t i = 0; e->mean && i < h; i += LANES) {
             f32x16 total = splat(0.0f);
-            for (int64_t j = 0; j < lengths[text]; j++) total += load(x + j * h + i);
-            store(pooled + h + i, total * share);
+            for (int64_t j = 0; j < lengths[text]; j++) total = add(total, load(x + j * h + i));
+            store(pooled + h + i, mul(total, splat(share)));
         }
         x += lengths[text] * h;
     }
@@ -39,14 +39,14 @@ static void convolve(const struct linear *taps, const float *x, const int32_t *l
                 for (int64_t j = 0; j < n; j++) {
                     const float *middle = row + j * wide + features + i;
                     f32x16 feature = load(middle);
-                    if (j) feature += load(middle - wide - features);
-                    if (j + 1 < n) feature += load(middle + wide + features);
+                    if (j) feature = add(feature, load(middle - wide - features));
+                    if (j + 1 < n) feature = add(feature, load(middle + wide + features));
                     feature = max(feature, splat(0.0f));
                     top = max(top, feature);
-                    total += feature;
+                    total = add(total, feature);
                 }
                 store(pooled + i, top);
-                store(pooled + features + i, total * (1.0f / (float)n));
+                store(pooled + features + i, mul(total, splat(1.0f / (float)n)));
             }
             row += n * wide;
         }
@@ -57,8 +57,8 @@ static void convolve(const struct linear *taps, const float *x, const int32_t *l
 INLINE void head_block(const int rows, const struct head *e, const float *pooled, float *logits) {
     for (int64_t row = 0; row < rows; row++)
         for (int64_t c = 0; c < e->classes; c++) logits[row * e->classes + c] = e->classifier_bias[c];
-    for (int64_t panel = 0; panel * PANEL < e->hidden; panel++) {
-        const float *weight = e->pooler + panel * PANEL * e->inputs;
+    for (int64_t first = 0; first < e->hidden; first += VECTORS * LANES) {
+        const float *weight = e->pooler + first / PANEL * PANEL * e->inputs + first % PANEL;
         f32x16 sums[ROWS][VECTORS];
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++)
@@ -69,17 +69,19 @@ INLINE void head_block(const int rows, const struct head *e, const float *pooled
             for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
                 for (int v = 0; v < VECTORS; v++)
-                    sums[r][v] += load(weight + k * PANEL + v * LANES) * pooled[r * e->inputs + k];
+                    sums[r][v] =
+                        fmadd(load(weight + k * PANEL + v * LANES), splat(pooled[r * e->inputs + k]), sums[r][v]);
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; v++) {
-            int64_t column = panel * PANEL + v * LANES;
+            int64_t column = first + v * LANES;
             if (column >= e->hidden) break;
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
-                f32x16 z = sums[r][v] + load(e->pooler_bias + column);
-                f32x16 tanh_z = 1.0f - 2.0f / (exp_approx(z * 2.0f) + 1.0f);
+                f32x16 z = add(sums[r][v], load(e->pooler_bias + column));
+                f32x16 two = splat(2.0f), one = splat(1.0f);
+                f32x16 tanh_z = sub(one, divide(two, add(exp_approx(mul(z, two)), one)));
                 for (int64_t c = 0; c < e->classes; c++)
-                    logits[r * e->classes + c] += reduce_add(tanh_z * load(e->classifier + c * e->hidden + column));
+                    logits[r * e->classes + c] += reduce_add(mul(tanh_z, load(e->classifier + c * e->hidden + column)));
             }
         }
     }

@@ -5,10 +5,34 @@
  * the rules, and this is their int8 twin, tested against it. As everywhere in these kernels nothing allocates, locks or
  * keeps state, and a text's numbers depend on that text alone.
  */
-#include <math.h>
-#include <string.h>
-
 #include "int8.h"
+#include "simd.h"
+
+/* exp and ln of one number, by the vectors' arithmetic: a C library's would differ from one system to the next. */
+INLINE float exp_of(float v) {
+    float lanes[LANES] = {v};
+    store(lanes, exp_approx(load(lanes)));
+    return lanes[0];
+}
+
+/* ln of a positive, normal number to about 1e-7: of the mantissa in [sqrt(1/2), sqrt(2)), by 2 artanh((m - 1) / (m + 1)). */
+INLINE float ln_of(float v) {
+    int32_t bits;
+    memcpy(&bits, &v, 4);
+    int32_t exponent = (bits - 0x3f3504f3) >> 23;
+    bits -= exponent * (1 << 23);
+    float m;
+    memcpy(&m, &bits, 4);
+    float s = (m - 1.0f) / (m + 1.0f), square = s * s;
+    float lanes[LANES] = {0};
+    f32x16 p = splat(0.2222222f);
+    p = fmadd(p, splat(square), splat(0.2857143f));
+    p = fmadd(p, splat(square), splat(0.4f));
+    p = fmadd(p, splat(square), splat(0.6666667f));
+    p = fmadd(p, splat(square), splat(2.0f));
+    store(lanes, fmadd(p, splat(s), splat((float)exponent * 0.6931472f)));
+    return lanes[0];
+}
 
 /* Logits to probabilities, in place. */
 void earlybell_softmax(float *logits, int64_t texts, int64_t classes, float temperature) {
@@ -18,7 +42,7 @@ void earlybell_softmax(float *logits, int64_t texts, int64_t classes, float temp
             logits[c] /= temperature;
             if (logits[c] > top) top = logits[c];
         }
-        for (int64_t c = 0; c < classes; c++) total += logits[c] = expf(logits[c] - top);
+        for (int64_t c = 0; c < classes; c++) total += logits[c] = exp_of(logits[c] - top);
         for (int64_t c = 0; c < classes; c++) logits[c] /= total;
     }
 }
@@ -31,7 +55,7 @@ void earlybell_decide(const struct exit_rule *rule, const float *probabilities, 
         int32_t label = 0;
         for (int32_t c = 0; c < classes; c++) {
             float p = probabilities[c];
-            if (p > 0.0f) entropy -= p * logf(p);
+            if (p > 0.0f) entropy -= p * ln_of(p);
             if (p > lead) {
                 second = lead;
                 lead = p;

@@ -21,7 +21,7 @@ INLINE void quantise_row(const float *from, int64_t n, uint8_t *to, float *scale
         low = min(low, load(from + i));
         high = max(high, load(from + i));
     }
-    float smallest = -reduce_max(-low), range = reduce_max(high) - smallest;
+    float smallest = -reduce_max(sub(splat(0.0f), low)), range = reduce_max(high) - smallest;
     float step = range > 0 ? range / 255.0f : 1.0f, inverse = 1.0f / step;
     int32_t shift = (int32_t)lrintf(-smallest * inverse);
     *scale = step;
@@ -36,59 +36,59 @@ INLINE void quantise(const float *from, int64_t stride, int64_t rows, int64_t n,
 
 INLINE void normalise(float *x, int64_t n, const struct norm *norm) {
     f32x16 total = splat(0.0f), spread = splat(0.0f);
-    for (int64_t i = 0; i < n; i += LANES) total += load(x + i);
+    for (int64_t i = 0; i < n; i += LANES) total = add(total, load(x + i));
     float mean = reduce_add(total) / (float)n;
     for (int64_t i = 0; i < n; i += LANES) {
-        f32x16 offset = load(x + i) - mean;
-        spread += offset * offset;
+        f32x16 offset = sub(load(x + i), splat(mean));
+        spread = fmadd(offset, offset, spread);
     }
     float inverse = 1.0f / sqrtf(reduce_add(spread) / (float)n + norm->epsilon);
-    for (int64_t i = 0; i < n; i += LANES)
-        store(x + i, (load(x + i) - mean) * inverse * load(norm->weight + i) + load(norm->bias + i));
+    for (int64_t i = 0; i < n; i += LANES) {
+        f32x16 scaled = mul(sub(load(x + i), splat(mean)), splat(inverse));
+        store(x + i, fmadd(scaled, load(norm->weight + i), load(norm->bias + i)));
+    }
 }
 
 INLINE f32x16 activate(f32x16 v, const struct layer *l) {
     if (l->activation == 0) return max(v, splat(0.0f));
     f32x16 z = min(max(v, splat(-l->activation_clamp)), splat(l->activation_clamp));
-    f32x16 square = z * z, p = splat(l->activation_terms[TERMS - 1]);
-    for (int term = TERMS - 2; term >= 0; term--) p = p * square + l->activation_terms[term];
-    return v * (z * p + 0.5f);
+    f32x16 square = mul(z, z), p = splat(l->activation_terms[TERMS - 1]);
+#pragma GCC unroll 8
+    for (int term = TERMS - 2; term >= 0; term--) p = fmadd(p, square, splat(l->activation_terms[term]));
+    return mul(v, fmadd(z, p, splat(0.5f)));
 }
 
 enum epilogue { STORE, ADD, ACTIVATE };
 
-/* `rows` tokens (at most ROWS, a constant at each call) times one panel of 64 columns. */
-INLINE void block(const int rows, enum epilogue epilogue, const struct linear *w, int64_t panel, const struct workspace *s,
-                  int64_t first, float *out, int64_t stride, const struct layer *l) {
+/* `rows` tokens (at most ROWS, a constant at each call) times VECTORS vectors of columns of a panel. */
+INLINE void block(const int rows, enum epilogue epilogue, const struct linear *w, int64_t panel, int64_t vector,
+                  const struct workspace *s, int64_t first, float *out, int64_t stride, const struct layer *l) {
     const int64_t inputs = w->inputs;
     const uint8_t *a = s->bytes + first * inputs;
-    const int8_t *weight = w->weight + panel * PANEL * inputs;
+    const int8_t *weight = w->weight + panel * PANEL * inputs + vector * 64;
     i32x16 sums[ROWS][VECTORS];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) sums[r][v] = (i32x16){};
+        for (int v = 0; v < VECTORS; v++) sums[r][v] = zero_sums();
     for (int64_t k = 0; k < inputs; k += 4) {
 #pragma GCC unroll 6
-        for (int r = 0; r < rows; r++) {
-            int32_t four;
-            memcpy(&four, a + r * inputs + k, 4);
+        for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++) sums[r][v] = dot4(sums[r][v], four, weight + k * PANEL + v * 64);
-        }
+            for (int v = 0; v < VECTORS; v++)
+                sums[r][v] = dot4(sums[r][v], a + r * inputs + k, weight + k * PANEL + v * 64);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; v++) {
-        int64_t column = panel * PANEL + v * LANES;
+        int64_t column = panel * PANEL + (vector + v) * LANES;
         if (column >= w->outputs) break;
-        i32x16 column_sums = *(const i32x16 *)(w->column_sums + column);
         f32x16 scale = load(w->scale + column), bias = load(w->bias + column);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
-            i32x16 product = sums[r][v] - column_sums * s->zero_point[first + r];
-            f32x16 value = __builtin_convertvector(product, f32x16) * (scale * s->scale[first + r]) + bias;
+            i32x16 product = unbias(sums[r][v], w->column_sums + column, s->zero_point[first + r]);
+            f32x16 value = fmadd(to_float(product), mul(scale, splat(s->scale[first + r])), bias);
             float *to = out + r * stride + column;
-            if (epilogue == ADD) value += load(to);
+            if (epilogue == ADD) value = add(value, load(to));
             if (epilogue == ACTIVATE) value = activate(value, l);
             store(to, value);
         }
@@ -97,17 +97,22 @@ INLINE void block(const int rows, enum epilogue epilogue, const struct linear *w
 
 /* The workspace's quantised rows times a matrix. A panel stays in the L1 cache for all rows. */
 INLINE void matmul(enum epilogue epilogue, const struct linear *w, int64_t rows, const struct workspace *s, float *out,
-                     int64_t stride, const struct layer *l) {
-    for (int64_t panel = 0; panel * PANEL < w->outputs; panel++) {
+                   int64_t stride, const struct layer *l) {
+    for (int64_t panel = 0; panel * PANEL < w->outputs; panel++)
+    for (int64_t vector = 0; vector < PANEL / LANES && panel * PANEL + vector * LANES < w->outputs; vector += VECTORS) {
         int64_t row = 0;
-        for (; row + ROWS <= rows; row += ROWS) block(ROWS, epilogue, w, panel, s, row, out + row * stride, stride, l);
+        for (; row + ROWS <= rows; row += ROWS) block(ROWS, epilogue, w, panel, vector, s, row, out + row * stride, stride, l);
         float *to = out + row * stride;
+#define REST(n) \
+    case n: \
+        if (n < ROWS) block(n < ROWS ? n : 1, epilogue, w, panel, vector, s, row, to, stride, l); \
+        break
         switch (rows - row) {
-        case 5: block(5, epilogue, w, panel, s, row, to, stride, l); break;
-        case 4: block(4, epilogue, w, panel, s, row, to, stride, l); break;
-        case 3: block(3, epilogue, w, panel, s, row, to, stride, l); break;
-        case 2: block(2, epilogue, w, panel, s, row, to, stride, l); break;
-        case 1: block(1, epilogue, w, panel, s, row, to, stride, l); break;
+            REST(1);
+            REST(2);
+            REST(3);
+            REST(4);
+            REST(5);
         }
     }
 }
@@ -199,7 +204,7 @@ void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_
                 for (int64_t i = 0; i < n; i += LANES) __builtin_prefetch(e->token + (int64_t)ids[PREFETCH] * n + i);
             float *row = e->projection ? s->wide : x;
             for (int64_t i = 0; i < n; i += LANES)
-                store(row + i, load(token + i) + load(e->type + i) + load(position + i));
+                store(row + i, add(add(load(token + i), load(e->type + i)), load(position + i)));
             normalise(row, n, &e->norm);
             if (!e->projection) continue;
             quantise(row, n, 1, n, s);

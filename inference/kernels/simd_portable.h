@@ -1,43 +1,96 @@
-/* Plain C: compiles for every processor, and is as fast as its compiler makes it. See `simd.h`. */
+/* Plain C: compiles for every processor, and is as fast as its compiler makes it. */
 #define FORM "portable"
-#define ROWS 6
-#define VECTORS 4
+#define ROWS 4
+#define VECTORS 1
+#define UNROLL 4
 
-INLINE f32x16 select(i32x16 mask, f32x16 yes, f32x16 no) {
-    return (f32x16)(((i32x16)yes & mask) | ((i32x16)no & ~mask));
+typedef struct { float v[LANES]; } f32x16;
+typedef struct { int32_t v[LANES]; } i32x16;
+
+#define EACH for (int i = 0; i < LANES; i++)
+
+INLINE f32x16 load(const float *from) {
+    f32x16 r;
+    memcpy(r.v, from, sizeof r.v);
+    return r;
 }
 
-INLINE f32x16 min(f32x16 a, f32x16 b) { return select(a < b, a, b); }
+INLINE void store(float *to, f32x16 x) { memcpy(to, x.v, sizeof x.v); }
 
-INLINE f32x16 max(f32x16 a, f32x16 b) { return select(a > b, a, b); }
+INLINE f32x16 splat(float value) {
+    f32x16 r;
+    EACH r.v[i] = value;
+    return r;
+}
 
-INLINE float reduce_add(f32x16 v) {
-    float part[LANES];
-    memcpy(part, &v, sizeof part);
+#define LANEWISE(name, expression) \
+    INLINE f32x16 name(f32x16 x, f32x16 y) { \
+        f32x16 r; \
+        EACH r.v[i] = expression; \
+        return r; \
+    }
+LANEWISE(add, x.v[i] + y.v[i])
+LANEWISE(sub, x.v[i] - y.v[i])
+LANEWISE(mul, x.v[i] * y.v[i])
+LANEWISE(divide, x.v[i] / y.v[i])
+LANEWISE(min, x.v[i] < y.v[i] ? x.v[i] : y.v[i])
+LANEWISE(max, x.v[i] > y.v[i] ? x.v[i] : y.v[i])
+#undef LANEWISE
+
+INLINE f32x16 fmadd(f32x16 x, f32x16 y, f32x16 z) {
+    f32x16 r;
+    EACH r.v[i] = fmaf(x.v[i], y.v[i], z.v[i]);
+    return r;
+}
+
+INLINE float reduce_add(f32x16 x) {
     for (int step = LANES / 2; step; step /= 2)
-        for (int i = 0; i < step; i++) part[i] += part[i + step];
-    return part[0];
+        for (int i = 0; i < step; i++) x.v[i] += x.v[i + step];
+    return x.v[0];
 }
 
-INLINE float reduce_max(f32x16 v) {
-    float part[LANES];
-    memcpy(part, &v, sizeof part);
+INLINE float reduce_max(f32x16 x) {
     for (int step = LANES / 2; step; step /= 2)
-        for (int i = 0; i < step; i++) part[i] = part[i] > part[i + step] ? part[i] : part[i + step];
-    return part[0];
+        for (int i = 0; i < step; i++) x.v[i] = x.v[i] > x.v[i + step] ? x.v[i] : x.v[i + step];
+    return x.v[0];
 }
 
-INLINE i32x16 dot4(i32x16 sums, int32_t four, const int8_t *weight) {
-    const uint8_t *a = (const uint8_t *)&four;
-    for (int lane = 0; lane < LANES; lane++)
-        for (int k = 0; k < 4; k++) sums[lane] += (int32_t)a[k] * weight[4 * lane + k];
+INLINE i32x16 round_to_int(f32x16 x) {
+    i32x16 r;
+    EACH r.v[i] = (int32_t)lrintf(x.v[i]);
+    return r;
+}
+
+INLINE f32x16 to_float(i32x16 x) {
+    f32x16 r;
+    EACH r.v[i] = (float)x.v[i];
+    return r;
+}
+
+INLINE f32x16 scale2(f32x16 x, i32x16 n) {
+    uint32_t bits[LANES];
+    memcpy(bits, x.v, sizeof bits);
+    EACH bits[i] += (uint32_t)n.v[i] << 23;
+    memcpy(x.v, bits, sizeof bits);
+    return x;
+}
+
+INLINE i32x16 zero_sums(void) { return (i32x16){{0}}; }
+
+INLINE i32x16 dot4(i32x16 sums, const uint8_t *bytes, const int8_t *weight) {
+    EACH for (int k = 0; k < 4; k++) sums.v[i] += (int32_t)bytes[k] * weight[4 * i + k];
+    return sums;
+}
+
+INLINE i32x16 unbias(i32x16 sums, const int32_t *columns, int32_t zero_point) {
+    EACH sums.v[i] -= columns[i] * zero_point;
     return sums;
 }
 
 INLINE void quantise16(const float *from, float factor, int32_t zero_point, uint8_t *to) {
-    for (int lane = 0; lane < LANES; lane++) {
-        long integer = lrintf(from[lane] * factor) + zero_point;
-        to[lane] = (uint8_t)(integer < 0 ? 0 : integer > 255 ? 255 : integer);
+    EACH {
+        int32_t integer = (int32_t)lrintf(from[i] * factor) + zero_point;
+        to[i] = (uint8_t)(integer < 0 ? 0 : integer > 255 ? 255 : integer);
     }
 }
 

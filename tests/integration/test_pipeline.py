@@ -61,7 +61,7 @@ async def test_a_story_becomes_a_signal_and_two_rows(settings: Settings, pool: P
     assert sum(signal.probabilities.values()) == pytest.approx(1, abs=1e-4)
     assert signal.confidence == max(signal.probabilities.values()) == signal.probabilities[signal.label]
     assert signal.score == pytest.approx(signal.probabilities["positive"] - signal.probabilities["negative"])
-    assert signal.model_revision == pool.description.model_revision
+    assert signal.model_revision == pool.description.served_revision
     assert 0 <= signal.exit_depth <= signal.depth_limit
     assert 0 < signal.tokens_kept <= signal.tokens
     assert signal.ingested_at is not None

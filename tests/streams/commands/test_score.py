@@ -96,7 +96,8 @@ def test_missing_fields_are_null() -> None:
     [signal], _ = scored(b"Zephyr wins\n")
     assert (signal.published_at, signal.ingested_at, signal.queue_ms) == (None, None, None)
     assert (signal.topic, signal.partition, signal.offset, signal.source) == (None, None, None, None)
-    assert (signal.label, signal.model_revision, signal.policy, signal.revision) == ("neutral", "r", "dial=0.50", 1)
+    assert (signal.label, signal.policy, signal.revision) == ("neutral", "dial=0.50", 1)
+    assert signal.model_revision == "r+float32"
     assert signal.inference_ms == pytest.approx(2.0)
 
 

@@ -1,0 +1,104 @@
+/* Runs one form of the kernels on a small made-up model and prints a digest of the answers: the same for every form.
+ *
+ * It needs no Python, so that it runs under an emulator too. Compiled together with the kernels' sources. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "int8.h"
+#include "simd.h"
+
+enum { VOCABULARY = 64, HIDDEN = 64, WIDE = 160, HEADS = 4, HEAD = 16, LAYERS = 3, POOLER = 48, FILTERS = 16, CLASSES = 3, TEXTS = 60, LONGEST = 150 };
+
+void earlybell_forward(const struct model *m, const int32_t *ids, const int32_t *lengths, int64_t texts,
+                       const int32_t *keep, struct batch *b, struct workspace *s, float *probabilities,
+                       int16_t *exit_depth, int32_t *kept);
+
+static uint64_t state = 1;
+
+static uint32_t next(void) {
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    return (uint32_t)(state >> 33);
+}
+
+/* Multiples of 2^-12 in [-size, size): exact in float32. */
+static float number(float size) { return size * (float)((int32_t)(next() % 8192) - 4096) / 4096.0f; }
+
+static void *space(size_t count, size_t size) { return calloc(count + 64, size); }
+
+static float *numbers(int64_t count, float size, float offset) {
+    float *values = space(count, sizeof(float));
+    for (int64_t i = 0; i < count; i++) values[i] = offset + number(size);
+    return values;
+}
+
+static struct linear linear(int64_t inputs, int64_t outputs, float size) {
+    int64_t columns = (outputs + PANEL - 1) / PANEL * PANEL;
+    int8_t *weight = space(columns * inputs, 1);
+    int32_t *sums = space(columns, sizeof(int32_t));
+    for (int64_t panel = 0; panel < columns / PANEL; panel++)
+        for (int64_t k = 0; k < inputs; k++)
+            for (int64_t c = 0; c < PANEL; c++) {
+                if (panel * PANEL + c >= outputs) continue;
+                /* Extremes often: products that would saturate. */
+                int w = next() % 4 ? (int)(next() % 129) - 64 : next() % 2 ? 64 : -64;
+                weight[panel * PANEL * inputs + k / 4 * 4 * PANEL + c * 4 + k % 4] = (int8_t)w;
+                sums[panel * PANEL + c] += w;
+            }
+    return (struct linear){weight, numbers(columns, size / 128, size / 64), numbers(columns, size, 0), sums, inputs, outputs};
+}
+
+static struct norm norm(int64_t n) { return (struct norm){numbers(n, 0.5f, 1), numbers(n, 0.25f, 0), 1e-12f}; }
+
+int main(void) {
+    struct embedding embedding = {numbers(VOCABULARY * HIDDEN, 1, 0), numbers(LONGEST * HIDDEN, 0.5f, 0),
+                                  numbers(HIDDEN, 0.5f, 0), norm(HIDDEN), HIDDEN, 0};
+    struct layer layers[LAYERS];
+    const struct layer *layer_list[LAYERS];
+    for (int i = 0; i < LAYERS; i++) {
+        layers[i] = (struct layer){linear(HIDDEN, 3 * HIDDEN, 0.25f), linear(HIDDEN, HIDDEN, 0.25f), linear(HIDDEN, WIDE, 0.25f),
+                                   linear(WIDE, HIDDEN, 0.25f), norm(HIDDEN), norm(HIDDEN), HEADS, HEAD, 0.25f, 1, 4.25f, {0}};
+        for (int term = 0; term < TERMS; term++) layers[i].activation_terms[term] = number(0.25f) / (float)(1 << 2 * term);
+        layer_list[i] = &layers[i];
+    }
+    struct linear taps = linear(HIDDEN, 3 * FILTERS, 0.25f);
+    struct exit exits[LAYERS + 1];
+    const struct exit *exit_list[LAYERS + 1];
+    float temperatures[LAYERS + 1];
+    for (int i = 0; i <= LAYERS; i++) {
+        int64_t inputs = 2 * HIDDEN + (i ? 0 : 2 * FILTERS);
+        exits[i] = (struct exit){{numbers(PANEL * inputs, 0.25f, 0), numbers(PANEL, 0.25f, 0), numbers(CLASSES * POOLER, 0.2f, 0),
+                                  numbers(CLASSES, 0.25f, 0), inputs, POOLER, CLASSES}, i ? 0 : &taps, HIDDEN, 1};
+        exit_list[i] = &exits[i];
+        temperatures[i] = 1.0f + 0.25f * (float)i;
+    }
+    const struct model model = {&embedding, layer_list, exit_list, temperatures, {0.6f, 0.25f, 1.09861229f, AGREEMENT, 2},
+                                LAYERS, 1, HIDDEN, CLASSES, 200, 0};
+    const int64_t most = 256, tokens = 160;
+    struct batch batch = {space(most * HIDDEN, 4), space(most, 4), space(most, 4), space(most, 4),
+                          {space(most, 4), space(most, 4), space(most, 4)}, space(most * CLASSES, 4), space(most, 1)};
+    struct workspace s = {space(tokens * 3 * HIDDEN, 4), space(tokens * WIDE, 1), space(tokens, 4), space(tokens, 4),
+                          space(HEAD * STRIP, 4), space(tokens * HEAD, 4), space(tokens * HEAD, 4), space(tokens * STRIP, 4),
+                          space(tokens * LANES, 4), space(tokens, 4), space(EXIT_TEXTS * (2 * HIDDEN + 2 * FILTERS), 4), 96};
+    int32_t lengths[TEXTS], keep[TEXTS * LAYERS], kept[TEXTS], *ids = space(TEXTS * LONGEST, 4), *end = ids;
+    for (int i = 0; i < TEXTS; i++) {
+        lengths[i] = i == 7 ? LONGEST : 2 + (int32_t)(next() % 40);
+        for (int j = 0; j < lengths[i]; j++) *end++ = (int32_t)(next() % VOCABULARY);
+        for (int depth = 0, n = lengths[i]; depth < LAYERS; depth++) keep[i * LAYERS + depth] = n = n > 4 ? n * 3 / 4 : n;
+    }
+    float probabilities[TEXTS * CLASSES];
+    int16_t depth[TEXTS];
+    uint64_t digest = 14695981039346656037ull;
+    for (int pruning = 0; pruning < 2; pruning++) {
+        earlybell_forward(&model, ids, lengths, TEXTS, pruning ? keep : 0, &batch, &s, probabilities, depth, kept);
+        const void *answers[] = {probabilities, depth, kept};
+        const size_t sizes[] = {sizeof probabilities, sizeof depth, sizeof kept};
+        for (int part = 0; part < 3; part++)
+            for (size_t i = 0; i < sizes[part]; i++) digest = (digest ^ ((const unsigned char *)answers[part])[i]) * 1099511628211ull;
+        int counts[LAYERS + 1] = {0};
+        for (int i = 0; i < TEXTS; i++) counts[depth[i]]++;
+        for (int i = 0; i <= LAYERS; i++) fprintf(stderr, "%d ", counts[i]);
+        fprintf(stderr, "%g %g %g\n", (double)probabilities[0], (double)probabilities[1], (double)probabilities[2]);
+    }
+    printf("%s %016llx\n", FORM, (unsigned long long)digest);
+    return 0;
+}
