@@ -47,7 +47,11 @@ def fastest_precision(
         candidates["int8"] = _int8_layer(model, kernels)
         fallback = "int8" if build.form(kernels) != "portable" else fallback
     shape = model.config.to_json()
-    question = {"shape": {name: shape[name] for name in _LAYER_SHAPE}, "torch": torch.__version__}
+    question = {
+        "shape": {name: shape[name] for name in _LAYER_SHAPE},
+        "torch": torch.__version__,
+        "kernels": build.form(kernels) if kernels is not None else None,
+    }
     return autotune.fastest(candidates, question, fallback)
 
 
