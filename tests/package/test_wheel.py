@@ -25,6 +25,8 @@ pytest.importorskip("hatchling", reason="no build backend: hatchling is not inst
 
 ROOT = Path(__file__).parents[2]
 DIRECTORIES = ("deploy", "inference", "storage", "streams")
+#: The package's own files; the rest of it is links to the directories.
+TOP_LEVEL = {"earlybell/__init__.py", "earlybell/errors.py", "earlybell/py.typed"}
 #: Of these each wheel must hold at least one; a build that loses a kind of file still installs.
 NEEDED_AT_RUN_TIME = [
     "earlybell/py.typed",
@@ -145,7 +147,7 @@ def test_the_wheel_holds_every_file_once_and_nothing_else(wheel: Path) -> None:
         f"earlybell/deploy/{name}"
         for name in ("Dockerfile", "Dockerfile.dockerignore", "compose.yaml", "prerequisites.sh")
     }
-    assert set(names) == {"earlybell/__init__.py", "earlybell/py.typed", *source_files()} - only_in_a_checkout
+    assert set(names) == {*TOP_LEVEL, *source_files()} - only_in_a_checkout
 
 
 def test_the_sdist_holds_every_file_once_and_no_links(sdist: Path, wheel: Path) -> None:
