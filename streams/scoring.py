@@ -40,12 +40,13 @@ class Received:
         return estimate_tokens(self.news.text) if isinstance(self.news, NewsItem) else 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """The outgoing messages of a window: every message that came in has one, in either list."""
 
     signals: list[Outgoing]
     letters: list[Outgoing]
+    signals_sent: bool = False  # a retry after a failure with the letters does not send the signals again
 
 
 class Scoring:
@@ -136,8 +137,9 @@ class Scoring:
         return Outcome(signals, letters)
 
     async def _publish(self, window: Sequence[Received], outcome: Outcome) -> None:
-        if outcome.signals:
+        if outcome.signals and not outcome.signals_sent:
             await self._send_all(self._settings.sentiment_topic, outcome.signals)
+            outcome.signals_sent = True
         if outcome.letters:
             await dead_letters.send(outcome.letters, self._settings.dead_topic, self._send_all)
         self.signals += len(outcome.signals)

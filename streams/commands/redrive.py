@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import MessageSizeTooLargeError
 
 from earlybell.streams.brokers import client_options, open_producer, reaching
@@ -22,7 +22,8 @@ def redrive(settings: Settings, *, limit: int | None = None) -> int:
     """Send each dead letter back to its topic once, and return how many were sent.
 
     The offsets of the consumer group ``PREFIX-redrive`` remember what was sent; a crash in between sends a few letters
-    twice, which is harmless downstream. Letters without their value are skipped and logged with their origin.
+    twice, which is harmless downstream. Letters go to the news and sentiment topics only, whatever topic their header
+    names. Others, and letters without their value, are skipped and logged.
 
     Raises
     ------
@@ -42,43 +43,37 @@ def redrive(settings: Settings, *, limit: int | None = None) -> int:
             numbers = consumer.partitions_for_topic(settings.dead_topic) or set()
             partitions = [TopicPartition(settings.dead_topic, number) for number in sorted(numbers)]
             consumer.assign(partitions)
+            # A message that fails again gets a new letter, beyond the end at which we started.
             ends = consumer.end_offsets(partitions)
             while limit is None or sent < limit:
                 if all(consumer.position(partition) >= ends[partition] for partition in partitions):
                     break
                 batch = BATCH_LETTERS if limit is None else min(BATCH_LETTERS, limit - sent)
-                polled = consumer.poll(timeout_ms=500, max_records=batch)
-                # A message that fails again gets a new letter, beyond the end at which we started.
-                letters = [
-                    letter
-                    for partition, records in polled.items()
-                    for letter in records
-                    if letter.offset < ends[partition]
-                ]
-                sent += _send_back(letters, producer)
-                consumer.commit()
+                for partition, records in consumer.poll(timeout_ms=500, max_records=batch).items():
+                    if letters := [letter for letter in records if letter.offset < ends[partition]]:
+                        sent += _send_back(letters, producer, settings)
+                        # Not the client's position, which is also past the letters beyond the end.
+                        consumer.commit({partition: OffsetAndMetadata(letters[-1].offset + 1, "", -1)})
         finally:
             consumer.close()
             producer.close()
     return sent
 
 
-def _send_back(letters: Sequence[Origin], producer: KafkaProducer) -> int:
+def _send_back(letters: Sequence[Origin], producer: KafkaProducer, settings: Settings) -> int:
     """Send letters back as the messages they were, and return how many the broker has acknowledged."""
+    # Anybody who may write a letter chooses its headers, so they select among our topics, but cannot name another.
+    topics = {topic.encode(): topic for topic in (settings.news_topic, settings.sentiment_topic)}
     pending = []
     for letter in letters:
         headers = dict(letter.headers)
-        topic = headers.get(TOPIC[0])
+        topic = topics.get(headers.get(TOPIC[0], b""))
         if topic is None or VALUE_OMITTED in headers:
-            log.warning(
-                "dead_letter_skipped",
-                partition=letter.partition,
-                offset=letter.offset,
-                reason="it has no origin, or no value",
-            )
+            reason = "it has no value" if topic else "its origin is not a topic of this pipeline"
+            log.warning("dead_letter_skipped", partition=letter.partition, offset=letter.offset, reason=reason)
             continue
         original = [(name, text) for name, text in letter.headers if not name.startswith(ADDED_HEADERS)]
-        pending.append((letter, producer.send(topic.decode(), key=letter.key, value=letter.value, headers=original)))
+        pending.append((letter, producer.send(topic, key=letter.key, value=letter.value, headers=original)))
     producer.flush()
     sent = 0
     for letter, future in pending:
