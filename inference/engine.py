@@ -18,7 +18,7 @@ import torch
 from earlybell.errors import UserError
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
-from earlybell.inference.backends.padded import PaddedBackend
+from earlybell.inference.backends.padded import DTYPES, PaddedBackend
 from earlybell.inference.batching.backend import Backend, Ids, Window
 from earlybell.inference.batching.planning import bucket
 from earlybell.inference.batching.strategies import STRATEGIES, Strategy
@@ -27,7 +27,7 @@ from earlybell.inference.kernels import build, wordpiece
 from earlybell.inference.kernels.wordpiece import WordPieces
 from earlybell.inference.model.calibration import OperatingPoint
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
-from earlybell.inference.precision import PRECISIONS, fastest_precision, int8_kernels
+from earlybell.inference.precision import PRECISIONS, arithmetic_name, default_precision, int8_kernels
 from earlybell.inference.predictions import ModelDescription, Predictions
 
 #: Padded tokens of a batch. On a CPU more than this exceeds the caches; a GPU wants to be filled, but a batch of fixed
@@ -74,7 +74,7 @@ class Engine:
         self._device = _device(device)
         kernels = int8_kernels(model.config) if self._device.type == "cpu" else None
         if precision == "auto":
-            precision = fastest_precision(model, self._device, kernels)
+            precision = default_precision(self._device.type, kernels is not None)
         if precision not in PRECISIONS:
             raise EngineError(f"no precision {precision!r}: choose auto, {' or '.join(PRECISIONS)}")
         if precision == "int8" and kernels is None:
@@ -119,6 +119,7 @@ class Engine:
             policy=f"dial={chosen_dial:.2f}",
             precision=precision,
             device=str(self._device),
+            arithmetic=arithmetic_name(precision, self._device.type, self.strategy.exact),
         )
 
     @property
@@ -208,8 +209,7 @@ def open_engine(
     dial
         0: full depth .. 1: the fastest calibrated; None: the checkpoint's default.
     precision
-        ``float32``, ``bfloat16``, ``int8`` (a CPU with a C compiler), or ``auto``: the one that measured fastest on
-        this machine, remembered from then on.
+        ``int8`` (on a CPU), ``float32``, ``bfloat16``, or ``auto``: see `precision.default_precision`.
     threads
         Of a CPU engine; 0: one per core. Applies to the whole process.
     strategy
@@ -286,8 +286,8 @@ def _padded_backend(
 ) -> PaddedBackend:
     model = checkpoint.model.to(device)
     # The exits stay in float32: they are small, and a confidence is compared with a threshold.
-    model.embedding.to(PRECISIONS[precision])
-    model.layers.to(PRECISIONS[precision])
+    model.embedding.to(DTYPES[precision])
+    model.layers.to(DTYPES[precision])
     temperatures = torch.tensor(checkpoint.calibration.temperatures, device=device)
     return PaddedBackend(model, point.rule, temperatures, point.alpha, device, batch_tokens)
 

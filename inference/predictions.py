@@ -30,13 +30,7 @@ class ModelDescription:
     policy: str  # "dial=0.50"
     precision: str  # "float32", "bfloat16" ...
     device: str  # "cpu", "cuda:0" ...
-
-    @property
-    def arithmetic(self) -> str:
-        """What the answers are computed in: int8 gives the same bits on every processor; others are their own."""
-        if self.precision == "int8":
-            return INT8_ARITHMETIC
-        return self.precision if self.device == "cpu" else f"cuda-{self.precision}"
+    arithmetic: str  # "int8.2", "bfloat16.cuda.torch2.13" ...; two that differ answer differently
 
     @property
     def served_revision(self) -> str:

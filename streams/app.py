@@ -31,11 +31,10 @@ import faust
 import structlog
 import uvloop
 
-from earlybell.inference.pool import pool as pools
 from earlybell.inference.pool.pool import Pool
 from earlybell.storage import migrations
 from earlybell.storage.writer import Writer
-from earlybell.streams.model import scorer
+from earlybell.streams.model import open_pool
 from earlybell.streams.records import MAX_DEAD_LETTER_BYTES
 from earlybell.streams.roles import Role
 from earlybell.streams.scoring import Scoring
@@ -121,7 +120,7 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
     """
     async with AsyncExitStack() as resources:
         if role is Role.SCORING:
-            pool = Pool(scorer(settings), pools.devices(settings.devices))
+            pool = open_pool(settings)
             resources.push_async_callback(pool.stop)
             starting = asyncio.create_task(pool.start())
             stopping = asyncio.create_task(stop.wait())
@@ -131,7 +130,7 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
                 return 0
             stopping.cancel()
             model = await starting
-            log.info("model_loaded", model=model.model, revision=model.model_revision, policy=model.policy)
+            log.info("model_loaded", model=model.model, revision=model.served_revision, policy=model.policy)
             pipeline = scoring_pipeline(settings, pool)
         else:
             await asyncio.to_thread(migrations.check, settings.database)

@@ -1,4 +1,4 @@
-"""How a pool's workers build the model that the settings name.
+"""The pool that the settings describe, and how its workers build the model.
 
 Imports no torch: only the workers need it, and it costs every other process seconds and hundreds of megabytes.
 """
@@ -8,9 +8,20 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from earlybell.inference.pool.pool import MakeScorer
+from earlybell.inference.pool.pool import MakeScorer, Pool, devices
 from earlybell.inference.predictions import Scorer
 from earlybell.streams.settings import Settings
+
+
+def open_pool(settings: Settings) -> Pool:
+    """Return a pool, not started yet, of one engine on each device.
+
+    Raises
+    ------
+    PoolError
+        The devices are malformed.
+    """
+    return Pool(scorer(settings), devices(settings.devices), mixed_arithmetic=settings.mixed_arithmetic)
 
 
 def scorer(settings: Settings) -> MakeScorer:
@@ -21,10 +32,13 @@ def scorer(settings: Settings) -> MakeScorer:
         dial=settings.dial,
         precision=settings.precision,
         threads=settings.cpu_threads,
+        exact=settings.exact,
     )
 
 
-def _open(device: str, *, checkpoint: Path | None, dial: float | None, precision: str, threads: int) -> Scorer:
+def _open(
+    device: str, *, checkpoint: Path | None, dial: float | None, precision: str, threads: int, exact: bool
+) -> Scorer:
     from earlybell.inference.engine import open_engine
 
-    return open_engine(device, checkpoint=checkpoint, dial=dial, precision=precision, threads=threads)
+    return open_engine(device, checkpoint=checkpoint, dial=dial, precision=precision, threads=threads, exact=exact)

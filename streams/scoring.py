@@ -116,12 +116,13 @@ class Scoring:
                     dead_letters.letter(message.record, stage="inference", kind="InferenceFault", reason=fault)
                 )
                 continue
+            row = next(rows)
             try:
                 signal = build_signal(
                     item,
                     result.predictions,
-                    next(rows),
-                    result.description,
+                    row,
+                    result.descriptions[row],
                     scored_at=scored_at,
                     queue_ms=(started - message.fetched) * 1000,
                     inference_ms=result.inference_s * 1000,

@@ -97,8 +97,17 @@ class Settings(BaseSettings):
     cpu_threads: int = Field(0, ge=0, description="Give a CPU worker this many threads; 0 means one per core.")
     precision: str = Field(
         "auto",
-        description="Compute in this precision: auto (the fastest on this machine, measured once), float32, bfloat16 "
-        "or int8.",
+        description="Compute in this precision: auto (int8 on a CPU, bfloat16 on a GPU), int8, float32 or bfloat16.",
+    )
+    exact: bool = Field(
+        False,
+        description="Compute a text to the same bits whatever else is in its window. int8 always does; float32 and "
+        "bfloat16 then take longer.",
+    )
+    mixed_arithmetic: bool = Field(
+        False,
+        description="Let the workers of one role answer in different arithmetics, such as int8 on a CPU and bfloat16 "
+        "on a GPU. The id and the answer of a story then depend on which worker scores it.",
     )
     dial: float | None = Field(
         None,

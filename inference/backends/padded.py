@@ -22,6 +22,9 @@ from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, E
 from earlybell.inference.early_exit.token_pruning import tokens_by_depth
 from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
 
+#: What the layers are converted to, by precision.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class PaddedBackend:

@@ -38,8 +38,8 @@ class Outcome:
 class WindowResult:
     """Exactly one prediction or one fault for each text of a window."""
 
-    description: ModelDescription  # of the scorer; one for the whole window, even across a hot swap
     predictions: Predictions  # a row for each text that is not in `faults`, in the window's order
+    descriptions: Sequence[ModelDescription]  # of each row's scorer; of one model, even across a hot swap
     faults: Mapping[int, str]  # index in the window -> why that text cannot be scored, in one sentence
     queue_s: float  # everything but inference: queueing, transfer, retries
     inference_s: float  # time in the scorer
@@ -60,7 +60,7 @@ class WindowBisection:
         self._texts = texts
         self._kills_per_text = kills_per_text
         self._pending = deque([range(len(texts))])
-        self._answered: dict[range, Answered] = {}
+        self._answered: dict[range, tuple[Answered, ModelDescription]] = {}
         self._kills: Counter[range] = Counter()
         self._generation: int | None = None
         self._hung = False
@@ -101,7 +101,7 @@ class WindowBisection:
         self._pending.popleft()
         match outcome.event:
             case Answered() as answered:
-                self._answered[span] = answered
+                self._answered[span] = answered, outcome.description
             case _ if len(span) > 1:
                 middle = len(span) // 2
                 self._pending += (span[:middle], span[middle:])
@@ -119,10 +119,16 @@ class WindowBisection:
 
     def predictions(self, classes: int) -> Predictions:
         """Return the predictions of all texts without a fault, in the window's order."""
-        spans = sorted(self._answered, key=lambda span: span.start)
-        return Predictions.concatenate([self._answered[span].predictions for span in spans], classes)
+        return Predictions.concatenate([answered.predictions for answered, _ in self._in_order()], classes)
+
+    def descriptions(self) -> list[ModelDescription]:
+        """Return the description of each prediction's scorer: workers of one pool may differ in arithmetic."""
+        return [description for answered, description in self._in_order() for _ in range(len(answered.predictions))]
 
     @property
     def inference_s(self) -> float:
         """Seconds in the scorer, over the spans that succeeded."""
-        return sum(answered.inference_s for answered in self._answered.values())
+        return sum(answered.inference_s for answered, _ in self._answered.values())
+
+    def _in_order(self) -> list[tuple[Answered, ModelDescription]]:
+        return [self._answered[span] for span in sorted(self._answered, key=lambda span: span.start)]

@@ -86,6 +86,9 @@ class Pool:
         Wait before the first restart of a worker; doubles with each further death without a reply in between.
     longest_backoff_s
         Upper limit of that wait.
+    mixed_arithmetic
+        Let workers answer in different arithmetics, so that a story's answer and id depend on which one scores it.
+        Otherwise such workers are an error.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Pool:
         start_timeout_s: float = 600.0,
         backoff_s: float = 0.1,
         longest_backoff_s: float = 30.0,
+        mixed_arithmetic: bool = False,
     ) -> None:
         if not devices:
             raise PoolError("a pool needs at least one device")
@@ -112,6 +116,7 @@ class Pool:
         self._start_timeout_s = start_timeout_s
         self._backoff_s = backoff_s
         self._longest_backoff_s = longest_backoff_s
+        self._mixed_arithmetic = mixed_arithmetic
         self._group: _WorkerGroup | None = None
         self._slots: set[_WorkerSlot] = set()  # of every group
         self._queue: deque[_Part] = deque()
@@ -137,7 +142,7 @@ class Pool:
 
     @property
     def description(self) -> ModelDescription:
-        """The model that scores new windows.
+        """The model that scores new windows, as the first device runs it.
 
         Raises
         ------
@@ -169,15 +174,15 @@ class Pool:
         Raises
         ------
         PoolError
-            A scorer cannot be built or warmed up (with the reason), or the pool was started before. No worker is left
-            running.
+            A scorer cannot be built or warmed up (with the reason), the scorers' answers would differ, or the pool was
+            started before. No worker is left running.
         """
         if self._group is not None or self._closed is not None:
             raise PoolError("the pool was started before; create a new one")
         async with self._swapping:
             self._group = await self._start_group(self._make_scorer)
         self._dispatch()
-        log.info("pool_started", devices=self._devices, revision=self.description.model_revision)
+        log.info("pool_started", devices=self._devices, revision=self.description.served_revision)
         return self.description
 
     async def replace(self, make_scorer: MakeScorer) -> ModelDescription:
@@ -197,7 +202,7 @@ class Pool:
             new = await self._start_group(make_scorer)
             old, self._group = self._group, new
         self._dispatch()
-        log.info("model_replaced", revision=self.description.model_revision)
+        log.info("model_replaced", revision=self.description.served_revision)
         for slot in old.slots:
             slot.retiring = True
             if slot.process is not None and not slot.in_flight:
@@ -221,7 +226,7 @@ class Pool:
         started = time.monotonic()
         description = self.description
         if not texts:
-            return WindowResult(description, Predictions.concatenate([], len(description.labels)), {}, 0.0, 0.0)
+            return WindowResult(Predictions.concatenate([], len(description.labels)), [], {}, 0.0, 0.0)
         window = WindowBisection(list(texts), self._kills_per_text)
         first = True
         while (span := window.next_span()) is not None:
@@ -235,8 +240,8 @@ class Pool:
             log.warning("texts_failed", faults=len(window.faults), texts=len(texts))
         elapsed_s, inference_s = time.monotonic() - started, window.inference_s
         return WindowResult(
-            description,
             window.predictions(len(description.labels)),
+            window.descriptions(),
             dict(sorted(window.faults.items())),
             max(0.0, elapsed_s - inference_s),
             inference_s,
@@ -320,13 +325,24 @@ class Pool:
             slot.task = asyncio.create_task(self._supervise(slot), name=f"pool-{slot.device}")
             slot.task.add_done_callback(self._check_supervisor)
         try:
-            await asyncio.gather(*(slot.ready for slot in group.slots))
+            descriptions = await asyncio.gather(*(slot.ready for slot in group.slots))
+            if not all(self._agree(descriptions[0], description) for description in descriptions):
+                answers = ", ".join(f"{each.device} as {each.served_revision}" for each in descriptions)
+                raise PoolError(
+                    f"the workers' answers would differ ({answers}): choose one precision and one kind of device, "
+                    "or allow it with EARLYBELL_MIXED_ARITHMETIC=true"
+                )
             if self._closed is not None:
                 raise self._closed
         except BaseException:
             await self._stop_slots(group.slots)
             raise
         return group
+
+    def _agree(self, one: ModelDescription, other: ModelDescription) -> bool:
+        """Return whether two workers of one pool may answer as these descriptions say."""
+        same_model = (one.model_revision, one.policy) == (other.model_revision, other.policy)
+        return same_model and (one.arithmetic == other.arithmetic or self._mixed_arithmetic)
 
     async def _stop_slots(self, slots: Sequence[_WorkerSlot]) -> None:
         tasks = [slot.task for slot in slots if slot.task is not None]
@@ -385,7 +401,12 @@ class Pool:
                 log.error("scorer_build_failed", device=slot.device, where=message.where)
                 return message.reason
             assert isinstance(message, Ready)
-            log.info("worker_started", device=slot.device, pid=process.pid, revision=message.description.model_revision)
+            if slot.description is not None and not self._agree(slot.description, message.description):
+                before, now = slot.description.served_revision, message.description.served_revision
+                return f"would answer as {now}, not as {before} like the worker that it replaces"
+            log.info(
+                "worker_started", device=slot.device, pid=process.pid, revision=message.description.served_revision
+            )
             slot.description = message.description
             slot.process = process
             if not slot.ready.done():

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from earlybell.inference.backends.padded import DTYPES
 from earlybell.inference.early_exit.token_pruning import LEAST_TOKENS, kept_tokens, solve_alpha, speed_up
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
-from earlybell.inference.precision import PRECISIONS
 from earlybell.inference.training.data import length_sorted_batches
 from earlybell.inference.training.measures import accuracy, macro_f1
 from earlybell.inference.training.optimise import pad
@@ -150,8 +150,8 @@ class _Runner:
 
     def __init__(self, model: ElbertForSequenceClassification, device: str, precision: str) -> None:
         self.model = copy.deepcopy(model).to(device).eval()
-        self.model.embedding.to(PRECISIONS[precision])
-        self.model.layers.to(PRECISIONS[precision])
+        self.model.embedding.to(DTYPES[precision])
+        self.model.layers.to(DTYPES[precision])
         self.device = device
 
     def batches(self, rows: Rows, tokens: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:

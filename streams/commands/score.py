@@ -17,13 +17,12 @@ from typing import IO, Protocol, cast
 
 import msgspec
 
-from earlybell.inference.pool import pool as pools
-from earlybell.inference.pool.pool import Pool, WindowResult
+from earlybell.inference.pool.pool import WindowResult
 from earlybell.inference.predictions import ModelDescription
 from earlybell.streams.commands.formats import TextFormat
 from earlybell.streams.commands.rows import COMMON_NAMES, DAMAGE_ERRORS, BadRow, Columns, open_file
 from earlybell.streams.exceptions import FileError
-from earlybell.streams.model import scorer
+from earlybell.streams.model import open_pool
 from earlybell.streams.records import MAX_MESSAGE_BYTES, NewsItem, encode, text_id
 from earlybell.streams.settings import Settings
 from earlybell.streams.signals import build_signal, unsupported_language
@@ -96,7 +95,7 @@ def score_file(settings: Settings, path: str, text_format: TextFormat) -> None:
         print(f"line {line}: {reason}", file=sys.stderr)
 
     async def main() -> None:
-        async with Pool(scorer(settings), pools.devices(settings.devices)) as pool:
+        async with open_pool(settings) as pool:
             await score_stream(file.lines, text_format, pool, settings, write=write, fault=fault)
 
     asyncio.run(main())
@@ -237,7 +236,7 @@ async def _write_signals(
                 entry.item,
                 result.predictions,
                 row,
-                result.description,
+                result.descriptions[row],
                 scored_at=scored_at,
                 inference_ms=result.inference_s * 1000,
                 timed=entry.timed,

@@ -27,6 +27,7 @@ class ConstantScorer:
             policy="dial=0.00",
             precision="float32",
             device=device,
+            arithmetic="none",
         )
 
     def warm_up(self) -> None:

@@ -21,7 +21,6 @@ from earlybell.inference.batching.planning import Order, batches, bucket
 from earlybell.inference.batching.strategies import STRATEGIES, Strategy
 from earlybell.inference.engine import Engine, open_engine
 from earlybell.inference.pool.pool import Pool
-from earlybell.streams.model import _open
 from tests.benchmarks import engine_clock
 from tests.benchmarks.engine_texts import Corpus
 from tests.benchmarks.every_exit import every_exit
@@ -102,7 +101,7 @@ def workers(texts: Sequence[str]) -> dict[str, dict[str, float]]:
 
 
 async def _pooled(texts: Sequence[str], count: int, threads: int) -> float:
-    open_worker = functools.partial(_open, checkpoint=None, dial=None, precision="auto", threads=threads)
+    open_worker = functools.partial(open_engine, threads=threads)
     windows = [list(texts[start : start + 512]) for start in range(0, len(texts), 512)] * 3
     async with Pool(open_worker, ["cpu"] * count) as pool:
         await asyncio.gather(*(pool.score(window) for window in windows[:4]))

@@ -29,8 +29,9 @@ class ObedientScorer:
     """Does what its texts tell it to."""
 
     def __init__(self, device: str, revision: str, most_texts: int | None, fails_after: Path | None) -> None:
+        labels = ("negative", "neutral", "positive")
         self.description = ModelDescription(
-            "obedient", revision, ("negative", "neutral", "positive"), ("en",), 6, 128, 0.5, "dial=0.50", "none", device
+            "obedient", revision, labels, ("en",), 6, 128, 0.5, "dial=0.50", "none", device, arithmetic="none"
         )
         self._most_texts = most_texts
         self._fails_after = fails_after

@@ -13,7 +13,7 @@ from earlybell.inference.pool.bisection import Died, Outcome, WindowBisection
 from earlybell.inference.pool.worker import Answered, Failed
 from earlybell.inference.predictions import ModelDescription, Predictions
 
-FIRST = ModelDescription("m", "first", ("a", "b"), ("en",), 6, 128, 0.5, "dial=0.50", "float32", "cpu")
+FIRST = ModelDescription("m", "first", ("a", "b"), ("en",), 6, 128, 0.5, "dial=0.50", "float32", "cpu", "float32")
 SECOND = replace(FIRST, model_revision="second")
 
 
@@ -83,6 +83,19 @@ def test_after_a_hot_swap_mid_window_the_new_model_scores_all_of_it() -> None:
     assert window.next_span() is None
     assert not window.faults
     assert window.predictions(2).tokens.tolist() == [0, 1, 2, 3]
+
+
+def test_each_prediction_keeps_its_own_scorers_description() -> None:
+    float32, int8 = FIRST, replace(FIRST, arithmetic="int8.2")
+    window = WindowBisection(["a", "b", "c", "d"], kills_per_text=2)
+    window.record(range(4), failed())
+    window.record(range(2), failed())
+    window.record(range(2, 4), answered(range(2, 4), int8))
+    window.record(range(1), failed())
+    window.record(range(1, 2), answered(range(1, 2), float32))
+    assert window.next_span() is None
+    assert window.predictions(2).tokens.tolist() == [1, 2, 3]
+    assert window.descriptions() == [float32, int8, int8]
 
 
 def test_after_a_hang_a_span_gets_its_share_of_the_timeout_by_characters() -> None:

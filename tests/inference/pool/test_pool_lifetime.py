@@ -38,12 +38,12 @@ class TestHotSwap:
             await until(lambda: pool.description.model_revision == "second")
             # The old workers still hold four windows; the new ones score those that waited behind.
             for i, result in enumerate(await asyncio.gather(*late)):
-                assert result.description.model_revision == "second"
+                assert result.descriptions[0].model_revision == "second"
                 expect(result, numbers(3, 10 * i), set())
             assert not swap.done()
             go_on(tmp_path, *range(4))
             for i, result in enumerate(await asyncio.gather(*early)):
-                assert result.description.model_revision == "first"
+                assert result.descriptions[0].model_revision == "first"
                 assert answers(result) == [i]
             assert (await swap).model_revision == "second"
             assert len(pool.pids) == 2
@@ -61,7 +61,7 @@ class TestHotSwap:
             go_on(tmp_path, 0)
             result = await task
             assert answers(result) == [0, 1]
-            assert result.description.model_revision == "second"
+            assert result.descriptions[0].model_revision == "second"
             await swap
 
     @in_a_loop
@@ -69,7 +69,7 @@ class TestHotSwap:
         async with Pool(obedient("first"), ["cpu"]) as pool:
             before = pool.pids
             description = await pool.replace(obedient("second"))
-            assert description == pool.description == (await pool.score(["1"])).description
+            assert description == pool.description == (await pool.score(["1"])).descriptions[0]
             assert description.model_revision == "second"
             assert workers_of(os.getpid()) == pool.pids != before
 
@@ -80,7 +80,7 @@ class TestHotSwap:
                 with pytest.raises(PoolError):
                     await pool.replace(broken)
             result = await pool.score(numbers(3))
-            assert result.description.model_revision == "first"
+            assert result.descriptions[0].model_revision == "first"
             assert len(workers_of(os.getpid())) == 1
 
 

@@ -27,7 +27,7 @@ from earlybell.streams.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 MODEL = ModelDescription(
-    "m", "r", ("negative", "neutral", "positive"), ("en",), 6, 128, 0.5, "dial=0.50", "float32", "cpu"
+    "m", "r", ("negative", "neutral", "positive"), ("en",), 6, 128, 0.5, "dial=0.50", "float32", "cpu", "float32"
 )
 
 
@@ -63,7 +63,7 @@ class LastFirst:
             np.full(count, 5, np.int32),
             np.full(count, 5, np.int32),
         )
-        return WindowResult(MODEL, predictions, faults, 0.001, 0.002)
+        return WindowResult(predictions, [MODEL] * len(predictions), faults, 0.001, 0.002)
 
 
 def scored(
