@@ -69,8 +69,8 @@ async def test_a_worker_that_would_answer_otherwise_than_before_gets_no_window(t
         task = asyncio.create_task(pool.score([f"0 wait {tmp_path}", "1"]))
         await begun(tmp_path, 0)
         arithmetic.write_text("float32.cpu.torch2.13")
-        go_on(tmp_path, 0)
         os.kill(pool.pids[0], signal.SIGKILL)
+        go_on(tmp_path, 0)
         await until(lambda: len(built.read_text().split()) >= 3)
         assert pool.pids == []
         assert not task.done()
