@@ -105,9 +105,7 @@ class Engine:
         if compiled is not None and wordpiece.is_supported(self._reader.tokenizer):
             self._reader = replace(self._reader, quick=WordPieces(self._reader.tokenizer, compiled))
         expected_depths = calibration.expected_depths(model.config.depths.start)
-        self._depth_prediction = DepthPrediction(
-            None if expected_depths is None else expected_depths.numpy(), self._reader.pad_id
-        )
+        self._depth_prediction = DepthPrediction(expected_depths, self._reader.pad_id)
         self._description = ModelDescription(
             model=calibration.name,
             model_revision=checkpoint.revision,

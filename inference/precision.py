@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from earlybell.inference.backends import int8_weights
 from earlybell.inference.kernels import build
-from earlybell.inference.model.elbert import Config
+from earlybell.inference.model.config import Config
 from earlybell.inference.predictions import INT8_ARITHMETIC
 
 PRECISIONS = ("int8", "float32", "bfloat16")

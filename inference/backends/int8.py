@@ -16,16 +16,15 @@ from ctypes import Structure, byref, c_float, c_void_p, pointer
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.batching.backend import Answers, Ids
-from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import kept_tokens
 from earlybell.inference.kernels import structs
 from earlybell.inference.kernels.structs import EXIT_TEXTS, LANES, STRIP, address, aligned
-from earlybell.inference.model.elbert import Config
+from earlybell.inference.model.config import Config
 
 #: Tokens that go through a layer together: their intermediate values must fit a core's own cache (1 MB).
 TILE_TOKENS = 96
@@ -103,7 +102,7 @@ class Int8Backend:
         layers = self.config.layers if depth is None else depth
         keep = None
         if prunes and self._alpha < 1.0 and layers:
-            keep = kept_tokens(torch.from_numpy(lengths), self._alpha, layers).numpy().astype(np.int32)
+            keep = kept_tokens(lengths, self._alpha, layers).astype(np.int32)
         longest = int(lengths.max())
         self.kernels.earlybell_forward(
             byref(self._model if depth is None else self._model_to_depth[depth]),

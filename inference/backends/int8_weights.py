@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from earlybell.inference.kernels import structs
 from earlybell.inference.kernels.structs import LANES, PANEL, TERMS, address, aligned
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification, Embedding, Filters, Head, Layer
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification, Embedding, Filters, Head, Layer
 
 #: Least squares fits to GELU's share of v at Chebyshev nodes, weighted by z, since the activation multiplies by v.
 #: Constants, not fitted here: another LAPACK would fit other bits.

@@ -18,9 +18,11 @@ from torch import Tensor
 from earlybell.inference.backends.cuda_graphs import staged
 from earlybell.inference.backends.slots import SlotsByWidth, pad
 from earlybell.inference.batching.backend import Answers, Ids
-from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, ExitRule
+from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import tokens_by_depth
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 
 #: What the layers are converted to, by precision.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -34,9 +34,11 @@ from torch import Tensor
 from earlybell.inference.backends.cuda_graphs import Recorder, Step, fetched, staged
 from earlybell.inference.batching.backend import Answers, Ids
 from earlybell.inference.batching.planning import texts_within
-from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, ExitRule
+from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import tokens_by_depth
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 
 #: Widths whose slots, and graphs, are kept: every bucket up to 512 tokens (25) with some to spare. All share one buffer
 #: for their states and the graphs share a memory pool, so a further width costs only graph nodes: a few megabytes.

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from earlybell.inference.model.elbert import Config
+from earlybell.inference.model.config import Config
 
 #: The token ids of one text, special tokens included.
 Ids = NDArray[np.int32]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from earlybell.inference.batching.backend import Answers, Backend, Batch, Window
 from earlybell.inference.batching.planning import UNLIMITED, Order, batches, batches_as_they_come
-from earlybell.inference.model.elbert import Config
+from earlybell.inference.model.config import Config
 
 
 @dataclass(frozen=True, slots=True)

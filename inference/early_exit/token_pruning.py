@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 #: [CLS] and one more token.
 LEAST_TOKENS = 2
 
 
-def kept_tokens(tokens: Tensor, alpha: float, layers: int, least: int = LEAST_TOKENS) -> Tensor:
+def kept_tokens(
+    tokens: NDArray[np.integer[Any]], alpha: float, layers: int, least: int = LEAST_TOKENS
+) -> NDArray[np.int64]:
     """Return n_l = max(n_min, ceil(alpha^l n_0)), never more than the text has.
 
     Parameters
@@ -35,16 +36,15 @@ def kept_tokens(tokens: Tensor, alpha: float, layers: int, least: int = LEAST_TO
     """
     if not 0.0 < alpha <= 1.0:
         raise ValueError(f"alpha must be above 0 and at most 1, not {alpha}")
-    shares = torch.tensor([alpha**depth for depth in range(1, layers + 1)], dtype=torch.float64, device=tokens.device)
+    shares = np.array([alpha**depth for depth in range(1, layers + 1)])
     # 1e-9: 0.9 * 10 is 9, also in binary floating point.
-    keep = torch.ceil(tokens[:, None].double() * shares - 1e-9).long().clamp_min(least)
-    return torch.minimum(keep, tokens[:, None])
+    keep: NDArray[np.int64] = np.ceil(tokens[:, None] * shares - 1e-9).astype(np.int64)
+    return np.minimum(np.maximum(keep, least), tokens[:, None].astype(np.int64))
 
 
 def tokens_by_depth(tokens: NDArray[np.int64], alpha: float, layers: int) -> NDArray[np.int64]:
     """Return how many of each text's n_0 tokens, (B,), are alive at depths 0..layers: (B, layers + 1)."""
-    kept = kept_tokens(torch.from_numpy(tokens), alpha, layers).numpy()
-    return np.concatenate([tokens[:, None], kept], axis=1)
+    return np.concatenate([tokens[:, None], kept_tokens(tokens, alpha, layers)], axis=1)
 
 
 def speed_up(tokens: int, alpha: float, layers: int, hidden: int) -> float:
@@ -52,7 +52,7 @@ def speed_up(tokens: int, alpha: float, layers: int, hidden: int) -> float:
 
     K = L (24 n_0 h^2 + 4 n_0^2 h) / sum_l [8 n_{l-1} h^2 + 4 n_{l-1}^2 h + 16 n_l h^2].
     """
-    counts: list[int] = [tokens, *kept_tokens(torch.tensor([tokens]), alpha, layers)[0].tolist()]
+    counts: list[int] = [tokens, *kept_tokens(np.array([tokens]), alpha, layers)[0].tolist()]
     full = layers * (24 * tokens * hidden**2 + 4 * tokens**2 * hidden)
     pruned: int = sum(
         8 * before * hidden**2 + 4 * before**2 * hidden + 16 * after * hidden**2 for before, after in pairwise(counts)

@@ -61,7 +61,7 @@ class Exit(Structure):
 
 
 class ExitRule(Structure):
-    """A `confidence_window.ExitRule`."""
+    """An `exit_rule.ExitRule`."""
 
     _fields_ = [("threshold", c_float), ("margin", c_float), ("max_entropy", c_float), ("window_rule", c_int64),
                 ("window", c_int64)]  # fmt: skip

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.early_exit.exit_rule import ExitRule
 
 FORMAT_VERSION = 1
 
@@ -62,7 +62,7 @@ class Calibration:
     curve: tuple[OperatingPoint, ...]  # ascending dial; the first is dial 0
     default_dial: float
     #: (V, exits) GEEP's P(exit depth | token); None: depths are not predicted.
-    token_table: Tensor | None = None
+    token_table: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if not self.curve or self.curve[0].dial != 0.0 or not self.curve[0].rule.never or self.curve[0].alpha != 1.0:
@@ -80,12 +80,14 @@ class Calibration:
             raise ValueError(f"the dial goes from 0 (full depth) to 1 (fastest), not {dial}")
         return [point for point in self.curve if point.dial <= dial + 1e-9][-1]
 
-    def expected_depths(self, first_depth: int) -> Tensor | None:
+    def expected_depths(self, first_depth: int) -> NDArray[np.float32] | None:
         """Return each token's mean exit depth, (V,) float32. A text's prediction is the mean over its tokens."""
         if self.token_table is None:
             return None
-        depths = torch.arange(first_depth, first_depth + self.token_table.shape[1], dtype=torch.float32)
-        return self.token_table.float() @ depths
+        depths = np.arange(first_depth, first_depth + self.token_table.shape[1], dtype=np.float64)
+        # A sum in a fixed order, not a library's product: signals carry predicted depths.
+        expected: NDArray[np.float32] = (self.token_table * depths).sum(1).astype(np.float32)
+        return expected
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without the token table, which is stored as a tensor."""
@@ -100,7 +102,7 @@ class Calibration:
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], token_table: Tensor | None) -> Self:
+    def from_json(cls, values: dict[str, Any], token_table: NDArray[np.float32] | None) -> Self:
         """Read what `to_json` returned; raise ``ValueError``, ``KeyError`` or ``TypeError`` on anything else."""
         if values["format"] != FORMAT_VERSION:
             raise ValueError(f"calibration format {values['format']}, but this version reads {FORMAT_VERSION}")

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
@@ -132,7 +133,7 @@ def write_calibration(calibration: Calibration, directory: Path) -> None:
     if calibration.token_table is None:
         table.unlink(missing_ok=True)
     else:
-        save_file({"token_depths": calibration.token_table.half().contiguous()}, table)
+        save_file({"token_depths": torch.from_numpy(calibration.token_table).half().contiguous()}, table)
 
 
 def seal(directory: Path) -> str:
@@ -198,12 +199,12 @@ def describe(directory: Path) -> dict[str, Any]:
     }
 
 
-def _token_table(directory: Path) -> Tensor | None:
+def _token_table(directory: Path) -> NDArray[np.float32] | None:
     file = directory / TOKEN_TABLE_FILE
     if not file.is_file():
         return None
     try:
-        return load_file(file)["token_depths"].to(torch.float32)
+        return load_file(file)["token_depths"].float().numpy()
     except safetensors.SafetensorError as error:
         raise ValueError(f"{TOKEN_TABLE_FILE}: {error}") from error
 

@@ -1,8 +1,8 @@
 """ELBERT: an ALBERT-style encoder with an exit head at every depth. The whole model, top to bottom.
 
 Sources: ELBERT, arXiv 2107.00175; its financial-sentiment system, arXiv 2211.08842; ALBERT, arXiv 1909.11942.
-It computes hidden states and exit logits. It knows nothing of *when* to exit (``confidence_window``), *how many* tokens
-to keep (``token_pruning``), batches, files or tokenizers.
+It computes hidden states and exit logits; `config` describes its shape. It knows nothing of *when* to exit
+(``confidence_window``), *how many* tokens to keep (``token_pruning``), batches, files or tokenizers.
 
 Axes: B texts, T tokens, V vocabulary, E embedding size, h hidden size, H heads, L depths, C classes.
 Depth 0 is the embedding before any layer has run; depth l is the output of the l-th application of a layer.
@@ -11,87 +11,18 @@ Depth 0 is the embedding before any layer has run; depth l is the output of the 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from earlybell.inference.model.config import Config, HeadForm
 from earlybell.inference.model.contribution import attention_with_contribution, pays_fused
 
 #: Fewer rows are padded to this many; see `Head.classify`.
 _MIN_HEAD_ROWS = 8
-
-HeadForm = Literal["cls", "cls_mean"]
-#: One depth, or one per text.
-Depths = TypeVar("Depths", int, NDArray[np.int64])
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """The shape of an ELBERT. A BERT is one with ``groups == layers`` and ``projection`` off."""
-
-    vocabulary: int = 30_522  # V
-    embedding: int = 384  # E
-    hidden: int = 384  # h
-    heads: int = 12  # H
-    feed_forward: int = 1_536
-    layers: int = 6  # L: how many times a layer is applied
-    groups: int = 1  # sets of weights shared by the L applications; layer l uses group floor((l - 1) * groups / L)
-    inner_layers: int = 1  # layers in one group, run in sequence (ALBERT's inner_group_num)
-    positions: int = 512
-    token_types: int = 2
-    projection: bool = False  # E -> h; needed where E != h (ALBERT always has one)
-    activation: Literal["gelu", "gelu_new", "relu"] = "gelu"
-    norm_epsilon: float = 1e-12
-    head: HeadForm = "cls_mean"  # what an exit head reads: [CLS], or [CLS] beside the mean of the live tokens
-    head_hidden: int = 128  # width of a head's tanh layer (the paper's pooler has h)
-    shared_head: bool = False  # one head for depths 1..L, as in the paper, or one each
-    depth_zero: bool = True  # a head on the embeddings, so that a text may exit before the first layer
-    depth_zero_filters: int = 0  # F, trigram features that the head at depth 0 reads too
-    dropout: float = 0.0  # in training only; the paper uses none
-    pad_id: int = 0
-    labels: tuple[str, ...] = field(default=("negative", "neutral", "positive"))  # class order
-
-    def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden size {self.hidden} is not a multiple of {self.heads} heads")
-        if self.embedding != self.hidden and not self.projection:
-            raise ValueError(f"embedding size {self.embedding} != hidden size {self.hidden} needs a projection")
-        if not 1 <= self.groups <= self.layers:
-            raise ValueError(f"groups must be 1..{self.layers}, not {self.groups}")
-        if len(self.labels) < 2:
-            raise ValueError("a classifier needs at least two labels")
-
-    @property
-    def classes(self) -> int:
-        """C, the number of labels."""
-        return len(self.labels)
-
-    @property
-    def depths(self) -> range:
-        """Depths with an exit head: 0..L or 1..L."""
-        return range(0 if self.depth_zero else 1, self.layers + 1)
-
-    def group_at(self, depth: Depths) -> Depths:
-        """Return the group of weights that takes a text from ``depth - 1`` to ``depth`` (1..L)."""
-        return (depth - 1) * self.groups // self.layers
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values for a JSON file."""
-        return {**asdict(self), "labels": list(self.labels)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Read what `to_json` returned; raise ``ValueError`` on an unknown field."""
-        unknown = set(values) - {known.name for known in fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown fields in the model configuration: {', '.join(sorted(unknown))}")
-        return cls(**{**values, "labels": tuple(values["labels"])})
 
 
 class Embedding(nn.Module):

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from earlybell.errors import UserError
-from earlybell.inference.model.elbert import Config
+from earlybell.inference.model.config import Config
 
 if TYPE_CHECKING:
     from earlybell.inference.model.elbert import ElbertForSequenceClassification

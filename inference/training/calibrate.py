@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from earlybell.inference.early_exit.confidence_window import ExitRule, exit_depths
-from earlybell.inference.early_exit.token_pruning import kept_tokens, speed_up
+from earlybell.inference.early_exit.confidence_window import exit_depths
+from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import speed_up
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration, OperatingPoint
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.data import Example
 from earlybell.inference.training.measures import expected_calibration_error, softmax
-from earlybell.inference.training.optimise import all_logits
+from earlybell.inference.training.optimise import all_logits, keep_of
 
 #: Entropy thresholds to try; finer where a trained model's entropies are dense.
 THRESHOLDS = tuple(np.round(np.concatenate([np.linspace(0, 0.1, 21), np.linspace(0.11, 1.0, 90)]), 4).tolist())
@@ -92,12 +93,8 @@ def calibrate_model(
     tokens = np.array([len(row) for row in rows])
 
     def logits_with(alpha: float) -> NDArray[np.float32]:
-        def keep(lengths: Tensor) -> Tensor:
-            return kept_tokens(lengths, alpha, layers)
-
-        return all_logits(
-            model, rows, device=budget.device, precision=budget.precision, keep=keep if alpha < 1.0 else None
-        )
+        keep = partial(keep_of, alpha=alpha, layers=layers) if alpha < 1.0 else None
+        return all_logits(model, rows, device=budget.device, precision=budget.precision, keep=keep)
 
     logits = logits_with(1.0)
     temperatures = tuple(fit_temperature(logits[:, exit_], truth) for exit_ in range(logits.shape[1]))
@@ -222,7 +219,7 @@ def token_table(
     temperatures: Sequence[float],
     rule: ExitRule,
     budget: Budget,
-) -> Tensor:
+) -> NDArray[np.float32]:
     """Return GEEP's token table, (V, exits): P(l|t) = (T[t,l] + lambda prior[l]) / (sum_l T[t,l] + lambda).
 
     T[t, e] counts the texts with token t that exited at depth e; each distinct non-special token of a text counts once.
@@ -239,14 +236,14 @@ def token_table(
 
 def count_tokens(
     rows: Sequence[NDArray[np.int32]], exits: NDArray[np.int64], vocabulary: int, count: int, smoothing: float
-) -> Tensor:
+) -> NDArray[np.float32]:
     """Count the token table from token ids (special tokens at both ends) and the index of each text's exit."""
     table = np.zeros((vocabulary, count))
     for row, exit_ in zip(rows, exits, strict=True):
         table[np.unique(row[1:-1]), exit_] += 1
     prior = np.bincount(exits, minlength=count) / len(exits)
-    smoothed = (table + smoothing * prior) / (table.sum(1, keepdims=True) + smoothing)
-    return torch.from_numpy(smoothed).float()
+    smoothed: NDArray[np.float64] = (table + smoothing * prior) / (table.sum(1, keepdims=True) + smoothing)
+    return smoothed.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 from earlybell.inference.engine import EngineError, open_engine
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.checkpoint import CARD_FILE, CheckpointError, load
-from earlybell.inference.model.elbert import Config
+from earlybell.inference.model.config import Config
 from earlybell.inference.training.data import Corpus
 from earlybell.inference.training.evaluate import evaluate
 

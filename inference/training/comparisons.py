@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earlybell.inference.early_exit.confidence_window import ExitRule, exit_depths
+from earlybell.inference.early_exit.confidence_window import exit_depths
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.checkpoint import Checkpoint
 from earlybell.inference.training import pruning
@@ -196,7 +197,7 @@ def _exit_shares(rows: Sequence[NDArray[np.int32]], calibration: Calibration) ->
     """Return (texts, exits): the mean of the token table over each text's tokens."""
     if calibration.token_table is None:
         raise ValueError("this checkpoint has no token table")
-    table = calibration.token_table.double().numpy()
+    table = calibration.token_table.astype(np.float64)
     # A text without tokens is predicted like padding: by the prior, as unseen tokens are.
     return np.stack([table[row[1:-1]].mean(0) if len(row) > 2 else table[0] for row in rows])
 

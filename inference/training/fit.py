@@ -16,14 +16,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from earlybell.inference.early_exit.token_pruning import kept_tokens
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.backbones import backbone_directory
 from earlybell.inference.training.data import LABELS, Example, hash_file, read_corpus
 from earlybell.inference.training.labelled import LabelledFile, labels_of, sample, split
 from earlybell.inference.training.losses import ExitWeights, exits_cross_entropy, one_step
-from earlybell.inference.training.optimise import Schedule, only_early_exits, optimise, pad
+from earlybell.inference.training.optimise import Schedule, keep_of, only_early_exits, optimise, pad
 from earlybell.inference.training.records import corpus_figures, figures_on, write_record
 
 Loss = Literal["learned", "equal", "last", "one-step", "two-step"]
@@ -122,7 +121,7 @@ def fit(
         if run.loss == "one-step":
             return one_step(model, ids, mask, answer)
         alpha = ramp.alpha
-        keep = None if alpha >= 1.0 else kept_tokens(mask.sum(1), alpha, model.config.layers)
+        keep = None if alpha >= 1.0 else keep_of(mask.sum(1), alpha, model.config.layers)
         if run.loss in ("last", "two-step"):
             x = model.embed(ids)
             for depth in range(1, model.config.layers + 1):

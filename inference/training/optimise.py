@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from earlybell.inference.early_exit.token_pruning import kept_tokens
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.training.data import length_sorted_batches
 
@@ -140,6 +141,11 @@ def pad(rows: Sequence[NDArray[np.int32]], pad_id: int, device: str = "cpu") -> 
     lengths = np.array([len(row) for row in rows])
     mask = np.arange(longest) < lengths[:, None]
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+def keep_of(lengths: Tensor, alpha: float, layers: int) -> Tensor:
+    """Return what `kept_tokens` does, from lengths on any device: (B,) -> (B, L)."""
+    return torch.from_numpy(kept_tokens(lengths.cpu().numpy(), alpha, layers)).to(lengths.device)
 
 
 @torch.inference_mode()

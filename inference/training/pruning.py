@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from earlybell.inference.backends.padded import DTYPES
-from earlybell.inference.early_exit.token_pruning import LEAST_TOKENS, kept_tokens, solve_alpha, speed_up
+from earlybell.inference.early_exit.token_pruning import LEAST_TOKENS, solve_alpha, speed_up
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.training.data import length_sorted_batches
 from earlybell.inference.training.measures import accuracy, macro_f1
-from earlybell.inference.training.optimise import pad
+from earlybell.inference.training.optimise import keep_of, pad
 
 SPEED_UPS = (1.5, 2.0, 3.0, 4.0, 4.8)
 Rows = Sequence[NDArray[np.int32]]
@@ -164,7 +164,7 @@ class _Runner:
         layers = self.model.config.layers
         started = self._now()
         with torch.inference_mode():
-            keep = kept_tokens(mask.sum(1), alpha, layers) if alpha < 1.0 else None
+            keep = keep_of(mask.sum(1), alpha, layers) if alpha < 1.0 else None
             x = self.model.embed(ids)
             for depth in range(1, layers + 1):
                 x, mask = self.model.deepen(x, mask, depth, None if keep is None else keep[:, depth - 1])

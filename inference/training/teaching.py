@@ -17,7 +17,7 @@ from rich.progress import track
 
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
-from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.huggingface import WEIGHTS_FILE
 from earlybell.inference.model.tokenizer import Reader

@@ -15,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earlybell.inference.early_exit.confidence_window import ExitRule, normalised_entropy
+from earlybell.inference.early_exit.confidence_window import normalised_entropy
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.engine import Engine
 from earlybell.inference.model.calibration import Calibration, OperatingPoint
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from tests.benchmarks.every_exit import every_exit
 
 #: ALBERT-base, arXiv 1909.11942, table 1, with the vocabulary of the shipped tokenizer.

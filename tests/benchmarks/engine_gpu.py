@@ -30,7 +30,7 @@ from earlybell.inference.batching.planning import Order
 from earlybell.inference.batching.strategies import STRATEGIES, Strategy
 from earlybell.inference.engine import Engine, open_engine, read_ahead
 from earlybell.inference.model.checkpoint import SHIPPED, TOKENIZER_FILE, load
-from earlybell.inference.model.elbert import Config
+from earlybell.inference.model.config import Config
 from earlybell.inference.predictions import Predictions
 from tests.benchmarks import albert_base, gpu_roofline
 from tests.benchmarks.engine_texts import Corpus, collect

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from earlybell.inference.backends.padded import PaddedBackend
-from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.model.checkpoint import MANIFEST_FILE, SHIPPED, load
 from earlybell.inference.predictions import Predictions
 

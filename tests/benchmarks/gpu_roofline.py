@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earlybell.inference.model.elbert import Config
+from earlybell.inference.model.config import Config
 
 #: Bytes of a bfloat16 value.
 VALUE_BYTES = 2

@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.padded import PaddedBackend
-from earlybell.inference.early_exit.confidence_window import ExitRule, exit_depths
+from earlybell.inference.early_exit.confidence_window import exit_depths
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.engine import Engine
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.checkpoint import TOKENIZER_FILE, Checkpoint
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.calibrate import Judgement, fit_temperature, judge
 from earlybell.inference.training.data import DEV_SEED, data_directory, hash_file, is_held_out

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import solve_alpha, speed_up
 from earlybell.inference.kernels import build
 from earlybell.inference.training.calibrate import THRESHOLDS, best_family

@@ -10,9 +10,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from earlybell.inference.batching.strategies import STRATEGIES
-from earlybell.inference.early_exit.confidence_window import ExitRule, exit_depths
+from earlybell.inference.early_exit.confidence_window import exit_depths
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.engine import Engine
-from earlybell.inference.model.elbert import Config, Layer
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import Layer
 from tests.benchmarks import albert_base, engine_gpu, gpu_roofline
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from earlybell.inference.early_exit.confidence_window import ExitRule
-from earlybell.inference.model.elbert import Config
+from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.model.config import Config
 from tests.benchmarks.long_settings import PRECISIONS, ExitOutputs, MeasuredModel, Setting, candidates, fastest
 
 

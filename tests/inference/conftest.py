@@ -12,10 +12,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration, OperatingPoint
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from tests.inference.tiny_models import outspoken, tiny
 
 WORDS = ["acme", "profit", "soars", "cuts", "outlook", "shares", "fall", "rise", "steady", "loss", "record", "sales"]
@@ -75,7 +76,7 @@ def tiny_calibration() -> Calibration:
             point(1.0, ExitRule(0.9), 0.6),
         ),
         default_dial=0.5,
-        token_table=(8 * torch.rand((64, 5), generator=generator)).softmax(-1),
+        token_table=(8 * torch.rand((64, 5), generator=generator)).softmax(-1).numpy(),
     )
 
 

@@ -40,7 +40,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) 
 
 
 def _calibration() -> Calibration:
-    from earlybell.inference.early_exit.confidence_window import ExitRule
+    from earlybell.inference.early_exit.exit_rule import ExitRule
     from earlybell.inference.model.calibration import OperatingPoint
 
     rules = (ExitRule(), ExitRule(0.7, "agreement", 3, 0.1), ExitRule(0.7, "trend", 2, 0.0), ExitRule(0.9))
@@ -48,7 +48,7 @@ def _calibration() -> Calibration:
         OperatingPoint(dial, rule, alpha, accuracy=0.5, accuracy_lost=0.0, mean_depth=2.0, cost=0.5)
         for dial, rule, alpha in zip(DIALS, rules, (1.0, 1.0, 0.8, 0.6), strict=True)
     )
-    table = (8 * torch.rand((64, 5), generator=torch.Generator().manual_seed(1))).softmax(-1)
+    table = (8 * torch.rand((64, 5), generator=torch.Generator().manual_seed(1))).softmax(-1).numpy()
     return Calibration("tiny", ("en",), 128, (1.0, 1.5, 0.8, 1.2, 1.0), curve, 0.5, table)
 
 

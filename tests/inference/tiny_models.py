@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 
 
 def tiny(**changes: Any) -> Config:

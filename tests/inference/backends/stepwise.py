@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.batching.backend import Answers, Ids
-from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, ExitRule
+from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import kept_tokens
 from earlybell.inference.kernels import build
 from earlybell.inference.kernels.structs import address
@@ -86,7 +87,7 @@ class Stepwise:
         """Run one text to its exit, which Python's `ConfidenceWindow` decides."""
         config = self.config
         packed = self.embed([text])
-        keep = kept_tokens(torch.tensor([len(text)]), alpha, config.layers)[0].numpy().astype(np.int32)
+        keep = kept_tokens(np.array([len(text)]), alpha, config.layers)[0].astype(np.int32)
         window = ConfidenceWindow(rule, 1)
         for depth in range(config.layers + 1):
             if depth:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from earlybell.inference.backends.int8 import WINDOW_RULES, exit_rule
 from earlybell.inference.batching.backend import Answers, Window
 from earlybell.inference.batching.strategies import STRATEGIES
-from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, ExitRule, normalised_entropy
+from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, normalised_entropy
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import kept_tokens
 from earlybell.inference.kernels import build
 from earlybell.inference.kernels.structs import WindowState, address
@@ -84,7 +85,7 @@ def test_a_batch_runs_to_the_given_depth(alpha: float) -> None:
         answers = backend.run(texts, depth=depth)
         assert answers.exit_depth.tolist() == [depth] * 3
         packed = stepwise.embed(texts)
-        keep = kept_tokens(torch.from_numpy(packed.lengths), alpha, 4).numpy().astype(np.int32)
+        keep = kept_tokens(packed.lengths, alpha, 4).astype(np.int32)
         for level in range(1, depth + 1):
             kept = np.ascontiguousarray(keep[:, level - 1]) if alpha < 1.0 else None
             stepwise.deepen(packed, model.config.group_at(level), kept)

@@ -13,7 +13,8 @@ import torch
 
 from earlybell.inference.backends.int8_weights import activation_terms, is_supported
 from earlybell.inference.kernels import build, structs
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from tests.inference.backends.stepwise import Stepwise
 
 pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: no int8 kernels")

@@ -20,7 +20,7 @@ from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.backends.slots import MAX_WIDTHS, Slots
 from earlybell.inference.batching.backend import Answers, Ids, Window
 from earlybell.inference.batching.strategies import STRATEGIES
-from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from tests.inference.tiny_models import outspoken, tiny
 
 CPU = torch.device("cpu")

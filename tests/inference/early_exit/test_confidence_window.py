@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, ExitRule, exit_depths, normalised_entropy
+from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, exit_depths, normalised_entropy
+from earlybell.inference.early_exit.exit_rule import ExitRule
 
 
 def probabilities(seed: int, texts: int = 40, exits: int = 8, classes: int = 3, sharpness: float = 2.0) -> Tensor:

@@ -16,7 +16,8 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.huggingface import CheckpointError
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64,

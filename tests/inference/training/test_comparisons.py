@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
-from earlybell.inference.early_exit.confidence_window import ExitRule
+from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.model.checkpoint import load
 from earlybell.inference.training.commands import app
 from earlybell.inference.training.comparisons import at_equal_depth, compare, exit_curves, prediction, rank_correlation
@@ -93,7 +92,7 @@ def test_a_text_of_one_token_is_predicted_by_that_token(tiny_checkpoint: Path) -
     table = checkpoint.calibration.token_table
     assert table is not None
     token = int(checkpoint.reader.read(["acme"])[0][1])
-    expected = float(table[token].double() @ torch.arange(5.0).double())
+    expected = float(table[token] @ np.arange(5.0))
     figures = compare(checkpoint, [Example("acme", "positive", "test")] * 3, prune_texts=-1, precision="float32")
     assert figures["pure_prediction"]["mean_depth"] == round(expected)
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from earlybell.inference.kernels import build
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.huggingface import CheckpointError
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training import teaching

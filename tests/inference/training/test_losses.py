@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from earlybell.inference.model.elbert import Config, ElbertForSequenceClassification
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.training.losses import ExitWeights, distillation, exits_cross_entropy, one_step
 
 LOGITS = torch.randn((5, 4, 3), generator=torch.Generator().manual_seed(0))
