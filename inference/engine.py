@@ -19,7 +19,7 @@ from earlybell.errors import UserError
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.backends.padded import DTYPES, PaddedBackend
-from earlybell.inference.batching.backend import Backend, Ids, Window
+from earlybell.inference.batching.backend import Backend, Window
 from earlybell.inference.batching.planning import bucket
 from earlybell.inference.batching.strategies import STRATEGIES, Strategy
 from earlybell.inference.early_exit.depth_prediction import DepthPrediction
@@ -29,6 +29,7 @@ from earlybell.inference.model.calibration import OperatingPoint
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
 from earlybell.inference.precision import PRECISIONS, arithmetic_name, default_precision, int8_kernels
 from earlybell.inference.predictions import ModelDescription, Predictions
+from earlybell.inference.token_ids import TokenIds
 
 #: Padded tokens of a batch. On a CPU more than this exceeds the caches; a GPU wants to be filled, but a batch of fixed
 #: shape costs a small window as much as a large one (estimated, not measured: 0.1 to 0.2 ms a layer on an H200).
@@ -41,9 +42,8 @@ PACKED_BATCH_TOKENS = 6_144
 SMALLEST_CHUNK, LARGEST_CHUNK, CHUNKS_PER_THREAD = 1_200, 18_000, 1.5
 #: Characters counted per text: about as many as are read of a long one.
 COUNTED_CHARACTERS = 2_500
-#: Texts that a GPU gets at a time while the next are tokenized, texts that a thread tokenizes at a time, and threads.
-#: Most of tokenizing holds the interpreter's lock, which delays launching steps: more than two threads only queue up.
-PORTION, TOKENIZED_AT_ONCE, TOKENIZER_THREADS = 16_384, 128, 2
+#: Texts that a GPU gets at a time while the next are tokenized.
+PORTION = 16_384
 
 
 class EngineError(UserError, ValueError):
@@ -99,7 +99,7 @@ class Engine:
             self.backend = _padded_backend(checkpoint, point, self._device, precision, tokens)
         # Tokenizing ahead cuts a window into portions, which may not change a bit of an answer.
         ahead = self._device.type == "cuda" and self.strategy.exact
-        self._ahead: Executor | None = ThreadPoolExecutor(TOKENIZER_THREADS, "tokenizer") if ahead else None
+        self._ahead: Executor | None = ThreadPoolExecutor(1, "tokenizer") if ahead else None
         self._reader = checkpoint.reader
         compiled = build.library()
         if compiled is not None and wordpiece.is_supported(self._reader.tokenizer):
@@ -135,13 +135,13 @@ class Engine:
         if self._device.type == "cuda":
             widths = {bucket(tokens) for tokens in range(1, longest + 1)}
         for tokens in sorted(min(width, longest) for width in widths):
-            self._answer([np.full(tokens, self._reader.sep_id, np.int32)])
+            self._answer(TokenIds.pack([np.full(tokens, self._reader.sep_id, np.int32)]))
 
-    def read(self, texts: Sequence[str]) -> list[Ids]:
+    def read(self, texts: Sequence[str]) -> TokenIds:
         """Return the token ids of each text, as the model reads it."""
         return self._reader.read(texts)
 
-    def window(self, texts: Sequence[Ids]) -> Window:
+    def window(self, texts: TokenIds) -> Window:
         """Return the window of these texts, with a predicted exit depth for each."""
         return Window(texts, self._depth_prediction.predict(texts))
 
@@ -155,32 +155,33 @@ class Engine:
             return Predictions.concatenate([self._answer(portion) for portion in portions], classes)
         chunks = self._chunks(texts) if self._threads is not None else []
         if self._threads is None or len(chunks) == 1:
-            return self._answer(self.read(texts))
-        running = [self._threads.submit(self._answer, self.read(texts[start:stop])) for start, stop in chunks]
+            return self._read_and_answer(texts)
+        running = [self._threads.submit(self._read_and_answer, texts[start:stop]) for start, stop in chunks]
         return Predictions.concatenate([chunk.result() for chunk in running], classes)
 
     def _chunks(self, texts: Sequence[str]) -> list[tuple[int, int]]:
         """Cut a window for the threads into ever smaller chunks, so that they finish together."""
-        sizes = [min(len(text), COUNTED_CHARACTERS) + 1 for text in texts]
-        left, start, chunks = sum(sizes), 0, []
+        ends = np.cumsum(np.minimum(np.fromiter(map(len, texts), np.int64, len(texts)), COUNTED_CHARACTERS) + 1)
+        done, start, chunks = 0.0, 0, []
         while start < len(texts):
-            wanted = min(max(left / (CHUNKS_PER_THREAD * self._thread_count), SMALLEST_CHUNK), LARGEST_CHUNK)
-            stop, size = start, 0
-            while stop < len(texts) and size < wanted:
-                size += sizes[stop]
-                stop += 1
+            share = (float(ends[-1]) - done) / (CHUNKS_PER_THREAD * self._thread_count)
+            wanted = min(max(share, SMALLEST_CHUNK), LARGEST_CHUNK)
+            stop = min(int(np.searchsorted(ends, done + wanted)) + 1, len(texts))
             chunks.append((start, stop))
-            left, start = left - size, stop
+            done, start = float(ends[stop - 1]), stop
         return chunks
 
-    def _answer(self, texts: list[Ids]) -> Predictions:
+    def _read_and_answer(self, texts: Sequence[str]) -> Predictions:
+        return self._answer(self.read(texts))
+
+    def _answer(self, texts: TokenIds) -> Predictions:
         window = self.window(texts)
         answers = self.strategy.run(self.backend, window)
         return Predictions(
             probabilities=answers.probabilities,
             exit_depth=answers.exit_depth,
             predicted_depth=window.predicted,
-            tokens=np.array([len(ids) for ids in texts], np.int32),
+            tokens=texts.lengths,
             tokens_kept=answers.tokens_kept,
         )
 
@@ -239,21 +240,17 @@ def open_engine(
     )
 
 
-def read_ahead(
-    read: Callable[[Sequence[str]], list[Ids]], texts: Sequence[str], threads: Executor
-) -> Iterator[list[Ids]]:
+def read_ahead(read: Callable[[Sequence[str]], TokenIds], texts: Sequence[str], thread: Executor) -> Iterator[TokenIds]:
     """Yield what ``read`` returns for the texts, in order, `PORTION` texts at a time.
 
-    While the caller works on one portion the threads read the next, and no further: they compete with the caller for
-    the interpreter's lock. Several threads call ``read`` at once.
+    While the caller works on one portion the thread reads the next, and no further.
     """
-    reading: list[Future[list[Ids]]] = []
+    reading: Future[TokenIds] | None = None
     for start in range(0, len(texts) + PORTION, PORTION):
-        stop = min(start + PORTION, len(texts))
-        cuts = range(start, stop, TOKENIZED_AT_ONCE)
-        following = [threads.submit(read, texts[cut : min(cut + TOKENIZED_AT_ONCE, stop)]) for cut in cuts]
-        if reading:
-            yield [ids for chunk in reading for ids in chunk.result()]
+        portion = texts[start : start + PORTION]
+        following = thread.submit(read, portion) if portion else None
+        if reading is not None:
+            yield reading.result()
         reading = following
 
 

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earlybell.inference.backends.int8_weights import Int8Weights
-from earlybell.inference.batching.backend import Answers, Ids
+from earlybell.inference.batching.backend import Answers
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import kept_tokens
 from earlybell.inference.kernels import structs
 from earlybell.inference.kernels.structs import EXIT_TEXTS, LANES, STRIP, address, aligned
 from earlybell.inference.model.config import Config
+from earlybell.inference.token_ids import TokenIds
 
 #: Tokens that go through a layer together: their intermediate values must fit a core's own cache (1 MB).
 TILE_TOKENS = 96
@@ -86,7 +87,7 @@ class Int8Backend:
 
     def run(
         self,
-        texts: Sequence[Ids],
+        texts: TokenIds,
         width: int = 0,
         *,
         depth: int | None = None,
@@ -97,8 +98,7 @@ class Int8Backend:
         answers = Answers.empty(len(texts), self.config.classes)
         if not texts:
             return answers
-        lengths = np.fromiter((len(ids) for ids in texts), np.int32, len(texts))
-        ids = np.concatenate(texts)
+        lengths = texts.lengths
         layers = self.config.layers if depth is None else depth
         keep = None
         if prunes and self._alpha < 1.0 and layers:
@@ -106,7 +106,7 @@ class Int8Backend:
         longest = int(lengths.max())
         self.kernels.earlybell_forward(
             byref(self._model if depth is None else self._model_to_depth[depth]),
-            address(ids),
+            address(texts.ids),
             address(lengths),
             len(texts),
             None if keep is None else address(keep),

@@ -6,7 +6,6 @@ It knows the model and tensors; nothing of strategies or tokenizers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -17,12 +16,13 @@ from torch import Tensor
 
 from earlybell.inference.backends.cuda_graphs import staged
 from earlybell.inference.backends.slots import SlotsByWidth, pad
-from earlybell.inference.batching.backend import Answers, Ids
+from earlybell.inference.batching.backend import Answers
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import tokens_by_depth
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.token_ids import TokenIds
 
 #: What the layers are converted to, by precision.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -48,7 +48,7 @@ class PaddedBackend:
 
     def run(
         self,
-        texts: Sequence[Ids],
+        texts: TokenIds,
         width: int,
         *,
         depth: int | None = None,
@@ -66,7 +66,7 @@ class PaddedBackend:
         """The fixed slots of continuous batching, made at the first use of each width."""
         return SlotsByWidth(self.model, self.rule, self.temperatures, self.alpha, self.device, self.batch_tokens)
 
-    def _shrink(self, texts: Sequence[Ids], width: int, depth: int | None, alpha: float) -> Answers:
+    def _shrink(self, texts: TokenIds, width: int, depth: int | None, alpha: float) -> Answers:
         config = self.config
         answers = Answers.empty(len(texts), config.classes)
         lengths, ids = pad(texts, width, config.pad_id)

@@ -23,7 +23,6 @@ It knows the model, the exit rule and tensors; nothing of windows or strategies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -32,13 +31,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from earlybell.inference.backends.cuda_graphs import Recorder, Step, fetched, staged
-from earlybell.inference.batching.backend import Answers, Ids
+from earlybell.inference.batching.backend import Answers
 from earlybell.inference.batching.planning import texts_within
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import tokens_by_depth
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.token_ids import TokenIds
 
 #: Widths whose slots, and graphs, are kept: every bucket up to 512 tokens (25) with some to spare. All share one buffer
 #: for their states and the graphs share a memory pool, so a further width costs only graph nodes: a few megabytes.
@@ -90,7 +90,7 @@ class Slots:
             steps: list[Step] = [self._admit, *(partial(self._deepen, group) for group in range(config.groups))]
             self._steps = [step if recorder is None else recorder.recorded(step) for step in steps]
 
-    def run(self, texts: Sequence[Ids], refill_every: int = 1) -> Answers:
+    def run(self, texts: TokenIds, refill_every: int = 1) -> Answers:
         """Take every text of a queue to its exit.
 
         Parameters
@@ -264,10 +264,9 @@ def _load(
     return group, waiting[groups == group][:rows]
 
 
-def pad(texts: Sequence[Ids], width: int, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def pad(texts: TokenIds, width: int, pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return the texts' lengths, and their ids padded to the width: (texts,), (texts, width)."""
-    lengths = np.array([len(ids) for ids in texts], np.int64)
+    lengths = texts.lengths.astype(np.int64)
     padded = np.full((len(texts), width), pad_id, np.int32)
-    if len(texts):
-        padded[np.arange(width) < lengths[:, None]] = np.concatenate(texts)
+    padded[np.arange(width) < lengths[:, None]] = texts.ids
     return lengths, padded

@@ -6,7 +6,6 @@ Neither knows the other. This module knows no tensors, tokenizers or files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,16 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earlybell.inference.model.config import Config
-
-#: The token ids of one text, special tokens included.
-Ids = NDArray[np.int32]
+from earlybell.inference.token_ids import TokenIds
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """The texts that are scored together."""
 
-    texts: Sequence[Ids]
+    texts: TokenIds
     predicted: NDArray[np.float32]  # (texts,) predicted exit depth; NaN without a prediction
 
 
@@ -75,7 +72,7 @@ class Backend(Protocol):
 
     def run(
         self,
-        texts: Sequence[Ids],
+        texts: TokenIds,
         width: int,
         *,
         depth: int | None = None,

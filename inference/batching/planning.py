@@ -46,7 +46,7 @@ def batches(
         The rows of the window to be batched; None: all of them.
     """
     rows = np.arange(len(window.texts)) if among is None else among
-    lengths = np.array([len(window.texts[row]) for row in rows], np.int64)
+    lengths = window.texts.lengths[rows]
     key: NDArray[np.float32] = np.zeros(len(rows), np.float32)
     if order == "length":
         key = lengths.astype(np.float32)
@@ -58,7 +58,8 @@ def batches(
         for part in np.split(arranged, np.flatnonzero(np.diff(number)) + 1) if len(rows) else ():
             yield Batch(rows[part], 0)
         return
-    widths = np.array([bucket(int(length)) for length in lengths], np.int64)
+    distinct, which = np.unique(lengths, return_inverse=True)
+    widths = np.array([bucket(length) for length in distinct.tolist()], np.int64)[which]
     arranged = np.lexsort((key, widths))
     for width in np.unique(widths):
         of_width = arranged[widths[arranged] == width]
@@ -69,13 +70,13 @@ def batches(
 
 def batches_as_they_come(window: Window, batch_tokens: int) -> Iterator[Batch]:
     """Cut a window in order of arrival, each batch padded to its longest text: shapes depend on the neighbours."""
-    start = 0
-    while start < len(window.texts):
+    start, lengths = 0, window.texts.lengths.tolist()
+    while start < len(lengths):
         stop, longest = start, 0
-        while stop < len(window.texts):
-            longest = max(longest, len(window.texts[stop]))
+        while stop < len(lengths):
+            longest = max(longest, lengths[stop])
             if stop > start and (stop + 1 - start) * longest > batch_tokens:
                 break
             stop += 1
-        yield Batch(np.arange(start, stop), max(len(text) for text in window.texts[start:stop]))
+        yield Batch(np.arange(start, stop), max(lengths[start:stop]))
         start = stop

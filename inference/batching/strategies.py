@@ -46,10 +46,9 @@ class Strategy:
         """Score a window."""
         answers = Answers.empty(len(window.texts), backend.config.classes)
         for depth, batch in self._plan(backend, window):
-            texts = [window.texts[row] for row in batch.rows]
+            texts, prunes = window.texts.take(batch.rows), self.exits != "last"
             answers.put(
-                batch.rows,
-                backend.run(texts, batch.width, depth=depth, prunes=self.exits != "last", continuous=self.continuous),
+                batch.rows, backend.run(texts, batch.width, depth=depth, prunes=prunes, continuous=self.continuous)
             )
         return answers
 

@@ -6,11 +6,12 @@ work (`batching`); it never decides an answer, except in the strategy ``predict`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from earlybell.inference.token_ids import TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +21,13 @@ class DepthPrediction:
     expected_depth: NDArray[np.float32] | None  # (V,) mean exit depth by token; None: nothing to predict from
     unseen_id: int  # a token that calibration never saw: its row is the table's prior
 
-    def predict(self, texts: Sequence[NDArray[np.int32]]) -> NDArray[np.float32]:
-        """Return the mean over each text's tokens, special ones excluded: (texts,); NaN without a table.
-
-        Parameters
-        ----------
-        texts
-            Token ids of each text, the first and last being special.
-        """
+    def predict(self, texts: TokenIds) -> NDArray[np.float32]:
+        """Return the mean over each text's tokens, the first and last being special: (texts,); NaN without a table."""
         if self.expected_depth is None:
             return np.full(len(texts), np.nan, np.float32)
-        lengths = np.array([len(ids) - 2 for ids in texts])
-        # In double precision a text's mean does not depend on what was summed before it.
-        depths = self.expected_depth[np.concatenate([ids[1:-1] for ids in texts])].astype(np.float64)
-        starts = np.minimum(np.cumsum(lengths) - lengths, len(depths))
-        sums = np.add.reduceat(np.append(depths, 0.0), starts)
+        first, last = texts.offsets[:-1] + 1, texts.offsets[1:] - 1
+        depths = self.expected_depth[texts.ids].astype(np.float64)
+        # Every other sum is of the special tokens between two texts.
+        sums = np.add.reduceat(depths, np.stack([first, last], 1).ravel())[::2]
         prior = float(self.expected_depth[self.unseen_id])  # of a text without tokens of its own
-        return np.where(lengths > 0, sums / np.maximum(lengths, 1), prior).astype(np.float32)
+        return np.where(last > first, sums / np.maximum(last - first, 1), prior).astype(np.float32)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from earlybell.inference.kernels.wordpiece import WordPieces
+from earlybell.inference.token_ids import TokenIds
 
 _URL = re.compile(r"https?://\S+|\bwww\.\S+", re.IGNORECASE)
 #: Share of the tokens that the start of a long text gets; its end gets the rest. News puts the facts first, and outlook
@@ -61,13 +62,13 @@ class Reader:
         cls_id, sep_id, pad_id = special_ids
         return cls(tokenizer, max_tokens, cls_id, sep_id, pad_id)
 
-    def read(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    def read(self, texts: Sequence[str]) -> TokenIds:
         """Return the ids of each text, special tokens included; an empty text is ``[CLS] [SEP]``."""
         trimmed = [self._trim(text) for text in texts]
         rows = [None] * len(trimmed) if self.quick is None else self.quick.encode(trimmed)
         remaining = [text for text, ids in zip(trimmed, rows, strict=True) if ids is None]
         encoded = iter(self.tokenizer.encode_batch_fast(remaining, add_special_tokens=False))
-        return [self._frame(np.array(next(encoded).ids, np.int32) if ids is None else ids) for ids in rows]
+        return TokenIds.pack(self._frame(np.array(next(encoded).ids, np.int32) if ids is None else ids) for ids in rows)
 
     def _trim(self, text: str) -> str:
         text = normalise(text)

@@ -90,7 +90,7 @@ def calibrate_model(
     rows = reader.read([example.text for example in dev])
     truth = np.array([model.config.labels.index(example.label) for example in dev], np.int64)
     first, layers = model.config.depths.start, model.config.layers
-    tokens = np.array([len(row) for row in rows])
+    tokens = rows.lengths.astype(np.int64)
 
     def logits_with(alpha: float) -> NDArray[np.float32]:
         keep = partial(keep_of, alpha=alpha, layers=layers) if alpha < 1.0 else None

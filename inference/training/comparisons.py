@@ -91,11 +91,11 @@ def compare(
             "accuracy": round(accuracy(truth, probabilities[all_texts, upper].argmax(-1)), 4),
             "mean_depth": round(float(upper.mean()) + first, 3),
         }
-        predicted_rows = list(rows)
+        lengths = rows.lengths
         if unlabelled:
             more = checkpoint.reader.read(unlabelled)
             logits = _tempered(all_logits(model, more, device=device, precision=precision), calibration)
-            predicted_rows += more
+            lengths = np.concatenate([lengths, more.lengths])
             exit_shares = np.concatenate([exit_shares, _exit_shares(more, calibration)])
             depths = np.concatenate([depths, exit_depths(torch.from_numpy(logits), rule, first).numpy()])
         figures["prediction"] = {
@@ -104,7 +104,7 @@ def compare(
             **prediction(
                 exit_shares @ np.arange(first, layers + 1.0),
                 depths,
-                np.array([len(row) for row in predicted_rows], np.float64),
+                lengths.astype(np.float64),
             ),
         }
     if prune_texts >= 0:
@@ -113,7 +113,7 @@ def compare(
         figures["pruning"] = pruning.sweep(model, rows[selected], truth[selected], speed_ups=speed_ups, **options)
         fewer = slice(layer_texts or None)
         figures["pruning_by_layer"] = pruning.by_layer(model, rows[selected][fewer], truth[selected][fewer], **options)
-        figures["pruning_n"] = len(rows[selected])
+        figures["pruning_n"] = len(truth[selected])
     return figures
 
 

@@ -22,6 +22,7 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.huggingface import WEIGHTS_FILE
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.precision import int8_kernels
+from earlybell.inference.token_ids import TokenIds
 from earlybell.inference.training.data import hash_file
 from earlybell.inference.training.optimise import all_logits
 
@@ -63,9 +64,7 @@ def teacher_logits(
     return np.concatenate(shards) if shards else np.empty((0, 0), np.float32)
 
 
-def _int8_logits(
-    model: ElbertForSequenceClassification, kernels: ctypes.CDLL, rows: Sequence[NDArray[np.int32]]
-) -> NDArray[np.float32]:
+def _int8_logits(model: ElbertForSequenceClassification, kernels: ctypes.CDLL, rows: TokenIds) -> NDArray[np.float32]:
     """Return log-probabilities, which are logits up to a constant per text, and so the same to every softmax."""
     config = model.config
     untempered = np.ones(len(config.depths), np.float32)

@@ -106,7 +106,7 @@ def side_by_side(opened: dict[str, Peer], corpus: Corpus, scale: int = 1) -> dic
     reader = load(SHIPPED).reader
     table = {}
     for name, peer in opened.items():
-        tokens = float(np.mean([len(ids) for ids in reader.read(samples[name])]))
+        tokens = float(reader.read(samples[name]).lengths.mean())
         median = statistics.median(speeds[name])
         row = {
             "texts_per_second": median,

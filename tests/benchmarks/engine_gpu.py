@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,7 +27,7 @@ from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.batching.backend import Answers, Backend
 from earlybell.inference.batching.planning import Order
 from earlybell.inference.batching.strategies import STRATEGIES, Strategy
-from earlybell.inference.engine import Engine, open_engine, read_ahead
+from earlybell.inference.engine import Engine, open_engine
 from earlybell.inference.model.checkpoint import SHIPPED, TOKENIZER_FILE, load
 from earlybell.inference.model.config import Config
 from earlybell.inference.predictions import Predictions
@@ -47,7 +46,6 @@ PRECISION = "bfloat16"
 ORDERS: tuple[Order, ...] = ("arrival", "length", "predicted")
 BATCH_TOKENS = (512, 2_048) if SMALL else (4_096, 8_192, 16_384, 32_768, 65_536)
 REFILL_EVERY = (1, 2, 3, 4)
-READER_THREADS = (1, 2, 4, 8)
 #: By batch size of BERT-base: texts and windows per round.
 BERT_BATCHES = {1: (8, 1), 32: (16, 1)} if SMALL else {1: (256, 1), 32: (4_096, 4), 256: (8_192, 4)}
 OURS, ALBERT = "earlybell_refill", "albert_base"
@@ -161,7 +159,7 @@ def shuffled(corpora: Sequence[Corpus]) -> list[str]:
 
 def lengths(texts: Sequence[str]) -> NDArray[np.int32]:
     """Return the tokens of each text for the shipped model: (texts,)."""
-    return np.array([len(ids) for ids in load(SHIPPED).reader.read(texts)], np.int32)
+    return load(SHIPPED).reader.read(texts).lengths
 
 
 def table(openers: dict[str, Callable[[], Candidate]], queue: list[str], labelled: Corpus) -> dict[str, dict[str, Any]]:
@@ -304,23 +302,18 @@ def bert(batch: int, dtype: torch.dtype) -> Candidate:
 
 
 def reading(engine: Engine, queue: list[str]) -> dict[str, dict[str, float]]:
-    """Measure tokenization alone in texts/s: in the caller's thread and in a number of others."""
+    """Measure tokenization alone in texts/s."""
     uncompiled = load(SHIPPED).reader
     methods: dict[str, Callable[[], object]] = {
         "in_the_callers_thread": lambda: engine.read(queue),
         "tokenizer_proper": lambda: uncompiled.read(queue),
     }
-    pools = {count: ThreadPoolExecutor(count) for count in READER_THREADS}
-    for count, pool in pools.items():
-        methods[f"threads_{count}"] = partial(_read_in, pool, engine, queue)
     laps: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(ROUNDS):
         for name, method in methods.items():
             began = time.perf_counter()
             method()
             laps[name].append(time.perf_counter() - began)
-    for pool in pools.values():
-        pool.shutdown()
     return {
         name: {
             "texts_per_second": len(queue) / statistics.median(seconds),
@@ -329,11 +322,6 @@ def reading(engine: Engine, queue: list[str]) -> dict[str, dict[str, float]]:
         }
         for name, seconds in laps.items()
     }
-
-
-def _read_in(pool: ThreadPoolExecutor, engine: Engine, texts: Sequence[str]) -> None:
-    for _ in read_ahead(engine.read, texts, pool):
-        pass
 
 
 def roofline(engine: Engine, queue: list[str], rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:

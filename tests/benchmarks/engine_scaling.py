@@ -115,9 +115,9 @@ async def _pooled(texts: Sequence[str], count: int, threads: int) -> float:
 
 def padding(engine: Engine, texts: Sequence[str]) -> dict[str, float]:
     """Return the share of computed tokens that are padding, by how texts are batched."""
-    tokens = np.array([len(ids) for ids in engine.read(texts)])
+    tokens = engine.read(texts).lengths
 
-    def share(lengths: NDArray[np.int64]) -> float:
+    def share(lengths: NDArray[np.int32]) -> float:
         chunks = [lengths[start : start + BATCH] for start in range(0, len(lengths), BATCH)]
         return float(1 - tokens.sum() / sum(len(chunk) * chunk.max() for chunk in chunks))
 

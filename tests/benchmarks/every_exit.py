@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from earlybell.inference.batching.backend import Backend, Ids, Window
+from earlybell.inference.batching.backend import Backend, Window
 from earlybell.inference.batching.planning import batches
+from earlybell.inference.token_ids import TokenIds
 from tests.benchmarks import engine_clock
 
 
-def every_exit(backend: Backend, texts: Sequence[Ids]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def every_exit(backend: Backend, texts: TokenIds) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Run all texts to each depth in turn.
 
     Returns
@@ -27,7 +26,7 @@ def every_exit(backend: Backend, texts: Sequence[Ids]) -> tuple[NDArray[np.float
     cumulative = np.zeros(config.layers + 1)
     window = Window(texts, np.full(len(texts), np.nan, np.float32))
     for batch in batches(window, "length", backend.batch_tokens, backend.pads):
-        rows = [texts[row] for row in batch.rows]
+        rows = texts.take(batch.rows)
         for exit_, depth in enumerate(config.depths):
             began = engine_clock.now()
             probabilities[batch.rows, exit_] = backend.run(rows, batch.width, depth=depth).probabilities

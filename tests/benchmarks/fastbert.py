@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.model.checkpoint import MANIFEST_FILE, SHIPPED, load
 from earlybell.inference.predictions import Predictions
+from earlybell.inference.token_ids import TokenIds
 
 #: Where its calibrated checkpoint is looked for.
 TRAINED = Path(os.environ.get("EARLYBELL_FASTBERT", "runs/fastbert-minilm"))
@@ -80,9 +80,8 @@ def scorer(checkpoint: Path, dtype: torch.dtype, batch: int) -> Callable[[Sequen
     return score
 
 
-def _score_batch(backend: PaddedBackend, texts: list[NDArray[np.int32]]) -> Predictions:
+def _score_batch(backend: PaddedBackend, texts: TokenIds) -> Predictions:
     """Score one batch, padded to its longest text."""
-    answers = backend.run(texts, max(len(ids) for ids in texts))
-    tokens = np.array([len(ids) for ids in texts], np.int32)
+    answers = backend.run(texts, int(texts.lengths.max()))
     unpredicted = np.full(len(texts), np.nan, np.float32)
-    return Predictions(answers.probabilities, answers.exit_depth, unpredicted, tokens, answers.tokens_kept)
+    return Predictions(answers.probabilities, answers.exit_depth, unpredicted, texts.lengths, answers.tokens_kept)

@@ -95,7 +95,7 @@ def measure(servers: object = None) -> dict[str, Any]:
         for setting in chosen
     }
     speeds = _speeds(models, test, chosen)
-    lengths = [len(ids) for ids in pruned.engines["int8"].read(test.texts)]
+    lengths = pruned.engines["int8"].read(test.texts).lengths.tolist()
 
     def row(setting: Setting) -> dict[str, Any]:
         analytical = _analytical(lengths, setting.alpha, pruned)

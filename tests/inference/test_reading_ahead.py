@@ -1,4 +1,4 @@
-"""Tokenizing in threads ahead of the device: the same ids in the same order, and the same answers."""
+"""Tokenizing ahead of the device: the same ids in the same order, and the same answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from earlybell.inference import engine as engines
 from earlybell.inference.engine import open_engine, read_ahead
@@ -18,6 +17,7 @@ from earlybell.inference.kernels import build
 from earlybell.inference.kernels.wordpiece import WordPieces
 from earlybell.inference.model.checkpoint import SHIPPED, load
 from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.token_ids import Ids, TokenIds
 
 SUBJECTS = ("Acme’s Q3 profit", "The U.S. jobs report", "Café au Lait S.A.", "株価 in Tokyo", "Crude-oil futures", "")
 VERBS = ("soars 12.5%", "falls — again", "is steady @ 9am", "beats “estimates”", "https://only.a/link", "x" * 120)
@@ -26,13 +26,12 @@ VERBS = ("soars 12.5%", "falls — again", "is steady @ 9am", "beats “estimate
 @pytest.fixture(autouse=True)
 def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "PORTION", 48)
-    monkeypatch.setattr(engines, "TOKENIZED_AT_ONCE", 7)
 
 
 @pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
+def thread() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
 
 
 @pytest.fixture(params=["tokenizer proper", "compiled word pieces"])
@@ -51,9 +50,9 @@ def news(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 47, 48, 49, 96, 1_000])
-def test_portions_contain_all_texts_in_order(reader: Reader, threads: ThreadPoolExecutor, count: int) -> None:
+def test_portions_contain_all_texts_in_order(reader: Reader, thread: ThreadPoolExecutor, count: int) -> None:
     texts = news(count)
-    portions = list(read_ahead(reader.read, texts, threads))
+    portions = list(read_ahead(reader.read, texts, thread))
     assert [len(portion) for portion in portions] == [min(48, count - start) for start in range(0, count, 48)]
     assert_same([ids for portion in portions for ids in portion], reader.read(texts))
 
@@ -63,29 +62,29 @@ def test_a_reader_is_thread_safe(reader: Reader) -> None:
     barrier = threading.Barrier(4)
     shares = [news(3_000)[start::4] for start in range(4)]
 
-    def read(share: Sequence[str]) -> list[NDArray[np.int32]]:
+    def read(share: Sequence[str]) -> list[Ids]:
         barrier.wait(timeout=60)
         return [ids for _ in range(3) for ids in reader.read(share)]
 
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(read, shares))
     for share, result in zip(shares, results, strict=True):
-        assert_same(result, reader.read(share) * 3)
+        assert_same(result, list(reader.read(share)) * 3)
 
 
-def test_only_the_next_portion_is_read_ahead(threads: ThreadPoolExecutor) -> None:
+def test_only_the_next_portion_is_read_ahead(thread: ThreadPoolExecutor) -> None:
     texts_read: list[str] = []
     second_read, third_begun = threading.Event(), threading.Event()
 
-    def record(texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    def record(texts: Sequence[str]) -> TokenIds:
         texts_read.extend(texts)
         if "text 95" in texts:
             second_read.set()
         if "text 96" in texts:
             third_begun.set()
-        return [np.zeros(1, np.int32)] * len(texts)
+        return TokenIds.pack([np.zeros(1, np.int32)] * len(texts))
 
-    portions = read_ahead(record, [f"text {n}" for n in range(144)], threads)
+    portions = read_ahead(record, [f"text {n}" for n in range(144)], thread)
     next(portions)
     assert second_read.wait(timeout=60)
     assert not third_begun.is_set(), "only one portion is read ahead"
@@ -93,21 +92,21 @@ def test_only_the_next_portion_is_read_ahead(threads: ThreadPoolExecutor) -> Non
     assert len(texts_read) == 144
 
 
-def test_an_error_in_a_thread_is_raised_in_the_caller(threads: ThreadPoolExecutor) -> None:
-    def fail(texts: Sequence[str]) -> list[NDArray[np.int32]]:
+def test_an_error_in_a_thread_is_raised_in_the_caller(thread: ThreadPoolExecutor) -> None:
+    def fail(texts: Sequence[str]) -> TokenIds:
         raise ValueError(f"cannot read {texts[0]}")
 
     with pytest.raises(ValueError, match="cannot read text"):
-        list(read_ahead(fail, ["text"] * 60, threads))
+        list(read_ahead(fail, ["text"] * 60, thread))
 
 
 def test_reading_ahead_does_not_change_a_bit_of_an_answer(
-    tiny_checkpoint: Path, texts: list[str], threads: ThreadPoolExecutor
+    tiny_checkpoint: Path, texts: list[str], thread: ThreadPoolExecutor
 ) -> None:
     engine = open_engine("cpu", checkpoint=tiny_checkpoint, precision="float32", exact=True)
     assert engine._ahead is None, "a CPU engine does not read ahead"
     at_once = engine.score(texts)
-    engine._ahead = threads  # as on a GPU
+    engine._ahead = thread  # as on a GPU
     ahead = engine.score(texts)
     assert len(texts) > 2 * 48
     assert ahead.probabilities.tobytes() == at_once.probabilities.tobytes()
@@ -115,5 +114,5 @@ def test_reading_ahead_does_not_change_a_bit_of_an_answer(
         assert np.array_equal(getattr(ahead, name), getattr(at_once, name)), name
 
 
-def assert_same(actual: list[NDArray[np.int32]], expected: list[NDArray[np.int32]]) -> None:
+def assert_same(actual: Sequence[Ids], expected: Sequence[Ids]) -> None:
     assert [ids.tolist() for ids in actual] == [ids.tolist() for ids in expected]

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
-from earlybell.inference.batching.backend import Answers, Ids
+from earlybell.inference.batching.backend import Answers
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import kept_tokens
 from earlybell.inference.kernels import build
 from earlybell.inference.kernels.structs import address
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.token_ids import Ids, TokenIds
 
 
 @dataclass(slots=True)
@@ -45,11 +46,11 @@ class Stepwise:
         return Int8Backend(self.kernels, self.weights, rule, temperatures, alpha, batch_tokens)
 
     def embed(self, texts: Sequence[Ids]) -> Packed:
-        lengths = np.fromiter((len(ids) for ids in texts), np.int32, len(texts))
-        ids = np.concatenate(texts).astype(np.int32, copy=False)
-        hidden = np.empty((len(ids), self.config.hidden), np.float32)
+        packed = TokenIds.pack(texts)
+        lengths = packed.lengths
+        hidden = np.empty((len(packed.ids), self.config.hidden), np.float32)
         self.kernels.earlybell_embed(
-            byref(self.weights.embedding), address(ids), address(lengths), len(texts), address(hidden),
+            byref(self.weights.embedding), address(packed.ids), address(lengths), len(texts), address(hidden),
             byref(self._backend.workspace(1)),
         )  # fmt: skip
         return Packed(hidden, lengths)

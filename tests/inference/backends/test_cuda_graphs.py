@@ -14,6 +14,7 @@ from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.batching.backend import Window
 from earlybell.inference.batching.planning import bucket
 from earlybell.inference.engine import open_engine
+from earlybell.inference.token_ids import TokenIds
 from tests.inference.backends.test_slots import MODELS, assert_same, in_precision, open_backend, refill, shrink, window
 
 CPU = torch.device("cpu")
@@ -127,7 +128,7 @@ def test_a_text_has_the_same_bits_alone_and_in_a_window_on_a_gpu(model: str, pre
     with torch.inference_mode():
         together = refill(backend, texts)
         backwards = refill(backend, Window(texts.texts[::-1], texts.predicted), every=3)
-        alone = [refill(backend, Window([ids], texts.predicted[:1])) for ids in texts.texts]
+        alone = [refill(backend, Window(TokenIds.pack([ids]), texts.predicted[:1])) for ids in texts.texts]
     assert np.array_equal(together.probabilities, backwards.probabilities[::-1])
     assert np.array_equal(together.probabilities, np.concatenate([answers.probabilities for answers in alone]))
     assert together.exit_depth.tolist() == [int(answers.exit_depth[0]) for answers in alone]

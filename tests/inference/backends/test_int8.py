@@ -20,6 +20,7 @@ from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import kept_tokens
 from earlybell.inference.kernels import build
 from earlybell.inference.kernels.structs import WindowState, address
+from earlybell.inference.token_ids import TokenIds
 from tests.inference.backends.stepwise import Stepwise
 from tests.inference.tiny_models import outspoken, tiny
 
@@ -58,7 +59,7 @@ def test_one_call_gives_the_answers_of_the_kernels_step_by_step(
     temperatures = np.linspace(0.7, 2.0, exits, dtype=np.float32)
     generator = np.random.default_rng(2)
     lengths = [*generator.integers(2, 40, 60), 1, 128, 97]
-    texts = [generator.integers(1, 64, int(length), dtype=np.int32) for length in lengths]
+    texts = TokenIds.pack(generator.integers(1, 64, int(length), dtype=np.int32) for length in lengths)
     window = Window(texts, np.full(len(texts), np.nan, np.float32))
     stepwise = Stepwise(model)
     expected = Answers.empty(len(texts), model.config.classes)
@@ -78,7 +79,7 @@ def test_a_batch_runs_to_the_given_depth(alpha: float) -> None:
     model = outspoken(tiny(groups=2), seed=5)
     temperatures = np.linspace(0.7, 2.0, 5, dtype=np.float32)
     generator = np.random.default_rng(2)
-    texts = [generator.integers(1, 64, length, dtype=np.int32) for length in (2, 40, 17)]
+    texts = TokenIds.pack(generator.integers(1, 64, length, dtype=np.int32) for length in (2, 40, 17))
     stepwise = Stepwise(model)
     backend = stepwise.backend(RULES[2], temperatures, alpha)
     for depth in model.config.depths:
@@ -104,7 +105,7 @@ def assert_same(actual: Answers, expected: Answers) -> None:
 
 def test_an_empty_batch_has_no_answers() -> None:
     backend = Stepwise(outspoken(tiny(), seed=5)).backend(RULES[1], np.ones(5, np.float32))
-    assert backend.run([]).probabilities.shape == (0, 3)
+    assert backend.run(TokenIds.pack([])).probabilities.shape == (0, 3)
 
 
 @settings(max_examples=300, deadline=None)

@@ -18,9 +18,10 @@ from torch.utils._pytree import tree_leaves
 from earlybell.inference.backends.cuda_graphs import Step
 from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.backends.slots import MAX_WIDTHS, Slots
-from earlybell.inference.batching.backend import Answers, Ids, Window
+from earlybell.inference.batching.backend import Answers, Window
 from earlybell.inference.batching.strategies import STRATEGIES
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.token_ids import TokenIds
 from tests.inference.tiny_models import outspoken, tiny
 
 CPU = torch.device("cpu")
@@ -66,7 +67,7 @@ def in_precision(backend: PaddedBackend, precision: torch.dtype) -> PaddedBacken
 
 def window(lengths: list[int], seed: int = 0) -> Window:
     generator = np.random.default_rng(seed)
-    texts: list[Ids] = [generator.integers(5, 64, length).astype(np.int32) for length in lengths]
+    texts = TokenIds.pack(generator.integers(5, 64, length).astype(np.int32) for length in lengths)
     return Window(texts, generator.random(len(texts)).astype(np.float32) * 4)
 
 
@@ -93,7 +94,7 @@ def test_a_text_has_the_same_bits_alone_and_in_a_window(model: str, precision: t
     with torch.inference_mode():
         together = refill(backend, texts)
         backwards = refill(backend, Window(texts.texts[::-1], texts.predicted), every=3)
-        alone = [refill(backend, Window([ids], texts.predicted[:1])) for ids in texts.texts]
+        alone = [refill(backend, Window(TokenIds.pack([ids]), texts.predicted[:1])) for ids in texts.texts]
     assert len(set(together.exit_depth.tolist())) > 1, "texts must exit at different depths"
     assert np.array_equal(together.probabilities, backwards.probabilities[::-1])
     assert np.array_equal(together.probabilities, np.concatenate([answers.probabilities for answers in alone]))
