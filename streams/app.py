@@ -35,13 +35,14 @@ from earlybell.inference.pool.pool import Pool
 from earlybell.storage import migrations
 from earlybell.storage.writer import Writer
 from earlybell.streams.model import open_pool
+from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import MAX_DEAD_LETTER_BYTES
 from earlybell.streams.roles import Role
 from earlybell.streams.scoring import Scoring
 from earlybell.streams.settings import Settings
 from earlybell.streams.storing import Storing, storing_news, storing_signals
 from earlybell.streams.topics import create_topics
-from earlybell.streams.transport import Chunk, ChunkSchema, Outgoing, Transport
+from earlybell.streams.transport import DRAIN_S, Chunk, ChunkSchema, Transport
 from earlybell.streams.windows import Windows
 
 log = structlog.get_logger(__name__)
@@ -191,6 +192,7 @@ class _App(faust.App):
 
 def _app(role: str, settings: Settings) -> faust.App:
     """Build a Faust app that takes raw chunks, keeps short sessions and sends idempotently."""
+    rebalance_timeout = max(2 * DRAIN_S, settings.session_timeout_s)
     app = _App(
         settings.consumer_group(role),
         broker=[f"kafka://{broker.strip()}" for broker in settings.kafka_bootstrap.split(",")],
@@ -202,10 +204,13 @@ def _app(role: str, settings: Settings) -> faust.App:
         broker_commit_interval=settings.commit_interval_s,
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / 4,
-        broker_rebalance_timeout=max(30.0, settings.session_timeout_s),
+        broker_rebalance_timeout=rebalance_timeout,
+        # The broker answers a worker that joins a group once all others have given up their partitions.
+        broker_request_timeout=max(settings.kafka_timeout_s, rebalance_timeout + 5.0),
         broker_max_poll_records=settings.chunk_messages * settings.fetched_chunks,
         consumer_auto_offset_reset="earliest",
         producer_acks=-1,
+        producer_request_timeout=settings.kafka_timeout_s,
         producer_max_request_size=2 * MAX_DEAD_LETTER_BYTES,
         producer_max_batch_size=256 * 1024,
         # `streams.topics` creates the topics, with the broker's clock; there are no Faust tables.
@@ -215,7 +220,9 @@ def _app(role: str, settings: Settings) -> faust.App:
         web_enabled=False,
         autodiscover=False,
     )
-    app.transport = Transport(app.conf.broker_consumer, app, chunk_messages=settings.chunk_messages)
+    app.transport = Transport(
+        app.conf.broker_consumer, app, chunk_messages=settings.chunk_messages, fetched_bytes=settings.fetched_bytes
+    )
     return app
 
 

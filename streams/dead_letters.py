@@ -7,13 +7,15 @@ read: Kafka Connect's (``__connect.errors.*``) and Kafka Streams' (``__streams.e
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
 import structlog
 from aiokafka.errors import MessageSizeTooLargeError
 
-from earlybell.streams.transport import Outgoing
+from earlybell.streams.fetching import Unreadable, size_of
+from earlybell.streams.producer import Outgoing
+from earlybell.streams.records import MAX_DEAD_LETTER_BYTES
 
 log = structlog.get_logger(__name__)
 
@@ -24,12 +26,17 @@ OFFSET = ("__connect.errors.offset", "__streams.errors.offset")
 EXCEPTION = ("__connect.errors.exception.class.name", "__streams.errors.exception")
 REASON = ("__connect.errors.exception.message", "__streams.errors.message")
 STAGE = "__connect.errors.stage"
-#: Set, with the value's size in bytes, if a broker refused the letter with its value; the original is at the origin.
+#: Set, with the value's size in bytes, if the letter goes without its value, because it is too large or could not be
+#: decoded (then the size is ``unknown``). The original is at the origin.
 VALUE_OMITTED = "earlybell.value.omitted"
+#: Set if the letter stands for several messages that could not be decoded: the offset after the last of them.
+END_OFFSET = "earlybell.offset.end"
 #: Prefixes of the headers that a letter adds to those of its message.
 ADDED_HEADERS = ("__connect.errors.", "__streams.errors.", "earlybell.")
 #: The reason is for people, and a message could make it arbitrarily long.
 MAX_REASON_CHARACTERS = 1_000
+#: The largest letter: the topic's limit, with room for the batch around it.
+MAX_LETTER_BYTES = MAX_DEAD_LETTER_BYTES - 1_024
 
 
 class Origin(Protocol):
@@ -48,7 +55,7 @@ class Origin(Protocol):
 
 
 def letter(message: Origin, *, stage: str, kind: str, reason: str) -> Outgoing:
-    """Build the dead letter of a message.
+    """Build the dead letter of a message. One that would be too large goes without its value, or even its key.
 
     Parameters
     ----------
@@ -69,7 +76,11 @@ def letter(message: Origin, *, stage: str, kind: str, reason: str) -> Outgoing:
         (REASON, reason[:MAX_REASON_CHARACTERS]),
     ]
     headers = [(name, text.encode("utf-8", "backslashreplace")) for names, text in particulars for name in names]
-    return Outgoing(message.key, message.value, [*message.headers, *headers, (STAGE, stage.encode())])
+    headers.append((STAGE, stage.encode()))
+    if isinstance(message, Unreadable):
+        headers += [(END_OFFSET, str(message.end).encode()), (VALUE_OMITTED, b"unknown")]
+    whole = Outgoing(message.key, message.value, [*message.headers, *headers])
+    return next((form for form in _forms(whole) if size_of(form) <= MAX_LETTER_BYTES), whole)
 
 
 async def send(
@@ -92,14 +103,22 @@ async def send(
 async def _send_shrinking(
     dead_letter: Outgoing, topic: str, send_all: Callable[[str, Sequence[Outgoing]], Awaitable[None]]
 ) -> None:
-    size = len(dead_letter.value or b"")
-    without_value = Outgoing(dead_letter.key, None, [*dead_letter.headers, (VALUE_OMITTED, str(size).encode())])
-    without_key = Outgoing(None, None, without_value.headers)
-    for form in (dead_letter, without_value, without_key):
+    for form in _forms(dead_letter):
         try:
             return await send_all(topic, [form])
         except MessageSizeTooLargeError:
             continue
     origin = {name: text.decode() for name, text in dead_letter.headers if name in (TOPIC[0], PARTITION[0], OFFSET[0])}
-    log.error("dead_letter_refused", size=size, **{name.rsplit(".", 1)[-1]: text for name, text in origin.items()})
+    log.error("dead_letter_refused", **{name.rsplit(".", 1)[-1]: text for name, text in origin.items()})
     return None
+
+
+def _forms(whole: Outgoing) -> Iterator[Outgoing]:
+    """Yield a letter as it is, without its value, and with nothing but the headers that were added to its message's."""
+    yield whole
+    headers = list(whole.headers)
+    if whole.value is not None:
+        headers.append((VALUE_OMITTED, str(len(whole.value)).encode()))
+        yield Outgoing(whole.key, None, headers)
+    added = max(number for number, (name, _) in enumerate(headers) if name == TOPIC[0])
+    yield Outgoing(None, None, headers[added:])

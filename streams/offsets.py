@@ -22,14 +22,26 @@ class Ticket:
 
     first: int
     end: int
+    size: int = 0  # in bytes
     safe: bool = False
 
 
 @dataclass(slots=True)
 class _Column:
     position: int  # the next offset to hand out
-    committed: int
-    open: deque[Ticket] = field(default_factory=deque)  # not committed yet, in offset order
+    committed: int  # what the broker has
+    base: int  # everything before it is safe
+    open: deque[Ticket] = field(default_factory=deque)  # from `base` on, in offset order
+
+    @property
+    def safe_end(self) -> int:
+        """The offset of the first message that is not safe."""
+        end = self.base
+        for ticket in self.open:
+            if not ticket.safe:
+                break
+            end = ticket.end
+        return end
 
 
 class OffsetBook(Generic[Partition]):
@@ -45,19 +57,31 @@ class OffsetBook(Generic[Partition]):
 
     def begin(self, positions: Mapping[Partition, int]) -> None:
         """Start over with these partitions at these offsets. Tickets handed out before no longer count."""
-        self._columns = {partition: _Column(offset, offset) for partition, offset in positions.items()}
+        self._columns = {partition: _Column(offset, offset, offset) for partition, offset in positions.items()}
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         """Drop partitions: their tickets no longer count."""
         for partition in partitions:
             self._columns.pop(partition, None)
 
+    def reopen(self, partition: Partition, position: int) -> None:
+        """Go on at another offset, which may be lower; the partition's tickets no longer count.
+
+        The new position itself is then to be committed: what the broker has may be the offset that does not exist.
+        """
+        self._columns[partition] = _Column(position, committed=-1, base=position)
+
     def position(self, partition: Partition) -> int:
         """Return the offset of the next message to hand out; earlier ones were handed out or do not exist."""
         return self._columns[partition].position
 
-    def hand_out(self, partition: Partition, first: int, end: int) -> Ticket:
+    def hand_out(self, partition: Partition, first: int, end: int, size: int = 0) -> Ticket:
         """Record that ``[first, end)`` is handed out. Offsets skipped before it do not exist (a compacted topic).
+
+        Parameters
+        ----------
+        size
+            The bytes of its messages.
 
         Raises
         ------
@@ -67,29 +91,28 @@ class OffsetBook(Generic[Partition]):
         column = self._columns[partition]
         if not column.position <= first < end:
             raise ValueError(f"chunk [{first}, {end}) does not follow position {column.position}")
-        ticket = Ticket(first, end)
+        ticket = Ticket(first, end, size)
         column.position = end
         column.open.append(ticket)
         return ticket
 
     def committable(self) -> dict[Partition, int]:
         """Return the offset to commit (the next one to read) of each partition that can advance."""
-        offsets = {}
-        for partition, column in self._columns.items():
-            safe = column.committed
-            for ticket in column.open:
-                if not ticket.safe:
-                    break
-                safe = ticket.end
-            if safe > column.committed:
-                offsets[partition] = safe
-        return offsets
+        return {
+            partition: column.safe_end
+            for partition, column in self._columns.items()
+            if column.safe_end > column.committed
+        }
 
     def committed(self, offsets: Mapping[Partition, int]) -> None:
-        """Record that the broker has these offsets."""
+        """Record that the broker has these offsets, which `committable` returned.
+
+        The partition may have been opened elsewhere in the meantime: nothing counts as committed that is not safe.
+        """
         for partition, offset in offsets.items():
-            if column := self._columns.get(partition):
-                column.committed = max(column.committed, offset)
+            column = self._columns.get(partition)
+            if column and column.committed < offset <= column.safe_end:
+                column.committed = column.base = offset
                 while column.open and column.open[0].end <= offset:
                     column.open.popleft()
 
@@ -97,3 +120,8 @@ class OffsetBook(Generic[Partition]):
     def unsafe(self) -> int:
         """The number of chunks that were handed out and are not safe yet."""
         return sum(not ticket.safe for column in self._columns.values() for ticket in column.open)
+
+    @property
+    def unsafe_bytes(self) -> int:
+        """The bytes of the messages that were handed out and are not safe yet."""
+        return sum(ticket.size for column in self._columns.values() for ticket in column.open if not ticket.safe)

@@ -16,11 +16,13 @@ import structlog
 
 from earlybell.inference.pool.pool import Pool
 from earlybell.streams import dead_letters
+from earlybell.streams.fetching import Unreadable
+from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import BadNews, NewsItem, broker_time, decode_news, encode
 from earlybell.streams.settings import Settings
 from earlybell.streams.signals import build_signal, unsupported_language
 from earlybell.streams.token_budget import estimate_tokens
-from earlybell.streams.transport import Chunk, Outgoing
+from earlybell.streams.transport import Chunk
 from earlybell.streams.windows import Limits, Windows
 
 log = structlog.get_logger(__name__)
@@ -30,7 +32,7 @@ log = structlog.get_logger(__name__)
 class Received:
     """A message of the news topic, decoded, and when it was fetched."""
 
-    record: Any  # aiokafka.ConsumerRecord
+    record: Any  # aiokafka.ConsumerRecord, or streams.fetching.Unreadable
     news: NewsItem | BadNews
     fetched: float  # of time.monotonic()
 
@@ -149,6 +151,8 @@ class Scoring:
 
 
 def _decode(record: Any) -> NewsItem | BadNews:
+    if isinstance(record, Unreadable):
+        return BadNews(record.reason)
     try:
         broker_time(record)
         return decode_news(record.value)

@@ -51,6 +51,11 @@ class Settings(BaseSettings):
     kafka_ca_file: Path | None = Field(
         None, description="Trust the certificate authority in this PEM file to sign the brokers' certificates."
     )
+    kafka_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        description="Give up a request that the brokers have not answered after this long, connect anew and try again.",
+    )
 
     # Topics and consumer groups
     news_topic: str = Field("news.raw", description="Read news from this topic.")
@@ -83,6 +88,11 @@ class Settings(BaseSettings):
     )
     fetched_chunks: int = Field(
         8, ge=1, description="Pause an agent's partitions when this many chunks are waiting for it."
+    )
+    fetched_bytes: int = Field(
+        64 * 1_048_576,
+        ge=1,
+        description="Fetch nothing more while messages of this many bytes are being worked on, decompressed.",
     )
 
     # Model

@@ -15,24 +15,38 @@ change.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
 
 import aiokafka
 import faust
 import structlog
-from aiokafka.errors import KafkaError
-from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from earlybell.streams import codecs
+from earlybell.streams.fetching import Fetched, Taker, Unreadable, end_of, size_of
 from earlybell.streams.offsets import OffsetBook, Ticket
+from earlybell.streams.producer import Producer
 
 log = structlog.get_logger(__name__)
 
 #: How long a rebalance or a shutdown waits for work that was handed out. What is not safe by then is read again by the
 #: partition's next owner, and its signals have the same ids.
 DRAIN_S = 10.0
+#: How long a stop waits for the broker to hear of it. Without that the group learns of it when the session ends.
+STOP_S = 5.0
+#: How long the broker holds a fetch for which it has no messages. aiokafka has one fetch per broker under way, so this
+#: is how long a partition with messages may wait for those without.
+FETCH_WAIT_MS = 50
+#: A chunk is also full at this part of the bytes that may be waiting.
+CHUNKS_PER_BUDGET = 16
+
+codecs.install()
 
 
 class Chunk:
@@ -40,7 +54,9 @@ class Chunk:
 
     __slots__ = ("_ticket", "partition", "records", "topic")
 
-    def __init__(self, topic: str, partition: int, records: Sequence[aiokafka.ConsumerRecord], ticket: Ticket) -> None:
+    def __init__(
+        self, topic: str, partition: int, records: Sequence[aiokafka.ConsumerRecord | Unreadable], ticket: Ticket
+    ) -> None:
         self.topic = topic
         self.partition = partition
         self.records = records
@@ -58,9 +74,84 @@ class Chunk:
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer thread, except that a failed commit is retried later instead of crashing the app."""
+    """Faust's consumer thread with our settings of the client, and without crashes where a retry will do."""
 
     logger = driver.logger
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._taker = Taker()
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
+        conf = self.app.conf
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            partition_assignment_strategy=[RoundRobinPartitionAssignor],
+            enable_auto_commit=False,
+            # The consumer sets every position itself, so that no message is skipped or read again in silence.
+            auto_offset_reset="none",
+            # Messages of a transaction count when it is committed, not before, and not if it is aborted.
+            isolation_level="read_committed",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
+            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
+        )
+
+    async def fetch(self, active: Iterable[TP], timeout: float, size: int) -> Fetched:  # noqa: ASYNC109 (Faust's name)
+        """Take what has been fetched, up to `size` bytes; wait for it for up to `timeout` seconds, or until `wake`."""
+        fetched: Fetched = await self.call_thread(self._fetch, frozenset(active), timeout, size)
+        return fetched
+
+    async def _fetch(self, active: frozenset[TP], timeout: float, size: int) -> Fetched:  # noqa: ASYNC109
+        consumer = self._ensure_consumer()
+        fetcher = consumer._fetcher
+        if not self.consumer.flow_active:
+            return Fetched()
+        if consumer._closed or fetcher._closed:
+            raise ConsumerStoppedError
+        with fetcher._subscriptions.fetch_context():
+            if fetcher._subscriptions.reassignment_in_progress:
+                await fetcher._subscriptions.wait_for_assignment()
+            if fetched := self._taker.take(fetcher, active, messages=consumer._max_poll_records, size=size):
+                return fetched
+            waiter = fetcher._create_fetch_waiter()
+            await asyncio.wait([waiter], timeout=timeout)
+            if not waiter.done():
+                waiter.cancel()
+                return Fetched()
+            waiter.result()  # raises if the group cannot be joined
+            return self._taker.take(fetcher, active, messages=consumer._max_poll_records, size=size)
+
+    def wake(self) -> None:
+        """Make a `fetch` that is waiting return."""
+        with contextlib.suppress(RuntimeError):  # the thread has stopped
+            self.thread_loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self._consumer is not None:
+            fetcher = self._consumer._fetcher
+            for waiter in list(fetcher._fetch_waiters):
+                fetcher._notify(waiter)
+
+    async def committed_offsets(self, partitions: Iterable[TP]) -> dict[TP, int | None]:
+        """Return the group's committed offset of each partition, None where there is none."""
+        committed: dict[TP, int | None] = await self.call_thread(self._committed_offsets, list(partitions))
+        return committed
+
+    async def _committed_offsets(self, partitions: Sequence[TP]) -> dict[TP, int | None]:
+        consumer = self._ensure_consumer()
+        offsets = await asyncio.gather(*(consumer.committed(driver.ensure_aiokafka_TP(tp)) for tp in partitions))
+        return dict(zip(partitions, offsets, strict=True))
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         consumer = self._ensure_consumer()
@@ -73,13 +164,24 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if not assigned:  # all were revoked in the meantime; aiokafka refuses an empty commit
             return False
         try:
-            await consumer.commit(assigned)
-        except KafkaError as error:
+            async with asyncio.timeout(self.app.conf.broker_request_timeout):
+                await consumer.commit(assigned)
+        except (KafkaError, TimeoutError) as error:
             # A rebalance has overtaken the commit, or the broker is away. The offsets are committed at the next
             # interval, or the messages are read again by the partition's next owner.
             log.warning("commit_failed", reason=repr(error))
             return False
         return len(assigned) == len(offsets)
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group, but do not wait for a broker that does not answer."""
+        try:
+            async with asyncio.timeout(STOP_S):
+                await super().on_thread_stop()
+        except TimeoutError:
+            log.warning("consumer_abandoned", after_s=STOP_S)
+            if self._consumer is not None:
+                await self._consumer._client.close()
 
 
 class Consumer(driver.Consumer):
@@ -111,19 +213,26 @@ class Consumer(driver.Consumer):
         upheavals = self._upheavals
         # A partition is fetched only once its committed position is known.
         active = self._get_active_partitions() & self.book.partitions
-        if not active:
-            await self.sleep(0.05)
+        budget = self.transport.fetched_bytes - self.book.unsafe_bytes
+        if not active or budget <= 0:
+            await self.sleep(0.02)
             return
-        records = await self._getmany(active_partitions=active, timeout=timeout)
+        # Whatever ends this early (a rebalance, a cancellation) throws fetched messages away, so that the client's
+        # position no longer agrees with the book: see _rewind.
+        self._positions_agree = False
+        fetched = await self._thread.fetch(active, timeout, budget)
         generation = self.app.consumer_generation_id
-        for tp, chunk in _in_turns(records, self.transport.chunk_messages):
+        limits = self.transport.chunk_messages, self.transport.fetched_bytes // CHUNKS_PER_BUDGET
+        chunks = {tp: list(_chunks(records, *limits)) for tp, records in fetched.records.items()}
+        for tp, (chunk, size) in _in_turns(chunks):
             if upheavals != self._upheavals:
-                # A rebalance began during the fetch. These are thrown away, so the client's position no longer
-                # agrees with the book: see _rewind.
-                self._positions_agree = False
                 return
-            ticket = self.book.hand_out(tp, chunk[0].offset, chunk[-1].offset + 1)
+            ticket = self.book.hand_out(tp, chunk[0].offset, end_of(chunk[-1]), size)
             yield tp, self._event(tp, chunk, ticket, generation)
+        if fetched.out_of_range:
+            await self._reopen(fetched.out_of_range)
+        elif upheavals == self._upheavals:
+            self._positions_agree = True
 
     async def _rewind(self) -> None:
         """Set the client back to the book's positions, after fetched messages were thrown away."""
@@ -133,6 +242,42 @@ class Consumer(driver.Consumer):
             await self.seek_wait(positions)
         if upheavals == self._upheavals:
             self._positions_agree = True
+
+    async def _reopen(self, out_of_range: Mapping[TP, int]) -> None:
+        """Go on where there are messages, after positions turned out not to exist on the broker.
+
+        Either they have expired unread, or the log has become shorter: the topic was made again, or a replica that
+        lagged behind has become the leader. What is read again has the same ids, so go back to the group's committed
+        offset, or to the earliest if that does not exist either.
+        """
+        upheavals = self._upheavals
+        try:
+            committed = await self._thread.committed_offsets(out_of_range)
+            earliest = await self.earliest_offsets(*out_of_range)
+        except KafkaError as error:
+            log.warning("partition_not_reopened", reason=repr(error))  # the next fetch comes here again
+            return
+        if upheavals != self._upheavals:
+            return
+        for tp, position in out_of_range.items():
+            offset, first = committed[tp], earliest[driver.ensure_aiokafka_TP(tp)]
+            reopened_at = offset if offset is not None and offset != position and offset >= first else first
+            log.error(
+                "partition_reopened",
+                topic=tp.topic,
+                partition=tp.partition,
+                position=position,
+                committed=offset,
+                earliest=first,
+                reopened_at=reopened_at,
+                reason="messages have expired unread" if position < first else "the log has become shorter",
+            )
+            self.book.reopen(tp, reopened_at)
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Fetch the partition again, at once: a fetch of the other partitions may be waiting."""
+        super().on_buffer_drop(tp)
+        self._thread.wake()
 
     def _event(self, tp: TP, records: Sequence[Any], ticket: Ticket, generation: int) -> ConsumerMessage:
         first = records[0]
@@ -187,12 +332,12 @@ class Consumer(driver.Consumer):
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def perform_seek(self) -> None:
-        """Seek to the committed offsets, or to the earliest if the group has none, and open the book there."""
+        """Open the book at the committed offsets, or at the earliest if the group has none."""
         self._upheavals += 1
-        self._positions_agree = False
-        committed = {driver.TP(*tp): offset for tp, offset in (await self.seek_to_committed()).items()}
-        positions = {tp: offset for tp, offset in committed.items() if offset is not None and offset >= 0}
-        if uncommitted := self.assignment() - positions.keys():
+        self._positions_agree = False  # the next fetch sets the client to the book's positions
+        committed = await self._thread.committed_offsets(self.assignment())
+        positions = {tp: offset for tp, offset in committed.items() if offset is not None}
+        if uncommitted := committed.keys() - positions.keys():
             earliest = await self.earliest_offsets(*uncommitted)
             positions |= {driver.TP(*tp): offset for tp, offset in earliest.items()}
         self._upheavals += 1
@@ -223,67 +368,6 @@ class Consumer(driver.Consumer):
         """Skip Faust's livelock detector, which reads bookkeeping that this consumer does not do."""
 
 
-class Producer(driver.Producer):
-    """An idempotent producer that sends a window's messages as a few batches instead of one by one."""
-
-    logger = driver.logger
-
-    def _settings_extra(self) -> Mapping[str, Any]:
-        return {"acks": "all", "enable_idempotence": True}
-
-    async def send_all(self, topic: str, messages: Sequence[Outgoing]) -> None:
-        """Send messages and return when the broker has acknowledged every one of them.
-
-        Raises
-        ------
-        KafkaError
-            At least one was not acknowledged; any of the others may or may not be on the topic.
-        """
-        producer = self._ensure_producer()
-        try:
-            await self._send_batches(producer, topic, messages)
-        except KafkaError:
-            # An idempotent producer numbers its batches, and aiokafka does not reuse the number of a batch that failed:
-            # the broker would refuse every later batch as out of order. A new producer starts from zero.
-            await self._replace(producer)
-            raise
-
-    async def _send_batches(self, producer: Any, topic: str, messages: Sequence[Outgoing]) -> None:
-        partitions = sorted(await producer.partitions_for(topic))
-        choose = DefaultPartitioner()
-        by_partition: dict[int, list[Outgoing]] = {}
-        for message in messages:
-            by_partition.setdefault(choose(message.key, partitions, partitions), []).append(message)
-        pending: list[Awaitable[Any]] = []
-        for partition, outgoing in by_partition.items():
-            pending += [
-                await producer.send_batch(batch, topic, partition=partition) for batch in _batches(producer, outgoing)
-            ]
-        results = await asyncio.gather(*pending, return_exceptions=True)
-        for failure in (result for result in results if isinstance(result, BaseException)):
-            raise failure
-
-    async def _replace(self, producer: Any) -> None:
-        replacement = self._new_producer()
-        try:
-            await replacement.start()
-        except KafkaError as error:
-            # There is no broker: the next attempt fails like this one, and tries again to replace the producer.
-            log.warning("producer_replacement_failed", reason=repr(error))
-            await replacement.stop()
-            return
-        self._producer = replacement
-        await producer.stop()
-
-
-class Outgoing(NamedTuple):
-    """A message to send."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
 class Transport(driver.Transport):
     """The transport of a Faust app.
 
@@ -291,6 +375,8 @@ class Transport(driver.Transport):
     ----------
     chunk_messages
         The most messages in one event.
+    fetched_bytes
+        Fetch nothing more while messages of this many bytes are handed out and not safe.
 
     Attributes
     ----------
@@ -302,9 +388,10 @@ class Transport(driver.Transport):
     Consumer = Consumer
     Producer = Producer
 
-    def __init__(self, url: Any, app: faust.App, *, chunk_messages: int) -> None:
+    def __init__(self, url: Any, app: faust.App, *, chunk_messages: int, fetched_bytes: int) -> None:
         super().__init__(url, app)
         self.chunk_messages = chunk_messages
+        self.fetched_bytes = fetched_bytes
         self.drain: Callable[[float], Awaitable[None]] = _nothing_to_drain
 
 
@@ -324,24 +411,28 @@ async def _nothing_to_drain(timeout_s: float) -> None:
     """Return at once: without windows, no chunk is held back."""
 
 
-def _in_turns(records: Mapping[TP, Sequence[Any]], size: int) -> Iterator[tuple[TP, Sequence[Any]]]:
-    """Cut each partition's messages into chunks of `size`, and yield one of each partition in turn."""
-    offset = 0
-    left = {tp: messages for tp, messages in records.items() if messages}
-    while left:
-        for tp, messages in left.items():
-            yield tp, messages[offset : offset + size]
-        offset += size
-        left = {tp: messages for tp, messages in left.items() if len(messages) > offset}
+_Sized = tuple[Sequence[Any], int]
 
 
-def _batches(producer: aiokafka.AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator[Any]:
-    batch = producer.create_batch()
-    for message in messages:
-        fields = {"timestamp": None, "key": message.key, "value": message.value, "headers": [*message.headers]}
-        if batch.append(**fields) is None:
-            yield batch
-            batch = producer.create_batch()
-            batch.append(**fields)
-    batch.close()
-    yield batch
+def _chunks(records: Sequence[Any], messages: int, size: int) -> Iterator[_Sized]:
+    """Cut one partition's messages into chunks of up to `messages`, or fewer if they reach `size` bytes.
+
+    Yields
+    ------
+    tuple
+        The messages of a chunk, and their bytes.
+    """
+    start = taken = 0
+    for number, record in enumerate(records, start=1):
+        taken += size_of(record)
+        if number - start >= messages or taken >= size:
+            yield records[start:number], taken
+            start, taken = number, 0
+    if start < len(records):
+        yield records[start:], taken
+
+
+def _in_turns(chunks: Mapping[TP, Sequence[_Sized]]) -> Iterator[tuple[TP, _Sized]]:
+    """Yield one chunk of each partition in turn."""
+    for turn in zip_longest(*([(tp, chunk) for chunk in queue] for tp, queue in chunks.items())):
+        yield from (pair for pair in turn if pair is not None)

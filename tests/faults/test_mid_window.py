@@ -15,9 +15,9 @@ from aiokafka.errors import KafkaTimeoutError
 
 from earlybell.inference.pool.pool import Pool, PoolError, WindowResult
 from earlybell.inference.predictions import Predictions
+from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import decode_signal
 from earlybell.streams.settings import Settings
-from earlybell.streams.transport import Outgoing
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.integration.whole_pipeline import both_roles, count, messages
 from tests.streams.chunk_workers import committed, ends, publish, until

@@ -11,6 +11,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from earlybell.streams import app as pipeline_app
 from earlybell.streams.brokers import client_options, open_producer
+from earlybell.streams.fetching import Unreadable
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from earlybell.streams.transport import Chunk, ChunkSchema
@@ -39,7 +40,16 @@ class ChunkWorker:
 
     @property
     def values(self) -> list[bytes]:
-        return [record.value for chunk in self.chunks for record in chunk.records]
+        return [record.value for record in self.records if not isinstance(record, Unreadable)]
+
+    @property
+    def unreadable(self) -> list[Unreadable]:
+        return [record for record in self.records if isinstance(record, Unreadable)]
+
+    @property
+    def records(self) -> list[Any]:
+        """Every message that arrived, in order of arrival."""
+        return [record for chunk in self.chunks for record in chunk.records]
 
 
 @asynccontextmanager

@@ -14,10 +14,11 @@ from earlybell.inference.pool.pool import Pool
 from earlybell.inference.predictions import Predictions
 from earlybell.streams import dead_letters
 from earlybell.streams.offsets import Ticket
+from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import BadNews, broker_time, decode_signal, signal_id
 from earlybell.streams.scoring import Scoring
 from earlybell.streams.settings import Settings
-from earlybell.streams.transport import Chunk, Outgoing
+from earlybell.streams.transport import Chunk
 from tests.benchmarks.constant_scorer import ConstantScorer
 
 NOW = datetime(2026, 1, 5, 9, 30, 1, tzinfo=UTC)

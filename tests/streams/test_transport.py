@@ -6,14 +6,17 @@ import asyncio
 import inspect
 from collections import Counter
 
+import aiokafka
 import faust
 import pytest
 from aiokafka import AIOKafkaProducer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
+from earlybell.streams import codecs
+from earlybell.streams.producer import Producer
 from earlybell.streams.settings import Settings
-from earlybell.streams.transport import Chunk, Consumer, ConsumerThread, Producer, Transport
+from earlybell.streams.transport import Chunk, Consumer, ConsumerThread, Transport
 from tests.streams.chunk_workers import ChunkWorker, acknowledge, committed, ends, publish, until, working
 
 
@@ -24,21 +27,36 @@ def test_the_overridden_internals_have_not_changed() -> None:
         driver.Consumer: (Consumer, {
             "_new_consumer_thread", "getmany", "_drain_messages", "stop_flow", "on_partitions_revoked",
             "on_partitions_assigned", "perform_seek", "wait_empty", "ack", "force_commit", "verify_event_path",
+            "on_buffer_drop",
         }),
-        driver.AIOKafkaConsumerThread: (ConsumerThread, {"_commit"}),
-        driver.Producer: (Producer, {"_settings_extra"}),
+        driver.AIOKafkaConsumerThread: (ConsumerThread, {
+            "__post_init__", "_commit", "_create_worker_consumer", "on_thread_stop",
+        }),
+        driver.Producer: (Producer, {"_settings_extra", "on_stop"}),
     }  # fmt: skip
     for base, (ours, names) in overridden.items():
         for name in names:
             expected = inspect.signature(getattr(base, name)).parameters
             assert list(expected) == list(inspect.signature(getattr(ours, name)).parameters), name
-    used = {"_getmany", "_commit", "_get_active_partitions", "seek_to_committed", "seek_wait", "earliest_offsets",
-            "wait_first", "assignment", "callback"}  # fmt: skip
+    used = {"_commit", "_get_active_partitions", "seek_wait", "earliest_offsets", "wait_first", "assignment",
+            "callback"}  # fmt: skip
     source = inspect.getsource(driver.Consumer) + "".join(map(inspect.getsource, driver.Consumer.__mro__[1:-1]))
     assert {name for name in used if name not in source} == set()
     # wait_empty is where rebalances and shutdowns drain; perform_seek is where an assignment's positions are settled.
     assert "wait_empty" in inspect.getsource(faust.App)
     assert Transport.Consumer is Consumer
+
+
+def test_the_internals_of_the_client_have_not_changed() -> None:
+    """Read streams/fetching.py, producer.py and codecs.py against the new aiokafka before changing this."""
+    assert aiokafka.__version__ == "0.14.0"
+    for module in codecs._modules():
+        assert module.gzip_decode is codecs.gzip_decode
+        assert module.lz4_decode is codecs.lz4_decode
+        assert module.snappy_decode is codecs.snappy_decode
+    from aiokafka.record._crecords import default_records
+
+    assert default_records.zstd_decode is codecs.zstd_decode
 
 
 async def test_every_message_once_in_chunks_and_commits_the_ends(settings: Settings) -> None:

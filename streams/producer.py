@@ -1,0 +1,123 @@
+"""An idempotent producer that sends a window's messages as a few batches.
+
+It overrides internals of faust-streaming 0.15.3, which is pinned; ``tests/streams/test_transport.py`` fails if they
+change. It knows nothing of what the messages are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import aiokafka
+import structlog
+from aiokafka.errors import KafkaError, ProducerClosed
+from aiokafka.partitioner import DefaultPartitioner
+from faust.transport.drivers import aiokafka as driver
+
+log = structlog.get_logger(__name__)
+
+#: How long a stop waits for the broker to acknowledge what is on its way. What is lost by then is sent again by the
+#: partition's next owner, and has the same ids.
+STOP_S = 5.0
+
+
+class Outgoing(NamedTuple):
+    """A message to send."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Producer(driver.Producer):
+    """Sends messages in batches, and is replaced when a batch has failed."""
+
+    logger = driver.logger
+    _producer: aiokafka.AIOKafkaProducer | None
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {"acks": "all", "enable_idempotence": True}
+
+    async def send_all(self, topic: str, messages: Sequence[Outgoing]) -> None:
+        """Send messages and return when the broker has acknowledged every one of them.
+
+        Raises
+        ------
+        KafkaError
+            At least one was not acknowledged; any of the others may or may not be on the topic.
+        """
+        producer = self._ensure_producer()
+        try:
+            await _send_batches(producer, topic, messages)
+        except KafkaError:
+            # An idempotent producer numbers its batches, and aiokafka does not reuse the number of a batch that failed:
+            # the broker would refuse every later batch as out of order. A new producer starts from zero.
+            await self._replace(producer)
+            raise
+
+    async def on_stop(self) -> None:
+        """Send what is on its way, but do not wait for a broker that does not answer."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            try:
+                async with asyncio.timeout(STOP_S):
+                    await producer.stop()
+            except TimeoutError:
+                log.warning("producer_abandoned", after_s=STOP_S)
+                await _abandon(producer)
+        await super().on_stop()
+
+    async def _replace(self, producer: Any) -> None:
+        if self._producer is not producer:
+            return  # stopped, or replaced by another call that failed
+        replacement = self._new_producer()
+        try:
+            await replacement.start()
+        except BaseException as error:
+            await _abandon(replacement)
+            if not isinstance(error, KafkaError):
+                raise
+            # There is no broker: the next attempt fails like this one, and tries again to replace the producer.
+            log.warning("producer_replacement_failed", reason=repr(error))
+            return
+        self._producer = replacement
+        await _abandon(producer)
+
+
+async def _send_batches(producer: Any, topic: str, messages: Sequence[Outgoing]) -> None:
+    partitions = sorted(await producer.partitions_for(topic))
+    choose = DefaultPartitioner()
+    by_partition: dict[int, list[Outgoing]] = {}
+    for message in messages:
+        by_partition.setdefault(choose(message.key, partitions, partitions), []).append(message)
+    pending: list[Awaitable[Any]] = []
+    for partition, outgoing in by_partition.items():
+        pending += [
+            await producer.send_batch(batch, topic, partition=partition) for batch in _batches(producer, outgoing)
+        ]
+    results = await asyncio.gather(*pending, return_exceptions=True)
+    for failure in (result for result in results if isinstance(result, BaseException)):
+        raise failure
+
+
+def _batches(producer: aiokafka.AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator[Any]:
+    batch = producer.create_batch()
+    for message in messages:
+        fields = {"timestamp": None, "key": message.key, "value": message.value, "headers": [*message.headers]}
+        if batch.append(**fields) is None:
+            yield batch
+            batch = producer.create_batch()
+            batch.append(**fields)
+    batch.close()
+    yield batch
+
+
+async def _abandon(producer: Any) -> None:
+    """Close a producer without waiting for what it was sending."""
+    producer._closed = True
+    producer._message_accumulator.fail_all(ProducerClosed())
+    # Without a connection its requests fail at once; its sender waits for them before it ends.
+    await producer.client.close()
+    await producer._sender.close()
