@@ -41,7 +41,7 @@ from earlybell.streams.roles import Role
 from earlybell.streams.scoring import Scoring
 from earlybell.streams.settings import Settings
 from earlybell.streams.storing import Storing, storing_news, storing_signals
-from earlybell.streams.topics import create_topics
+from earlybell.streams.topics import check_topics, create_topics
 from earlybell.streams.transport import DRAIN_S, Chunk, ChunkSchema, Transport
 from earlybell.streams.windows import Windows
 
@@ -164,6 +164,7 @@ async def run_pipeline(pipeline: Pipeline, stop: asyncio.Event) -> int:
 def run(role: Role, settings: Settings) -> int:
     """Run one role in this process until SIGTERM or SIGINT: the body of `earlybell run --role ROLE`."""
     create_topics(settings)
+    check_topics(settings)
 
     async def main() -> int:
         stop = asyncio.Event()

@@ -20,6 +20,8 @@ MAX_MESSAGE_BYTES = 1_048_576
 MAX_DEAD_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES
 #: The labels that make up the score; without them a model's score is 0.
 POSITIVE, NEGATIVE = "positive", "negative"
+#: A message's ``timestamp_type`` if its timestamp is the broker's clock.
+LOG_APPEND_TIME = 1
 
 NewsId = Annotated[str, Meta(min_length=1, max_length=256, description="The feed's id for the story.")]
 Symbol = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -144,7 +146,7 @@ def signal_id(news_id: str, revision: int, model_revision: str, policy: str) -> 
 
 
 def broker_time(record: Any) -> datetime:
-    """Return a message's timestamp, which on the topics that we create is the broker's clock (LogAppendTime).
+    """Return when the broker had a message (LogAppendTime).
 
     Parameters
     ----------
@@ -154,8 +156,10 @@ def broker_time(record: Any) -> datetime:
     Raises
     ------
     BadNews
-        It is out of range: on other people's topics the producer chooses it.
+        Its time is the producer's claim (CreateTime), or out of range.
     """
+    if record.timestamp_type != LOG_APPEND_TIME:
+        raise BadNews("the message has its producer's time, not the broker's (message.timestamp.type)")
     try:
         return datetime.fromtimestamp(record.timestamp / 1000, UTC)
     except (ValueError, OverflowError, OSError) as error:

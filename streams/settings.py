@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from earlybell.deploy.local import state
@@ -65,6 +65,21 @@ class Settings(BaseSettings):
         4, ge=1, description="Create topics with this many partitions, which is also the most workers a role can use."
     )
     replication: int = Field(1, ge=1, description="Create topics with this many copies of each partition.")
+    min_insync_replicas: int | None = Field(
+        None,
+        ge=1,
+        description="Create topics on which a message counts as acknowledged only when this many brokers have it. The "
+        "default is 2, or 1 without further copies.",
+    )
+    news_retention_days: float = Field(
+        7.0, ge=0, description="Create the news topic to keep messages for this many days; 0 means for ever."
+    )
+    sentiment_retention_days: float = Field(
+        30.0, ge=0, description="Create the sentiment topic to keep signals for this many days; 0 means for ever."
+    )
+    dead_retention_days: float = Field(
+        90.0, ge=0, description="Create the dead-letter topic to keep letters for this many days; 0 means for ever."
+    )
     group_prefix: str = Field(
         "earlybell", description="Name the consumer groups PREFIX-scoring, PREFIX-storing and PREFIX-redrive."
     )
@@ -142,6 +157,21 @@ class Settings(BaseSettings):
         description="Write logs in this format. auto is console on a terminal, else one JSON object per line.",
     )
 
+    @property
+    def insync_replicas(self) -> int:
+        """The number of brokers that must have a message before it counts as acknowledged."""
+        return self.min_insync_replicas or min(2, self.replication)
+
+    @model_validator(mode="after")
+    def _enough_replicas(self) -> Self:
+        if self.insync_replicas > self.replication:
+            raise ValueError(
+                "EARLYBELL_MIN_INSYNC_REPLICAS is "
+                f"{self.insync_replicas} but EARLYBELL_REPLICATION {self.replication}; "
+                "no message would ever be acknowledged"
+            )
+        return self
+
     def consumer_group(self, member: str) -> str:
         """Return the consumer group of a role, or of `earlybell redrive`."""
         return f"{self.group_prefix}-{member}"
@@ -164,6 +194,8 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        if not first["loc"]:  # settings that do not go together
+            raise CommandError(f"the settings are invalid: {first['msg'].removeprefix('Value error, ')}") from error
         variable = ENV_PREFIX + "_".join(str(part) for part in first["loc"]).upper()
         shown = masked(repr(first["input"])) if "PASSWORD" not in variable and "URL" not in variable else MASK
         raise CommandError(f"{variable}={shown} is invalid: {first['msg']}") from error

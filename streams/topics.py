@@ -1,13 +1,23 @@
-"""Creates the topics that are missing, with the broker's timestamps and the size limits of our contracts."""
+"""Creates the topics that are missing, and checks those that exist for what the answers depend on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+
+import structlog
 from kafka import KafkaAdminClient
-from kafka.errors import TopicAlreadyExistsError
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from earlybell.streams.brokers import client_options, reaching
+from earlybell.streams.exceptions import TopicError
 from earlybell.streams.records import MAX_DEAD_LETTER_BYTES, MAX_MESSAGE_BYTES
 from earlybell.streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+DAY_MS = 86_400_000
 
 
 def create_topics(settings: Settings) -> list[str]:
@@ -21,28 +31,70 @@ def create_topics(settings: Settings) -> list[str]:
         No broker answers, or it does not let us create topics.
     """
     limits = {
-        settings.news_topic: MAX_MESSAGE_BYTES,
-        settings.sentiment_topic: MAX_MESSAGE_BYTES,
-        settings.dead_topic: MAX_DEAD_LETTER_BYTES,
+        settings.news_topic: (MAX_MESSAGE_BYTES, settings.news_retention_days),
+        settings.sentiment_topic: (MAX_MESSAGE_BYTES, settings.sentiment_retention_days),
+        settings.dead_topic: (MAX_DEAD_LETTER_BYTES, settings.dead_retention_days),
     }
-    with reaching(settings):
-        admin = KafkaAdminClient(**client_options(settings))
-        try:
-            existing = set(admin.list_topics())
-            missing = {
-                topic: {
-                    "num_partitions": settings.partitions,
-                    "replication_factor": settings.replication,
-                    "configs": {"message.timestamp.type": "LogAppendTime", "max.message.bytes": str(limit)},
-                }
-                for topic, limit in limits.items()
-                if topic not in existing
+    with reaching(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
+        existing = set(admin.list_topics())
+        missing = {
+            topic: {
+                "num_partitions": settings.partitions,
+                "replication_factor": settings.replication,
+                "configs": {
+                    "message.timestamp.type": "LogAppendTime",
+                    "max.message.bytes": str(size),
+                    "min.insync.replicas": str(settings.insync_replicas),
+                    "retention.ms": str(int(days * DAY_MS) or -1),
+                },
             }
-            for topic, options in missing.items():
-                try:
-                    admin.create_topics({topic: options}, wait_for_metadata=True)
-                except TopicAlreadyExistsError:
-                    continue  # another role, starting at the same time, was faster
-            return list(missing)
-        finally:
-            admin.close()
+            for topic, (size, days) in limits.items()
+            if topic not in existing
+        }
+        for topic, options in missing.items():
+            try:
+                admin.create_topics({topic: options}, wait_for_metadata=True)
+            except TopicAlreadyExistsError:
+                continue  # another role, starting at the same time, was faster
+        return list(missing)
+
+
+def check_topics(settings: Settings) -> None:
+    """Check that the topics stamp messages with the broker's clock and keep dead letters.
+
+    A topic that somebody else created may have the producers' clock: then a message could claim to have been there
+    before it was, and a backtest would see the future.
+
+    Raises
+    ------
+    BrokerError
+        No broker answers.
+    TopicError
+        A topic is not as it must be. The text has the command that corrects it.
+    """
+    topics = (settings.news_topic, settings.sentiment_topic, settings.dead_topic)
+    with reaching(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
+        try:
+            described = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics])
+            configs = {
+                topic: {name: entry["value"] for name, entry in described["topic"][topic].items()} for topic in topics
+            }
+        except (KafkaError, KeyError) as error:
+            # Not everybody may read the configuration. Each message's time is checked as well.
+            log.warning("topics_not_checked", reason=repr(error))
+            return
+    for topic, fault, correction in _faults(settings, configs):
+        raise TopicError(
+            f"topic {topic} {fault}: run `kafka-configs.sh --bootstrap-server {settings.kafka_bootstrap} --alter "
+            f"--entity-type topics --entity-name {topic} --add-config {correction}`"
+        )
+
+
+def _faults(settings: Settings, configs: dict[str, dict[str, str]]) -> Iterator[tuple[str, str, str]]:
+    """Yield each topic that is not as it must be, what is wrong, and the configuration that corrects it."""
+    for topic in (settings.news_topic, settings.sentiment_topic):
+        if configs[topic].get("message.timestamp.type") != "LogAppendTime":
+            fault = "stamps messages with the producer's clock, not the broker's"
+            yield topic, fault, "message.timestamp.type=LogAppendTime"
+    if "compact" in configs[settings.dead_topic].get("cleanup.policy", ""):
+        yield settings.dead_topic, "is compacted, which deletes dead letters", "cleanup.policy=delete"

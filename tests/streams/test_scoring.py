@@ -33,6 +33,7 @@ class Record:
     key: bytes | None = b"key"
     headers: list[tuple[str, bytes]] = field(default_factory=list)
     timestamp: int = 1_767_605_400_000
+    timestamp_type: int = 1
     topic: str = "news.raw"
     partition: int = 3
 
