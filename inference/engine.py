@@ -1,33 +1,34 @@
 """A checkpoint on a device: texts in, predictions out. Can be imported and used alone.
 
 It joins tokenizer, batching strategy and backend, and decides what depends on the machine (precision, strategy,
-threads). It knows nothing of Kafka, SQL or processes.
+threads). Serving in int8 imports no torch, which takes seconds and hundreds of megabytes: only `_torch_backends` loads
+it, by name. It knows nothing of Kafka, SQL or processes.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from earlybell.errors import UserError
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
-from earlybell.inference.backends.padded import DTYPES, PaddedBackend
 from earlybell.inference.batching.backend import Backend, Window
 from earlybell.inference.batching.planning import bucket
 from earlybell.inference.batching.strategies import STRATEGIES, Strategy
 from earlybell.inference.early_exit.depth_prediction import DepthPrediction
 from earlybell.inference.kernels import build, wordpiece
 from earlybell.inference.kernels.wordpiece import WordPieces
-from earlybell.inference.model.calibration import OperatingPoint
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
-from earlybell.inference.precision import PRECISIONS, arithmetic_name, default_precision, int8_kernels
+from earlybell.inference.precision import PRECISIONS, arithmetic_name, cpu_precision, int8_kernels
 from earlybell.inference.predictions import ModelDescription, Predictions
 from earlybell.inference.token_ids import TokenIds
 
@@ -65,27 +66,28 @@ class Engine:
         exact: bool = False,
         threads: int = 0,
     ) -> None:
-        calibration, model = checkpoint.calibration, checkpoint.model.eval()
+        calibration, config = checkpoint.calibration, checkpoint.config
         chosen_dial = calibration.default_dial if dial is None else dial
         try:
             point = calibration.point(chosen_dial)
         except ValueError as error:
             raise EngineError(str(error)) from error
-        self._device = _device(device)
-        kernels = int8_kernels(model.config) if self._device.type == "cpu" else None
+        kind = _device_kind(device)
+        self._on_gpu = kind == "cuda"
+        kernels = None if self._on_gpu else int8_kernels(config)
         if precision == "auto":
-            precision = default_precision(self._device.type, kernels is not None)
+            precision = _torch_backends().gpu_precision() if self._on_gpu else cpu_precision(kernels is not None)
         if precision not in PRECISIONS:
             raise EngineError(f"no precision {precision!r}: choose auto, {' or '.join(PRECISIONS)}")
         if precision == "int8" and kernels is None:
             raise EngineError("no int8 here: it needs a CPU device, a C compiler and a cache directory; choose auto")
-        self.strategy = _strategy(strategy, precision, self._device, exact)
+        self.strategy = _strategy(strategy, precision, kind, exact)
         self.backend: Backend
         self._threads, self._thread_count = None, 1
         if kernels is not None and precision == "int8":
             self.backend = Int8Backend(
                 kernels,
-                Int8Weights(model),
+                Int8Weights(config, checkpoint.weights),
                 point.rule,
                 np.array(calibration.temperatures, np.float32),
                 point.alpha,
@@ -95,29 +97,29 @@ class Engine:
             if self._thread_count > 1:
                 self._threads = ThreadPoolExecutor(self._thread_count, thread_name_prefix="engine")
         else:
-            tokens = batch_tokens or _batch_tokens(self._device, self.strategy)
-            self.backend = _padded_backend(checkpoint, point, self._device, precision, tokens)
+            tokens = batch_tokens or _batch_tokens(kind, self.strategy)
+            self.backend = _torch_backends().open_padded(checkpoint, point, device, precision, tokens, threads)
         # Tokenizing ahead cuts a window into portions, which may not change a bit of an answer.
-        ahead = self._device.type == "cuda" and self.strategy.exact
+        ahead = self._on_gpu and self.strategy.exact
         self._ahead: Executor | None = ThreadPoolExecutor(1, "tokenizer") if ahead else None
         self._reader = checkpoint.reader
         compiled = build.library()
         if compiled is not None and wordpiece.is_supported(self._reader.tokenizer):
             self._reader = replace(self._reader, quick=WordPieces(self._reader.tokenizer, compiled))
-        expected_depths = calibration.expected_depths(model.config.depths.start)
+        expected_depths = calibration.expected_depths(config.depths.start)
         self._depth_prediction = DepthPrediction(expected_depths, self._reader.pad_id)
         self._description = ModelDescription(
             model=calibration.name,
             model_revision=checkpoint.revision,
-            labels=model.config.labels,
+            labels=config.labels,
             languages=calibration.languages,
-            depth_limit=model.config.layers,
+            depth_limit=config.layers,
             max_tokens=calibration.max_tokens,
             dial=chosen_dial,
             policy=f"dial={chosen_dial:.2f}",
             precision=precision,
-            device=str(self._device),
-            arithmetic=arithmetic_name(precision, self._device.type, self.strategy.exact),
+            device=device,
+            arithmetic=arithmetic_name(precision, kind, self.strategy.exact),
         )
 
     @property
@@ -132,7 +134,7 @@ class Engine:
         """
         longest = self._description.max_tokens
         widths = {longest} if not self.backend.pads else {*range(8, 36, 4), 40, 48, 64, bucket(longest)}
-        if self._device.type == "cuda":
+        if self._on_gpu:
             widths = {bucket(tokens) for tokens in range(1, longest + 1)}
         for tokens in sorted(min(width, longest) for width in widths):
             self._answer(TokenIds.pack([np.full(tokens, self._reader.sep_id, np.int32)]))
@@ -208,7 +210,8 @@ def open_engine(
     dial
         0: full depth .. 1: the fastest calibrated; None: the checkpoint's default.
     precision
-        ``int8`` (on a CPU), ``float32``, ``bfloat16``, or ``auto``: see `precision.default_precision`.
+        ``int8`` (on a CPU), ``float32``, ``bfloat16``, or ``auto``: int8 on a CPU that can, bfloat16 on a GPU that
+        can, else float32.
     threads
         Of a CPU engine; 0: one per core. Applies to the whole process.
     strategy
@@ -226,8 +229,6 @@ def open_engine(
     EngineError
         If the device, precision, dial or strategy is not available.
     """
-    if threads > 0:
-        torch.set_num_threads(threads)
     return Engine(
         load(checkpoint or SHIPPED),
         device=device,
@@ -254,7 +255,7 @@ def read_ahead(read: Callable[[Sequence[str]], TokenIds], texts: Sequence[str], 
         reading = following
 
 
-def default_strategy(precision: str, device: torch.device) -> Strategy:
+def default_strategy(precision: str, device_kind: str) -> Strategy:
     """Return the strategy that measured fastest (docs/benchmarks.md).
 
     Packed texts gain nothing from an order; a padded batch should stay full on a GPU, and on a CPU do as little work as
@@ -262,13 +263,13 @@ def default_strategy(precision: str, device: torch.device) -> Strategy:
     """
     if precision == "int8":
         return STRATEGIES["shrink"]
-    return STRATEGIES["refill" if device.type == "cuda" else "presort"]
+    return STRATEGIES["refill" if device_kind == "cuda" else "presort"]
 
 
-def _strategy(name: str, precision: str, device: torch.device, exact: bool) -> Strategy:
+def _strategy(name: str, precision: str, device_kind: str, exact: bool) -> Strategy:
     if name != "auto" and name not in STRATEGIES:
         raise EngineError(f"no strategy {name!r}: choose auto or one of {', '.join(STRATEGIES)}")
-    strategy = default_strategy(precision, device) if name == "auto" else STRATEGIES[name]
+    strategy = default_strategy(precision, device_kind) if name == "auto" else STRATEGIES[name]
     if not exact or precision == "int8" or strategy.exact:
         return strategy
     if strategy.exits != "rule":
@@ -276,19 +277,8 @@ def _strategy(name: str, precision: str, device: torch.device, exact: bool) -> S
     return STRATEGIES["refill"]
 
 
-def _padded_backend(
-    checkpoint: Checkpoint, point: OperatingPoint, device: torch.device, precision: str, batch_tokens: int
-) -> PaddedBackend:
-    model = checkpoint.model.to(device)
-    # The exits stay in float32: they are small, and a confidence is compared with a threshold.
-    model.embedding.to(DTYPES[precision])
-    model.layers.to(DTYPES[precision])
-    temperatures = torch.tensor(checkpoint.calibration.temperatures, device=device)
-    return PaddedBackend(model, point.rule, temperatures, point.alpha, device, batch_tokens)
-
-
-def _batch_tokens(device: torch.device, strategy: Strategy) -> int:
-    if device.type == "cuda":
+def _batch_tokens(device_kind: str, strategy: Strategy) -> int:
+    if device_kind == "cuda":
         return GPU_BATCH_TOKENS
     return EXACT_BATCH_TOKENS if strategy.exact else CPU_BATCH_TOKENS
 
@@ -299,13 +289,18 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise EngineError(f"no device {name!r}: give cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
+def _device_kind(name: str) -> str:
+    """Return ``cpu`` or ``cuda``."""
+    found = re.fullmatch(r"(cpu)|cuda(?::(\d+))?", name)
+    if found is None:
         raise EngineError(f"no device {name!r}: give cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise EngineError(f"no device {name!r}: this machine has {torch.cuda.device_count()} GPUs")
-    return device
+    if found[1]:
+        return "cpu"
+    gpus = _torch_backends().gpus()
+    if int(found[2] or 0) >= gpus:
+        raise EngineError(f"no device {name!r}: this machine has {gpus} GPUs")
+    return "cuda"
+
+
+def _torch_backends() -> Any:
+    return import_module("earlybell.inference.backends.padded")

@@ -21,24 +21,12 @@ def int8_kernels(config: Config) -> ctypes.CDLL | None:
     return build.library() if int8_weights.is_supported(config) else None
 
 
-def default_precision(device_type: str, has_int8: bool) -> str:
-    """Return the precision that ``auto`` stands for.
+def cpu_precision(has_int8: bool) -> str:
+    """Return what ``auto`` stands for on a CPU: int8, or float32 where the kernels are missing or cannot run the model.
 
-    int8 on every CPU; float32 where the kernels are missing or do not support the model. bfloat16 on a GPU that
-    multiplies it, else float32.
-
-    Parameters
-    ----------
-    device_type
-        ``cpu`` or ``cuda``.
-    has_int8
-        Whether the int8 kernels can run the model.
+    On a GPU it is `backends.padded.gpu_precision`.
     """
-    if device_type == "cpu":
-        return "int8" if has_int8 else "float32"
-    import torch
-
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "int8" if has_int8 else "float32"
 
 
 def arithmetic_name(precision: str, device_type: str, exact: bool) -> str:

@@ -1,24 +1,23 @@
 """A model's weights in int8, packed for the compiled kernels.
 
 Weights are signed bytes with a scale per column; activations will be unsigned bytes with a scale and a zero point per
-token (never one for a batch). The exits' pooler and classifier, norms and embeddings stay in float32.
-It knows a model and the layout that the kernels read; nothing of exit rules, batches or tokenizers.
+token (never one for a batch). The exits' pooler and classifier, norms and embeddings are served in float32.
+It knows a model's weights and the layout that the kernels read; nothing of exit rules, batches or tokenizers.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from earlybell.inference.kernels import structs
 from earlybell.inference.kernels.structs import LANES, PANEL, TERMS, address, aligned
 from earlybell.inference.model.config import Config
-from earlybell.inference.model.elbert import ElbertForSequenceClassification, Embedding, Filters, Head, Layer
+from earlybell.inference.model.weights import Quantised, Weights, as_float32, quantise
 
 #: Least squares fits to GELU's share of v at Chebyshev nodes, weighted by z, since the activation multiplies by v.
 #: Constants, not fitted here: another LAPACK would fit other bits.
@@ -31,9 +30,9 @@ _ACTIVATION_TERMS: dict[str, tuple[float, ...]] = {
                  4.6815998994143015e-11),
     "relu": (0.0,) * TERMS,
 }  # fmt: skip
-#: Weights lie in [-64, 64]: two products with unsigned bytes then fit into signed 16 bits (2 * 255 * 64 < 2^15), so
-#: that AVX2 and AVX-512 without VNNI compute them exactly. No dev slice lost accuracy by it (docs/experiments.md).
-WEIGHT_LIMIT = 64
+
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class Int8Weights:
@@ -45,32 +44,40 @@ class Int8Weights:
         If a size of the model does not fill whole vectors (`is_supported`).
     """
 
-    def __init__(self, model: ElbertForSequenceClassification) -> None:
-        if not is_supported(model.config):
+    def __init__(self, config: Config, weights: Weights) -> None:
+        if not is_supported(config):
             raise ValueError("the compiled kernels need sizes that are multiples of 16")
-        self.config = model.config
+        self.config = config
+        self._weights = weights
         self._arrays: list[Any] = []  # what the structures point to
-        self.layers = [[self._layer(inner) for inner in group] for group in model.layers]  # type: ignore[attr-defined]
-        self.embedding = self._embedding(model.embedding)
-        self.exits = {depth: self._exit(model.exit_head(depth)) for depth in model.config.depths}
+        self.layers = [
+            [self._layer(f"layers.{group}.{inner}") for inner in range(config.inner_layers)]
+            for group in range(config.groups)
+        ]
+        self.embedding = self._embedding()
+        self.exits = {depth: self._exit(depth) for depth in config.depths}
+        del self._weights
 
-    def _layer(self, layer: Layer) -> structs.Layer:
+    def _layer(self, name: str) -> structs.Layer:
         config = self.config
         size = config.hidden // config.heads
         padded = -(-size // LANES) * LANES
-        qkv, out = layer.qkv, layer.attention_out
+        qkv, out = self._quantised(f"{name}.qkv.weight"), self._quantised(f"{name}.attention_out.weight")
         # Heads are padded with zeros to whole vectors: queries and keys then add 0, and values go nowhere.
-        weight = _padded_heads(_numpy(qkv.weight), 3 * config.heads, size, padded)
-        bias = _padded_heads(_numpy(qkv.bias)[:, None], 3 * config.heads, size, padded)[:, 0]
-        out_weight = _padded_heads(_numpy(out.weight).T, config.heads, size, padded).T
+        scale, bias = (
+            _padded_heads(values[:, None], 3 * config.heads, size, padded)[:, 0]
+            for values in (qkv.scale, self._floats(f"{name}.qkv.bias"))
+        )
+        weight = _padded_heads(qkv.values, 3 * config.heads, size, padded)
+        out_weight = np.ascontiguousarray(_padded_heads(out.values.T, config.heads, size, padded).T)
         clamp, terms = activation_terms(config.activation)
         return structs.Layer(
-            qkv=self._linear(weight, bias),
-            attention_out=self._linear(out_weight, _numpy(out.bias)),
-            feed_forward_in=self._linear(_numpy(layer.feed_forward_in.weight), _numpy(layer.feed_forward_in.bias)),
-            feed_forward_out=self._linear(_numpy(layer.feed_forward_out.weight), _numpy(layer.feed_forward_out.bias)),
-            attention_norm=self._norm(layer.attention_norm),
-            feed_forward_norm=self._norm(layer.feed_forward_norm),
+            qkv=self._packed(Quantised(weight, scale), bias),
+            attention_out=self._packed(Quantised(out_weight, out.scale), self._floats(f"{name}.attention_out.bias")),
+            feed_forward_in=self._linear(f"{name}.feed_forward_in"),
+            feed_forward_out=self._linear(f"{name}.feed_forward_out"),
+            attention_norm=self._norm(f"{name}.attention_norm"),
+            feed_forward_norm=self._norm(f"{name}.feed_forward_norm"),
             heads=config.heads,
             head_size=padded,
             attention_scale=1 / math.sqrt(size),
@@ -79,20 +86,20 @@ class Int8Weights:
             activation_terms=(ctypes.c_float * TERMS)(*terms),
         )
 
-    def _linear(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> structs.Linear:
+    def _linear(self, name: str) -> structs.Linear:
+        return self._packed(self._quantised(f"{name}.weight"), self._floats(f"{name}.bias"))
+
+    def _packed(self, weight: Quantised, bias: NDArray[np.float32]) -> structs.Linear:
         outputs, inputs = weight.shape
-        scale = np.abs(weight).max(1) / np.float32(WEIGHT_LIMIT)
-        scale[scale == 0] = 1.0
-        quantised = np.rint(weight / scale[:, None]).astype(np.int8)
         panels = -(-outputs // PANEL)
         filled = np.zeros((panels * PANEL, inputs), np.int8)
-        filled[:outputs] = quantised
+        filled[:outputs] = weight.values
         packed = filled.reshape(panels, PANEL, inputs // 4, 4).transpose(0, 2, 1, 3)
         return structs.Linear(
             weight=self._stored(packed, np.int8),
-            scale=self._stored(scale, np.float32),
+            scale=self._stored(weight.scale, np.float32),
             bias=self._stored(bias, np.float32),
-            column_sums=self._stored(quantised.sum(1, dtype=np.int32), np.int32),
+            column_sums=self._stored(weight.values.sum(1, dtype=np.int32), np.int32),
             inputs=inputs,
             outputs=outputs,
         )
@@ -101,30 +108,28 @@ class Int8Weights:
         self._arrays.append(linear)
         return ctypes.pointer(linear)
 
-    def _norm(self, norm: torch.nn.LayerNorm) -> structs.Norm:
+    def _norm(self, name: str) -> structs.Norm:
         return structs.Norm(
-            weight=self._stored(_numpy(norm.weight), np.float32),
-            bias=self._stored(_numpy(norm.bias), np.float32),
-            epsilon=norm.eps,
+            weight=self._stored(self._floats(f"{name}.weight"), np.float32),
+            bias=self._stored(self._floats(f"{name}.bias"), np.float32),
+            epsilon=self.config.norm_epsilon,
         )
 
-    def _embedding(self, embedding: Embedding) -> structs.Embedding:
-        projection = None
-        if isinstance(embedding.projection, torch.nn.Linear):
-            projection = self._pointer(
-                self._linear(_numpy(embedding.projection.weight), _numpy(embedding.projection.bias))
-            )
+    def _embedding(self) -> structs.Embedding:
+        config = self.config
         return structs.Embedding(
-            token=self._stored(_numpy(embedding.token.weight), np.float32),
-            position=self._stored(_numpy(embedding.position.weight), np.float32),
-            type=self._stored(_numpy(embedding.token_type.weight)[0], np.float32),
-            norm=self._norm(embedding.norm),
-            size=self.config.embedding,
-            projection=projection,
+            token=self._stored(self._floats("embedding.token.weight"), np.float32),
+            position=self._stored(self._floats("embedding.position.weight"), np.float32),
+            type=self._stored(self._floats("embedding.token_type.weight")[0], np.float32),
+            norm=self._norm("embedding.norm"),
+            size=config.embedding,
+            projection=self._pointer(self._linear("embedding.projection")) if config.projection else None,
         )
 
-    def _exit(self, head: Head) -> structs.Exit:
-        pooler = _numpy(head.pooler.weight)
+    def _exit(self, depth: int) -> structs.Exit:
+        config = self.config
+        name = "exit_zero" if depth == 0 else f"exits.{0 if config.shared_head else depth - 1}"
+        pooler = self._floats(f"{name}.pooler.weight")
         hidden, inputs = pooler.shape
         columns = -(-hidden // PANEL) * PANEL
         filled = np.zeros((columns, inputs), np.float32)
@@ -132,22 +137,29 @@ class Int8Weights:
         return structs.Exit(
             head=structs.Head(
                 pooler=self._stored(filled.reshape(-1, PANEL, inputs).transpose(0, 2, 1), np.float32),
-                pooler_bias=self._stored(_numpy(head.pooler.bias), np.float32),
-                classifier=self._stored(_numpy(head.classifier.weight), np.float32),
-                classifier_bias=self._stored(_numpy(head.classifier.bias), np.float32),
+                pooler_bias=self._stored(self._floats(f"{name}.pooler.bias"), np.float32),
+                classifier=self._stored(self._floats(f"{name}.classifier.weight"), np.float32),
+                classifier_bias=self._stored(self._floats(f"{name}.classifier.bias"), np.float32),
                 inputs=inputs,
                 hidden=hidden,
-                classes=self.config.classes,
+                classes=config.classes,
             ),
-            taps=None if head.filters is None else self._pointer(self._taps(head.filters)),
-            width=self.config.hidden,
-            mean=head.form == "cls_mean",
+            taps=self._pointer(self._taps()) if depth == 0 and config.depth_zero_filters else None,
+            width=config.hidden,
+            mean=depth == 0 or config.head == "cls_mean",
         )
 
-    def _taps(self, filters: Filters) -> structs.Linear:
-        bias = np.zeros((3, filters.features), np.float32)
-        bias[1] = _numpy(filters.bias)  # once, with the middle token
-        return self._linear(_numpy(filters.taps.weight), bias.reshape(-1))
+    def _taps(self) -> structs.Linear:
+        bias = np.zeros((3, self.config.depth_zero_filters), np.float32)
+        bias[1] = self._floats("exit_zero.filters.bias")  # once, with the middle token
+        return self._packed(self._quantised("exit_zero.filters.taps.weight"), bias.reshape(-1))
+
+    def _quantised(self, name: str) -> Quantised:
+        weight = self._weights[name]
+        return weight if isinstance(weight, Quantised) else quantise(weight)
+
+    def _floats(self, name: str) -> NDArray[np.float32]:
+        return as_float32(self._weights[name])
 
     def _stored(self, array: NDArray[Any], dtype: Any) -> int:
         """Keep the values, aligned and contiguous, and return their address."""
@@ -177,11 +189,7 @@ def activation_terms(name: str) -> tuple[float, tuple[float, ...]]:
     return _CLAMP, _ACTIVATION_TERMS[name]
 
 
-def _padded_heads(rows: NDArray[np.float32], heads: int, size: int, padded: int) -> NDArray[np.float32]:
-    filled = np.zeros((heads, padded, rows.shape[1]), np.float32)
+def _padded_heads(rows: NDArray[Scalar], heads: int, size: int, padded: int) -> NDArray[Scalar]:
+    filled = np.zeros((heads, padded, rows.shape[1]), rows.dtype)
     filled[:, :size] = rows.reshape(heads, size, -1)
     return filled.reshape(heads * padded, -1)
-
-
-def _numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
-    return tensor.detach().float().cpu().numpy()

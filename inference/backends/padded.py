@@ -20,6 +20,8 @@ from earlybell.inference.batching.backend import Answers
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import tokens_by_depth
+from earlybell.inference.model.calibration import OperatingPoint
+from earlybell.inference.model.checkpoint import Checkpoint
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.token_ids import TokenIds
@@ -110,3 +112,33 @@ class PaddedBackend:
         """Return the answer of one exit, after its temperature: (texts, C) on the CPU."""
         logits = self.model.exit_logits(x, live, depth)
         return (logits.float() / self.temperatures[depth - self.config.depths.start]).softmax(-1).cpu()
+
+
+def open_padded(
+    checkpoint: Checkpoint, point: OperatingPoint, device: str, precision: str, batch_tokens: int, threads: int = 0
+) -> PaddedBackend:
+    """Put a checkpoint on a device, at one position of its dial.
+
+    Parameters
+    ----------
+    threads
+        Of torch, in the whole process; 0: as they are.
+    """
+    if threads > 0:
+        torch.set_num_threads(threads)
+    model = ElbertForSequenceClassification.of(checkpoint.config, checkpoint.weights).eval().to(device)
+    # The exits stay in float32: they are small, and a confidence is compared with a threshold.
+    model.embedding.to(DTYPES[precision])
+    model.layers.to(DTYPES[precision])
+    temperatures = torch.tensor(checkpoint.calibration.temperatures, device=device)
+    return PaddedBackend(model, point.rule, temperatures, point.alpha, torch.device(device), batch_tokens)
+
+
+def gpus() -> int:
+    """Return how many GPUs torch can use."""
+    return torch.cuda.device_count()
+
+
+def gpu_precision() -> str:
+    """Return what ``auto`` stands for on a GPU: bfloat16 if it multiplies it, else float32."""
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

@@ -1,6 +1,7 @@
 """A checkpoint on disk: load, save, verify, describe.
 
-A directory with ``config.json`` and ``model.safetensors`` (Hugging Face's names), ``tokenizer.json``,
+A directory with ``config.json``, the weights in ``int8.safetensors`` or, in floating point, ``model.safetensors``
+(Hugging Face's names), ``tokenizer.json``,
 ``calibration.json``, ``token_depths.safetensors`` if the model predicts exit depths, ``README.md`` (the model card),
 and ``manifest.json`` with the SHA-256 of each file that predictions depend on. The *revision* is a hash over these: it
 changes with the weights, the tokenizer and the calibration. Nothing is ever unpickled.
@@ -12,22 +13,30 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import safetensors
-import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save_file
 
 from earlybell.inference.model.calibration import Calibration
-from earlybell.inference.model.elbert import ElbertForSequenceClassification
-from earlybell.inference.model.huggingface import CONFIG_FILE, WEIGHTS_FILE, CheckpointError
+from earlybell.inference.model.config import Config
+from earlybell.inference.model.huggingface import CONFIG_FILE, WEIGHTS_FILE, read_served, write_pretrained
 from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.model.weights import (
+    INT8_FILE,
+    CheckpointError,
+    Weights,
+    as_float32,
+    parameters,
+    read_arrays,
+    write_int8,
+)
 
-__all__ = ["SHIPPED", "Checkpoint", "CheckpointError", "describe", "load", "save", "verify"]
+__all__ = ["SHIPPED", "Checkpoint", "CheckpointError", "describe", "load", "quantise", "save", "verify"]
 
 #: The checkpoint shipped with the package.
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "elbert-small"
@@ -37,20 +46,31 @@ CALIBRATION_FILE = "calibration.json"
 TOKEN_TABLE_FILE = "token_depths.safetensors"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "README.md"
-#: The files that predictions depend on, in the order of hashing.
-_HASHED = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, CALIBRATION_FILE, TOKEN_TABLE_FILE)
-_REQUIRED = (CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, CALIBRATION_FILE)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint in memory: weights in float32 on the CPU, ready to be moved."""
+    """A checkpoint in memory, as plain arrays; `elbert.ElbertForSequenceClassification.of` makes it a torch model."""
 
     directory: Path
-    model: ElbertForSequenceClassification
+    config: Config
+    weights: Weights
     reader: Reader
     calibration: Calibration
     revision: str
+
+
+class Model(Protocol):
+    """What `save` needs of a model."""
+
+    @property
+    def config(self) -> Config:
+        """Its shape."""
+        ...
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Its weights by name."""
+        ...
 
 
 def load(directory: Path) -> Checkpoint:
@@ -63,29 +83,31 @@ def load(directory: Path) -> Checkpoint:
         what to do.
     """
     revision = verify(directory)
-    model = ElbertForSequenceClassification.from_pretrained(directory)
-    if model.new_weights:
-        raise CheckpointError(f"{directory} lacks the weights of an exit ({model.new_weights[0]}): train it first")
+    config, weights = read_served(directory)
     try:
         values = json.loads((directory / CALIBRATION_FILE).read_text(encoding="utf-8"))
         calibration = Calibration.from_json(values, _token_table(directory))
         reader = Reader.open(directory / TOKENIZER_FILE, calibration.max_tokens)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(f"{directory} has a tokenizer or calibration that cannot be used: {error}") from error
-    config = model.config
     if len(calibration.temperatures) != len(config.depths):
         raise CheckpointError(f"{directory}: calibration is for {len(calibration.temperatures)} exits, "
                               f"the model has {len(config.depths)}: run `earlybell calibrate` again")  # fmt: skip
-    if reader.tokenizer.get_vocab_size() > config.vocabulary or calibration.max_tokens > config.positions:
-        raise CheckpointError(f"{directory}: the tokenizer or the length limit is of another model")
+    largest = max(reader.tokenizer.get_vocab().values())
+    if largest >= config.vocabulary:
+        raise CheckpointError(f"{directory}: the tokenizer has a token {largest}, but the vocabulary ends at "
+                              f"{config.vocabulary - 1}: use the tokenizer of the model")  # fmt: skip
+    if calibration.max_tokens > config.positions:
+        raise CheckpointError(f"{directory}: the length limit of {calibration.max_tokens} tokens exceeds the model's "
+                              f"{config.positions} positions: run `earlybell calibrate` again")  # fmt: skip
     table = calibration.token_table
     if table is not None and table.shape != (config.vocabulary, len(config.depths)):
         raise CheckpointError(f"{directory}: the token table is of another model: run `earlybell calibrate` again")
-    return Checkpoint(directory, model.float().eval(), reader, calibration, revision)
+    return Checkpoint(directory, config, weights, reader, calibration, revision)
 
 
 def save(
-    model: ElbertForSequenceClassification,
+    model: Model,
     tokenizer_file: Path,
     calibration: Calibration,
     directory: Path,
@@ -107,19 +129,16 @@ def save(
     CheckpointError
         A weight is beyond the range of float16.
     """
-    stored = ElbertForSequenceClassification(model.config)
-    stored.load_state_dict(model.state_dict())
+    weights = model.weights()
     if half:
-        stored.half()
-        if not all(bool(value.isfinite().all()) for value in stored.state_dict().values()):
+        with np.errstate(over="ignore"):
+            weights = {name: value.astype(np.float16) for name, value in weights.items()}
+        if not all(np.isfinite(value).all() for value in weights.values()):
             raise CheckpointError("a weight is beyond the range of float16: save with half=False")
-    stored.save_pretrained(directory)
+    write_pretrained(model.config, weights, directory)
     if tokenizer_file.resolve() != (directory / TOKENIZER_FILE).resolve():
         shutil.copyfile(tokenizer_file, directory / TOKENIZER_FILE)
     write_calibration(calibration, directory)
-    for name in (WEIGHTS_FILE, TOKEN_TABLE_FILE):
-        if (directory / name).is_file():
-            (directory / name).chmod(0o644)  # safetensors makes files private, but a package is for all users
     if card is not None:
         (directory / CARD_FILE).write_text(card, encoding="utf-8")
     return seal(directory)
@@ -133,13 +152,41 @@ def write_calibration(calibration: Calibration, directory: Path) -> None:
     if calibration.token_table is None:
         table.unlink(missing_ok=True)
     else:
-        save_file({"token_depths": torch.from_numpy(calibration.token_table).half().contiguous()}, table)
+        save_file({"token_depths": calibration.token_table.astype(np.float16)}, table)
+
+
+def quantise(directory: Path, *, keep_floats: bool = False) -> str:
+    """Store a checkpoint's weights in int8, exactly as they are served, and return its new revision.
+
+    The kernels' matrices stay as they were served before; the token embeddings, rounded to 127 steps of their largest
+    value, change the answers in the last digits.
+
+    Parameters
+    ----------
+    keep_floats
+        Keep ``model.safetensors``, for further training; it is no longer what is served.
+
+    Raises
+    ------
+    CheckpointError
+        It cannot be loaded, or is in int8 already.
+    """
+    if (directory / INT8_FILE).is_file():
+        raise CheckpointError(f"{directory} is in int8 already")
+    write_int8(load(directory).weights, directory)
+    if not keep_floats:
+        (directory / WEIGHTS_FILE).unlink()
+    return seal(directory)
 
 
 def seal(directory: Path) -> str:
     """Write the manifest of the directory's files and return the revision."""
-    hashes = {name: _hash(directory / name) for name in _HASHED if (directory / name).is_file()}
-    revision = _revision(hashes)
+    for name in (WEIGHTS_FILE, INT8_FILE, TOKEN_TABLE_FILE):
+        if (directory / name).is_file():
+            (directory / name).chmod(0o644)  # safetensors makes files private, but a package is for all users
+    served = _served(directory)
+    hashes = {name: _hash(directory / name) for name in served if (directory / name).is_file()}
+    revision = _revision(served, hashes)
     manifest = {"revision": revision, "sha256": hashes}
     (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return revision
@@ -165,16 +212,17 @@ def verify(directory: Path) -> str:
         raise CheckpointError(f"{directory} is not an Earlybell checkpoint: it has no {MANIFEST_FILE}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory / MANIFEST_FILE} cannot be read: {error}") from error
-    for name in _REQUIRED:
-        if name not in hashes:
+    served = _served(directory)
+    for name in served:
+        if name not in hashes and name != TOKEN_TABLE_FILE:
             raise CheckpointError(f"{directory} is incomplete: its manifest has no {name}")
-    for name in _HASHED:
+    for name in served:
         file = directory / name
         if name in hashes and not file.is_file():
             raise CheckpointError(f"{directory} is incomplete: {name} is missing; fetch it again")
         if file.is_file() and _hash(file) != hashes.get(name):
             raise CheckpointError(f"{file} is damaged or was changed: it does not match the manifest; fetch it again")
-    if _revision(hashes) != revision:
+    if _revision(served, hashes) != revision:
         raise CheckpointError(f"{directory / MANIFEST_FILE} is damaged: its revision is not that of its hashes")
     return revision
 
@@ -188,8 +236,9 @@ def describe(directory: Path) -> dict[str, Any]:
         "revision": checkpoint.revision,
         "directory": str(directory),
         "bytes": sum(file.stat().st_size for file in directory.iterdir() if file.is_file()),
-        "parameters": sum(value.numel() for value in checkpoint.model.parameters()),
-        "model": checkpoint.model.config.to_json(),
+        "parameters": parameters(checkpoint.config),
+        "weights": served_weights(directory).name,
+        "model": checkpoint.config.to_json(),
         "languages": list(calibration.languages),
         "max_tokens": calibration.max_tokens,
         "temperatures": list(calibration.temperatures),
@@ -203,10 +252,7 @@ def _token_table(directory: Path) -> NDArray[np.float32] | None:
     file = directory / TOKEN_TABLE_FILE
     if not file.is_file():
         return None
-    try:
-        return load_file(file)["token_depths"].float().numpy()
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{TOKEN_TABLE_FILE}: {error}") from error
+    return as_float32(read_arrays(file)["token_depths"])
 
 
 def _hash(file: Path) -> str:
@@ -214,6 +260,17 @@ def _hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _revision(hashes: dict[str, str]) -> str:
-    parts = json.dumps([[name, hashes[name]] for name in _HASHED if name in hashes])
+def served_weights(directory: Path) -> Path:
+    """Return the file of weights that a checkpoint is served from."""
+    int8 = directory / INT8_FILE
+    return int8 if int8.is_file() else directory / WEIGHTS_FILE
+
+
+def _served(directory: Path) -> tuple[str, ...]:
+    """Return the files that predictions depend on, in the order of hashing; there may be no token table."""
+    return CONFIG_FILE, served_weights(directory).name, TOKENIZER_FILE, CALIBRATION_FILE, TOKEN_TABLE_FILE
+
+
+def _revision(served: Sequence[str], hashes: dict[str, str]) -> str:
+    parts = json.dumps([[name, hashes[name]] for name in served if name in hashes])
     return hashlib.sha256(parts.encode()).hexdigest()[:16]

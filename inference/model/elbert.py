@@ -15,11 +15,14 @@ from os import PathLike
 from typing import Any, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from earlybell.inference.model.config import Config, HeadForm
 from earlybell.inference.model.contribution import attention_with_contribution, pays_fused
+from earlybell.inference.model.huggingface import read_pretrained, write_pretrained
+from earlybell.inference.model.weights import Weights, as_float32
 
 #: Fewer rows are padded to this many; see `Head.classify`.
 _MIN_HEAD_ROWS = 8
@@ -266,15 +269,25 @@ class ElbertForSequenceClassification(nn.Module):
         CheckpointError
             The checkpoint is missing, damaged, or neither an ALBERT nor a BERT.
         """
-        from earlybell.inference.model.huggingface import read_pretrained
+        return cls.of(*read_pretrained(source, **changes))
 
-        config, weights = read_pretrained(source, **changes)
+    @classmethod
+    def of(cls, config: Config, weights: Weights) -> Self:
+        """Return the model with these weights, in float32. Those that are missing keep their random initialisation."""
         model = cls(config)
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-        if unexpected:  # read_pretrained returns only names that the model has
-            raise AssertionError(f"unexpected weights: {unexpected}")
+        tensors = {name: torch.from_numpy(as_float32(value)) for name, value in weights.items()}
+        missing, unexpected = model.load_state_dict(tensors, strict=False)
+        if unexpected:
+            raise ValueError(f"unexpected weights: {unexpected}")
         model.new_weights = tuple(missing)
         return model
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Return the weights as arrays, in the model's own precision; bfloat16, which numpy lacks, as float32."""
+        return {
+            name: (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
+            for name, value in self.state_dict().items()
+        }
 
     #: Names of the weights that the checkpoint lacks: they keep their random initialisation.
     new_weights: tuple[str, ...] = ()
@@ -284,9 +297,7 @@ class ElbertForSequenceClassification(nn.Module):
 
         transformers can load the encoder from them too.
         """
-        from earlybell.inference.model.huggingface import write_pretrained
-
-        write_pretrained(self, directory)
+        write_pretrained(self.config, self.weights(), directory)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the hidden states at depth 0: (B, T) token ids -> (B, T, h)."""

@@ -9,31 +9,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
-import safetensors
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
-from earlybell.errors import UserError
 from earlybell.inference.model.config import Config
-
-if TYPE_CHECKING:
-    from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.weights import (
+    INT8_FILE,
+    CheckpointError,
+    Weights,
+    as_float32,
+    check,
+    read_arrays,
+    read_int8,
+    shapes,
+)
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
-
-class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged or of another kind. The message is one line that says what to do."""
-
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 
 #: ELBERT's name -> Hugging Face's, inside one layer. Query, key and value are one matrix in ELBERT and three there.
 _BERT_LAYER = {
@@ -61,7 +62,7 @@ _EMBEDDING = {
 }
 
 
-def read_pretrained(source: str | PathLike[str], **changes: Any) -> tuple[Config, dict[str, Tensor]]:
+def read_pretrained(source: str | PathLike[str], **changes: Any) -> tuple[Config, dict[str, NDArray[Any]]]:
     """Read a checkpoint's configuration and weights, in ELBERT's naming.
 
     Parameters
@@ -79,13 +80,12 @@ def read_pretrained(source: str | PathLike[str], **changes: Any) -> tuple[Config
     """
     directory = _directory_of(source)
     values = _read_json(directory / CONFIG_FILE)
-    stored = _read_weights(directory / WEIGHTS_FILE)
     try:
-        if "elbert" in values:
+        if "elbert" in values and not (directory / WEIGHTS_FILE).is_file() and (directory / INT8_FILE).is_file():
             config = Config.from_json(values["elbert"])
+            weights = {name: as_float32(value) for name, value in read_int8(directory, config).items()}
         else:
-            config = _config_from_huggingface(values, _count_classes(stored))
-        weights = _weights_from_huggingface(config, stored)
+            config, weights = _read_floats(directory, values)
         groups = changes.get("groups", config.groups)
         if groups < config.groups:
             weights = _merge_groups(weights, config.groups, groups)
@@ -95,18 +95,37 @@ def read_pretrained(source: str | PathLike[str], **changes: Any) -> tuple[Config
     return config, _matching(config, weights)
 
 
-def write_pretrained(model: ElbertForSequenceClassification, directory: str | PathLike[str]) -> None:
+def read_served(directory: Path) -> tuple[Config, Weights]:
+    """Read the weights that a checkpoint of ours is served from: in int8 if it has them, else in floating point.
+
+    Raises
+    ------
+    CheckpointError
+        The weights are missing, damaged or incomplete, or one of them is not a finite number.
+    """
+    values = _read_json(directory / CONFIG_FILE)
+    weights: Weights
+    try:
+        if (directory / INT8_FILE).is_file():
+            config = Config.from_json(values["elbert"])
+            weights = read_int8(directory, config)
+        else:
+            config, floats = _read_floats(directory, values)
+            weights = _matching(config, floats)
+            check(config, weights, directory / WEIGHTS_FILE)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory} is not a checkpoint that ELBERT can read: {error}") from error
+    return config, weights
+
+
+def write_pretrained(config: Config, weights: Arrays, directory: str | PathLike[str]) -> None:
     """Write ``config.json`` and ``model.safetensors``; see `ElbertForSequenceClassification.save_pretrained`."""
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in _weights_to_huggingface(model.config, model.state_dict())
-    }
-    save_file(weights, target / WEIGHTS_FILE, metadata={"format": "pt"})
-    (target / CONFIG_FILE).write_text(
-        json.dumps(_config_to_huggingface(model.config), indent=2) + "\n", encoding="utf-8"
-    )
+    stored = {name: np.ascontiguousarray(value) for name, value in _weights_to_huggingface(config, weights)}
+    save_file(stored, target / WEIGHTS_FILE, metadata={"format": "pt"})
+    (target / INT8_FILE).unlink(missing_ok=True)  # of the weights that were here before
+    (target / CONFIG_FILE).write_text(json.dumps(_config_to_huggingface(config), indent=2) + "\n", encoding="utf-8")
 
 
 def _directory_of(source: str | PathLike[str]) -> Path:
@@ -136,16 +155,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"no weights at {path} (only safetensors are read, never pickles)")
-    try:
-        return load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
+def _read_floats(directory: Path, values: dict[str, Any]) -> tuple[Config, dict[str, NDArray[Any]]]:
+    stored = read_arrays(directory / WEIGHTS_FILE)
+    if "elbert" in values:
+        config = Config.from_json(values["elbert"])
+    else:
+        config = _config_from_huggingface(values, _count_classes(stored))
+    return config, _weights_from_huggingface(config, stored)
 
 
-def _count_classes(weights: dict[str, Tensor]) -> int | None:
+def _count_classes(weights: Arrays) -> int | None:
     classifier = weights.get("classifier.weight")
     return None if classifier is None else len(classifier)
 
@@ -231,7 +250,7 @@ def _prefixes(config: Config) -> Iterator[tuple[str, str]]:
             yield f"layers.{group}.{inner}", huggingface
 
 
-def _weights_from_huggingface(config: Config, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+def _weights_from_huggingface(config: Config, stored: Arrays) -> dict[str, NDArray[Any]]:
     kind = "bert" if _is_bert(config) else "albert"
     # A backbone saved without a head lacks the prefix.
     encoder = {name.removeprefix(f"{kind}."): value for name, value in stored.items()}
@@ -242,7 +261,7 @@ def _weights_from_huggingface(config: Config, stored: dict[str, Tensor]) -> dict
     names, qkv = (_BERT_LAYER, _BERT_QKV) if kind == "bert" else (_ALBERT_LAYER, _ALBERT_QKV)
     for layer, prefix in _prefixes(config):
         for part in ("weight", "bias"):
-            weights[f"{layer}.qkv.{part}"] = torch.cat([encoder[f"{prefix}.{name}.{part}"] for name in qkv])
+            weights[f"{layer}.qkv.{part}"] = np.concatenate([encoder[f"{prefix}.{name}.{part}"] for name in qkv])
             for name, other in names.items():
                 weights[f"{layer}.{name}.{part}"] = encoder[f"{prefix}.{other}.{part}"]
     weights |= {name: value for name, value in stored.items() if name.startswith(("exits.", "exit_zero."))}
@@ -255,7 +274,7 @@ def _weights_from_huggingface(config: Config, stored: dict[str, Tensor]) -> dict
     return weights
 
 
-def _weights_to_huggingface(config: Config, weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _weights_to_huggingface(config: Config, weights: Arrays) -> Iterator[tuple[str, NDArray[Any]]]:
     kind = "bert" if _is_bert(config) else "albert"
     for name, other in _EMBEDDING.items():
         yield f"{kind}.embeddings.{other}", weights[f"embedding.{name}"]
@@ -263,16 +282,16 @@ def _weights_to_huggingface(config: Config, weights: dict[str, Tensor]) -> Itera
         projection = weights.get("embedding.projection.weight")
         if projection is None:  # ALBERT always projects: write the identity
             token = weights["embedding.token.weight"]
-            identity = torch.eye(config.hidden, dtype=token.dtype, device=token.device)
+            identity = np.eye(config.hidden, dtype=token.dtype)
             yield "albert.encoder.embedding_hidden_mapping_in.weight", identity
-            yield "albert.encoder.embedding_hidden_mapping_in.bias", torch.zeros_like(identity[0])
+            yield "albert.encoder.embedding_hidden_mapping_in.bias", np.zeros_like(identity[0])
         else:
             yield "albert.encoder.embedding_hidden_mapping_in.weight", projection
             yield "albert.encoder.embedding_hidden_mapping_in.bias", weights["embedding.projection.bias"]
     names, qkv = (_BERT_LAYER, _BERT_QKV) if kind == "bert" else (_ALBERT_LAYER, _ALBERT_QKV)
     for layer, prefix in _prefixes(config):
         for part in ("weight", "bias"):
-            for name, value in zip(qkv, weights[f"{layer}.qkv.{part}"].chunk(3), strict=True):
+            for name, value in zip(qkv, np.split(weights[f"{layer}.qkv.{part}"], 3), strict=True):
                 yield f"{kind}.{prefix}.{name}.{part}", value
             for name, other in names.items():
                 yield f"{kind}.{prefix}.{other}.{part}", weights[f"{layer}.{name}.{part}"]
@@ -288,38 +307,23 @@ def _weights_to_huggingface(config: Config, weights: dict[str, Tensor]) -> Itera
             yield name, value
 
 
-def _merge_groups(weights: dict[str, Tensor], old: int, new: int) -> dict[str, Tensor]:
+def _merge_groups(weights: Arrays, old: int, new: int) -> dict[str, NDArray[Any]]:
     """Merge ``old`` groups into ``new`` ones, each the mean of the groups that it replaces."""
     merged = {name: value for name, value in weights.items() if not name.startswith("layers.")}
     for name in [name for name in weights if name.startswith("layers.0.")]:
         tail = name.removeprefix("layers.0.")
         for group in range(new):
             members = [index for index in range(old) if index * new // old == group]
-            stack = torch.stack([weights[f"layers.{index}.{tail}"].float() for index in members])
-            merged[f"layers.{group}.{tail}"] = stack.mean(0).to(weights[name].dtype)
+            stack = np.stack([as_float32(weights[f"layers.{index}.{tail}"]) for index in members])
+            merged[f"layers.{group}.{tail}"] = stack.mean(0).astype(weights[name].dtype)
     return merged
 
 
-def _matching(config: Config, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _matching(config: Config, weights: Arrays) -> dict[str, NDArray[Any]]:
     """Return the weights that match this configuration by name and shape; the heads may differ."""
-    from earlybell.inference.model.elbert import ElbertForSequenceClassification
-
-    with torch.device("meta"), _Uninitialised():
-        shapes = {name: value.shape for name, value in ElbertForSequenceClassification(config).state_dict().items()}
-    matching = {name: value for name, value in weights.items() if shapes.get(name) == value.shape}
-    missing = [name for name in shapes if name not in matching and not name.startswith(("exits.", "exit_zero."))]
+    wanted = shapes(config)
+    matching = {name: value for name, value in weights.items() if wanted.get(name) == value.shape}
+    missing = [name for name in wanted if name not in matching and not name.startswith(("exits.", "exit_zero."))]
     if missing:
-        raise CheckpointError(f"the checkpoint lacks {missing[0]} of shape {tuple(shapes[missing[0]])}")
+        raise CheckpointError(f"the checkpoint lacks {missing[0]} of shape {wanted[missing[0]]}")
     return matching
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Skips weight initialisation, which on the meta device would import torch's compiler and take seconds."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from earlybell.inference.model.huggingface import CheckpointError
+from earlybell.inference.model.weights import CheckpointError
 
 
 def backbone_directory(name: str) -> Path:

@@ -9,8 +9,9 @@ from typing import Any
 
 from earlybell.inference.engine import EngineError, open_engine
 from earlybell.inference.model.calibration import Calibration
-from earlybell.inference.model.checkpoint import CARD_FILE, CheckpointError, load
+from earlybell.inference.model.checkpoint import CARD_FILE, CheckpointError, load, served_weights
 from earlybell.inference.model.config import Config
+from earlybell.inference.model.weights import parameters
 from earlybell.inference.training.data import Corpus
 from earlybell.inference.training.evaluate import evaluate
 
@@ -45,10 +46,10 @@ def write_card(directory: Path, corpus: Corpus, trained: str) -> str:
         for name, part in corpus.report.items()
     }
     text = model_card(
-        loaded.model.config,
+        loaded.config,
         loaded.calibration,
-        parameters=sum(value.numel() for value in loaded.model.parameters()),
-        megabytes=(directory / "model.safetensors").stat().st_size / 1e6,
+        parameters=parameters(loaded.config),
+        megabytes=served_weights(directory).stat().st_size / 1e6,
         calibration_record=calibration_record,
         reported={_NAMES[name]: rows for name, rows in reported.items()},
         trained=trained,

@@ -19,6 +19,7 @@ from earlybell.inference.early_exit.confidence_window import exit_depths
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.checkpoint import Checkpoint
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.training import pruning
 from earlybell.inference.training.data import Example
 from earlybell.inference.training.measures import accuracy, macro_f1, softmax
@@ -58,7 +59,8 @@ def compare(
     layer_texts
         Measure pruning one layer at a time, the slowest part, on the first N of these; 0: all.
     """
-    model, calibration = checkpoint.model, checkpoint.calibration
+    calibration = checkpoint.calibration
+    model = ElbertForSequenceClassification.of(checkpoint.config, checkpoint.weights).eval()
     first, layers = model.config.depths.start, model.config.layers
     rows = checkpoint.reader.read([example.text for example in examples])
     truth = np.array([model.config.labels.index(example.label) for example in examples], np.int64)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
-from earlybell.inference.model.huggingface import CheckpointError
 from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training.company_news import announcements
 from earlybell.inference.training.data import LABELS, hash_file, read_corpus, read_unlabelled
 from earlybell.inference.training.losses import distillation

@@ -68,7 +68,9 @@ def _int8_logits(model: ElbertForSequenceClassification, kernels: ctypes.CDLL, r
     """Return log-probabilities, which are logits up to a constant per text, and so the same to every softmax."""
     config = model.config
     untempered = np.ones(len(config.depths), np.float32)
-    backend = Int8Backend(kernels, Int8Weights(model), ExitRule(), untempered, alpha=1.0, batch_tokens=BATCH_TOKENS)
+    backend = Int8Backend(
+        kernels, Int8Weights(config, model.weights()), ExitRule(), untempered, alpha=1.0, batch_tokens=BATCH_TOKENS
+    )
     logits = []
     for start in track(range(0, len(rows), BATCH_TEXTS), "labels"):
         answers = backend.run(rows[start : start + BATCH_TEXTS], depth=config.layers)

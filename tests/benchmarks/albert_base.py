@@ -35,9 +35,9 @@ def untrained(config: Config) -> Checkpoint:
     """Return random weights with the shipped tokenizer; every text runs to full depth."""
     shipped = load(SHIPPED)
     torch.manual_seed(0)
-    model = ElbertForSequenceClassification(config).eval()
+    model = ElbertForSequenceClassification(config)
     calibration = Calibration.uncalibrated("albert-base-random", len(config.depths), shipped.calibration.max_tokens)
-    return Checkpoint(shipped.directory, model, shipped.reader, calibration, revision="random")
+    return Checkpoint(shipped.directory, config, model.weights(), shipped.reader, calibration, revision="random")
 
 
 def with_exits(checkpoint: Checkpoint, temperatures: Sequence[float]) -> Checkpoint:

@@ -150,7 +150,7 @@ def quality(peer: Peer, corpus: Corpus) -> dict[str, float]:
 
 def accuracy(answers: Predictions, labels: Sequence[str]) -> float:
     """Return the share of answers that equal the labels."""
-    names = load(SHIPPED).model.config.labels
+    names = load(SHIPPED).config.labels
     predicted = [names[index] for index in answers.probabilities.argmax(1)]
     correct: int = sum(answer == label for answer, label in zip(predicted, labels, strict=True))
     return correct / len(labels)
@@ -163,12 +163,12 @@ def agreement(corpus: Corpus, precision: str) -> dict[str, Any]:
     float32, reduced = at_every_exit("float32", corpus.texts), at_every_exit(precision, corpus.texts)
     figures: dict[str, Any] = {}
     for depth, (expected, actual) in enumerate(
-        zip(float32, reduced, strict=True), start=load(SHIPPED).model.config.depths[0]
+        zip(float32, reduced, strict=True), start=load(SHIPPED).config.depths[0]
     ):
         figures[f"exit_{depth}_same_label"] = float((expected.argmax(1) == actual.argmax(1)).mean())
         figures[f"exit_{depth}_largest_difference"] = float(np.abs(expected - actual).max())
         if corpus.labels:
-            names, labels = np.array(load(SHIPPED).model.config.labels), np.array(corpus.labels)
+            names, labels = np.array(load(SHIPPED).config.labels), np.array(corpus.labels)
             figures[f"exit_{depth}_accuracy_float32"] = float((names[expected.argmax(1)] == labels).mean())
             figures[f"exit_{depth}_accuracy"] = float((names[actual.argmax(1)] == labels).mean())
     expected_answers, answers = (
@@ -194,7 +194,7 @@ def limit(corpus: Corpus, reached: float) -> dict[str, float]:
     """
     engine = open_engine("cpu", threads=engine_clock.THREADS)
     answers = engine.score(corpus.texts)
-    config = load(SHIPPED).model.config
+    config = load(SHIPPED).config
     h, wide, n = config.hidden, config.feed_forward, answers.tokens.astype(np.float64)
     layer = n * (2 * h * (4 * h) + 4 * h * wide) + 4 * n**2 * h
     operations = float((layer * answers.exit_depth * config.inner_layers).mean())

@@ -233,7 +233,7 @@ def accuracy(candidate: Candidate, corpus: Corpus) -> float:
     answers = candidate.score(corpus.texts)
     if answers is None or corpus.labels is None:
         raise ValueError("accuracy needs a candidate that returns answers, and texts with labels")
-    names = np.array(load(SHIPPED).model.config.labels)
+    names = np.array(load(SHIPPED).config.labels)
     return float((names[answers.probabilities.argmax(1)] == np.array(corpus.labels)).mean())
 
 

@@ -20,6 +20,7 @@ import torch
 from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.model.checkpoint import MANIFEST_FILE, SHIPPED, load
+from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.predictions import Predictions
 from earlybell.inference.token_ids import TokenIds
 
@@ -62,7 +63,8 @@ def dial_as_accurate() -> float:
 def scorer(checkpoint: Path, dtype: torch.dtype, batch: int) -> Callable[[Sequence[str]], Predictions]:
     """Return a function that scores texts in order of arrival, ``batch`` at a time, dropping those that exit."""
     loaded = load(checkpoint)
-    calibration, model = loaded.calibration, loaded.model.eval()
+    calibration = loaded.calibration
+    model = ElbertForSequenceClassification.of(loaded.config, loaded.weights).eval()
     has_depth_zero = model.config.depths.start == 0
     model.config = replace(model.config, depth_zero=False)
     model.embedding.to(dtype)

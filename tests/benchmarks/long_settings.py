@@ -30,7 +30,7 @@ from earlybell.inference.engine import Engine
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.checkpoint import TOKENIZER_FILE, Checkpoint
 from earlybell.inference.model.config import Config
-from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.huggingface import read_pretrained
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.calibrate import Judgement, fit_temperature, judge
 from earlybell.inference.training.data import DEV_SEED, data_directory, hash_file, is_held_out
@@ -116,12 +116,11 @@ class MeasuredModel:
         """Load a fine-tuned model; it needs no calibration."""
         engines = {}
         for precision in PRECISIONS:
-            model = ElbertForSequenceClassification.from_pretrained(directory).float().eval()
-            config = model.config
+            config, weights = read_pretrained(directory)
             longest = min(MAX_TOKENS, config.positions)
             reader = Reader.open(directory / TOKENIZER_FILE, longest)
             calibration = Calibration.uncalibrated(directory.name, len(config.depths), longest)
-            checkpoint = Checkpoint(directory, model, reader, calibration, revision="")
+            checkpoint = Checkpoint(directory, config, weights, reader, calibration, revision="")
             engines[precision] = Engine(
                 checkpoint, device="cpu", dial=None, precision=precision, threads=engine_clock.THREADS
             )

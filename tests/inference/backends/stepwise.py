@@ -36,7 +36,7 @@ class Stepwise:
     def __init__(self, model: ElbertForSequenceClassification) -> None:
         kernels = build.library()
         assert kernels is not None
-        self.kernels, self.weights, self.config = kernels, Int8Weights(model), model.config
+        self.kernels, self.weights, self.config = kernels, Int8Weights(model.config, model.weights()), model.config
         self._backend = self.backend(ExitRule(), np.ones(len(model.config.depths), np.float32))
 
     def backend(

@@ -18,7 +18,7 @@ from transformers import (
 
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
-from earlybell.inference.model.huggingface import CheckpointError
+from earlybell.inference.model.weights import CheckpointError
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64,
          "max_position_embeddings": 40, "id2label": {0: "bad", 1: "so-so", 2: "good", 3: "odd"},

@@ -27,7 +27,7 @@ def test_the_default_dial_is_the_fastest_within_half_a_point() -> None:
     calibration = load(SHIPPED).calibration
     default = calibration.point(calibration.default_dial)
     assert default.accuracy_lost <= 0.005
-    assert default.mean_depth <= 0.4 * load(SHIPPED).model.config.layers
+    assert default.mean_depth <= 0.4 * load(SHIPPED).config.layers
 
 
 def test_every_exit_is_calibrated() -> None:

@@ -15,8 +15,8 @@ import torch
 from earlybell.inference.kernels import build
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
-from earlybell.inference.model.huggingface import CheckpointError
 from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training import teaching
 from earlybell.inference.training.data import LABELS, Example
 from earlybell.inference.training.distil import Distillation, distil

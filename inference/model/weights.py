@@ -1,0 +1,231 @@
+"""A model's weights as plain arrays, by the names that `elbert` gives them, and their int8 form in memory and on disk.
+
+A weight is an array, or `Quantised`: signed bytes with a scale for each row. ``int8.safetensors`` holds exactly what
+the int8 kernels serve: their matrices and the token embedding quantised, everything else in float32. It knows shapes
+and files; nothing of tensors, kernels or the layout that they read.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from earlybell.errors import UserError
+from earlybell.inference.model.config import Config
+
+INT8_FILE = "int8.safetensors"
+INT8_FORMAT = {"format": "elbert-int8", "version": "1"}
+#: Weights lie in [-64, 64]: two products with unsigned bytes then fit into signed 16 bits (2 * 255 * 64 < 2^15), so
+#: that AVX2 and AVX-512 without VNNI compute them exactly. No dev slice lost accuracy by it (docs/experiments.md).
+WEIGHT_LIMIT = 64
+#: Token embeddings are looked up, not multiplied, so they may use all of a byte.
+TOKEN_LIMIT = 127
+TOKEN_EMBEDDING = "embedding.token.weight"
+#: The matrices that the kernels multiply in int8.
+_MATRICES = re.compile(
+    r"layers\.\d+\.\d+\.(qkv|attention_out|feed_forward_in|feed_forward_out)\.weight"
+    r"|embedding\.projection\.weight|exit_zero\.filters\.taps\.weight"
+)
+_SCALE = ".scale"
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged or of another kind. The message is one line that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """A matrix in signed bytes: row r is ``values[r] * scale[r]``."""
+
+    values: NDArray[np.int8]  # (rows, columns)
+    scale: NDArray[np.float32]  # (rows,), positive
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+        return self.values.shape
+
+    def floats(self) -> NDArray[np.float32]:
+        """Return the matrix in float32."""
+        return self.values * self.scale[:, None]
+
+
+Weights: TypeAlias = Mapping[str, NDArray[Any] | Quantised]
+
+
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of every weight of a model, in the order of `elbert`."""
+    h, e, f = config.hidden, config.embedding, config.depth_zero_filters
+    found: dict[str, tuple[int, ...]] = {
+        TOKEN_EMBEDDING: (config.vocabulary, e),
+        "embedding.position.weight": (config.positions, e),
+        "embedding.token_type.weight": (config.token_types, e),
+        "embedding.norm.weight": (e,),
+        "embedding.norm.bias": (e,),
+    }
+
+    def linear(name: str, inputs: int, outputs: int) -> None:
+        found[f"{name}.weight"], found[f"{name}.bias"] = (outputs, inputs), (outputs,)
+
+    def head(name: str, inputs: int) -> None:
+        linear(f"{name}.pooler", inputs, config.head_hidden)
+        linear(f"{name}.classifier", config.head_hidden, config.classes)
+
+    if config.projection:
+        linear("embedding.projection", e, h)
+    for group in range(config.groups):
+        for inner in range(config.inner_layers):
+            layer = f"layers.{group}.{inner}"
+            linear(f"{layer}.qkv", h, 3 * h)
+            linear(f"{layer}.attention_out", h, h)
+            found[f"{layer}.attention_norm.weight"] = found[f"{layer}.attention_norm.bias"] = (h,)
+            linear(f"{layer}.feed_forward_in", h, config.feed_forward)
+            linear(f"{layer}.feed_forward_out", config.feed_forward, h)
+            found[f"{layer}.feed_forward_norm.weight"] = found[f"{layer}.feed_forward_norm.bias"] = (h,)
+    for index in range(1 if config.shared_head else config.layers):
+        head(f"exits.{index}", 2 * h if config.head == "cls_mean" else h)
+    if config.depth_zero:
+        if f:
+            found |= {"exit_zero.filters.bias": (f,), "exit_zero.filters.taps.weight": (3 * f, h)}
+        head("exit_zero", 2 * h + 2 * f)
+    return found
+
+
+def parameters(config: Config) -> int:
+    """Return how many numbers the weights of a model are."""
+    return sum(math.prod(shape) for shape in shapes(config).values())
+
+
+def quantise(weight: NDArray[Any], limit: int = WEIGHT_LIMIT) -> Quantised:
+    """Return a matrix in signed bytes of at most ``limit``, with the scale that its largest value of a row needs."""
+    weight = as_float32(weight)
+    scale = np.abs(weight).max(1) / np.float32(limit)
+    scale[scale == 0] = 1.0
+    return Quantised(np.rint(weight / scale[:, None]).astype(np.int8), scale)
+
+
+def quantised(weights: Weights) -> dict[str, NDArray[Any] | Quantised]:
+    """Return the weights as `write_int8` stores them. What is quantised already stays as it is."""
+    stored: dict[str, NDArray[Any] | Quantised] = {}
+    for name, value in weights.items():
+        if isinstance(value, Quantised):
+            stored[name] = value
+        elif limit := _limit(name):
+            stored[name] = quantise(value, limit)
+        else:
+            stored[name] = as_float32(value)
+    return stored
+
+
+def as_float32(value: NDArray[Any] | Quantised) -> NDArray[np.float32]:
+    """Return a weight in float32."""
+    if isinstance(value, Quantised):
+        return value.floats()
+    if value.dtype == np.float16:
+        # A look-up is many times as fast as numpy's own conversion on a processor that numpy has none for.
+        return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)[value.view(np.uint16)]
+    return value.astype(np.float32, copy=False)
+
+
+def write_int8(weights: Weights, directory: Path) -> None:
+    """Write ``int8.safetensors``; `read_int8` returns the same bits. Weights in floating point are quantised."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, value in quantised(weights).items():
+        if isinstance(value, Quantised):
+            arrays[name], arrays[name + _SCALE] = value.values, value.scale
+        else:
+            arrays[name] = value
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    save_file(contiguous, directory / INT8_FILE, metadata=INT8_FORMAT)
+
+
+def read_int8(directory: Path, config: Config) -> dict[str, NDArray[Any] | Quantised]:
+    """Read and check ``int8.safetensors``.
+
+    Raises
+    ------
+    CheckpointError
+        It is damaged, or not of a model of this configuration.
+    """
+    file = directory / INT8_FILE
+    arrays = read_arrays(file)
+    weights: dict[str, NDArray[Any] | Quantised] = {}
+    for name in shapes(config):
+        value = arrays.pop(name, None)
+        if value is None:
+            raise CheckpointError(f"{file} lacks {name}")
+        limit = _limit(name)
+        if value.dtype != (np.int8 if limit else np.float32):
+            raise CheckpointError(f"{file}: {name} is of type {value.dtype}")
+        if limit:
+            scale = arrays.pop(name + _SCALE, np.empty(0, np.float32))
+            if scale.shape != value.shape[:1] or scale.dtype != np.float32 or not bool((scale > 0).all()):
+                raise CheckpointError(f"{file}: {name} needs a positive scale for each row")
+            if max(int(value.max()), -int(value.min())) > limit:
+                raise CheckpointError(f"{file}: {name} has values beyond {limit}")
+            weights[name] = Quantised(value, scale)
+        else:
+            weights[name] = value
+    if arrays:
+        raise CheckpointError(f"{file} has {next(iter(arrays))}, which the model has not")
+    check(config, weights, file)
+    return weights
+
+
+def check(config: Config, weights: Weights, file: Path) -> None:
+    """Raise `CheckpointError` unless these are all the weights of a model of this shape, every one of them finite."""
+    for name, shape in shapes(config).items():
+        value = weights.get(name)
+        if value is None:
+            part = "the weights of an exit" if name.startswith("exit") else "a weight"
+            raise CheckpointError(f"{file} lacks {part} ({name}): train it first")
+        if value.shape != shape:
+            raise CheckpointError(f"{file}: {name} has the shape {value.shape}, but the model needs {shape}")
+        if not _finite(value.scale if isinstance(value, Quantised) else value):
+            raise CheckpointError(f"{file}: {name} has values that are not numbers, or infinite")
+
+
+def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """Read a safetensors file; bfloat16, which numpy lacks, as float32. Raise `CheckpointError` if it is none."""
+    if not file.is_file():
+        raise CheckpointError(f"no weights at {file} (only safetensors are read, never pickles)")
+    try:
+        try:
+            return load_file(file)
+        except TypeError:  # numpy has no bfloat16
+            stored = safetensors.deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
+            return {name: _array(tensor) for name, tensor in stored}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged or not a safetensors file: {error}") from error
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(f"{file} holds a type of number that cannot be read: {error}") from error
+
+
+def _array(tensor: Mapping[str, Any]) -> NDArray[Any]:
+    if tensor["dtype"] == "BF16":
+        bits = np.frombuffer(tensor["data"], np.uint16).astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(tensor["shape"])
+    dtype = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I64": np.int64}[tensor["dtype"]]
+    return np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
+
+
+def _limit(name: str) -> int:
+    """Return the largest value that a weight may have in int8; 0 for one that stays in float32."""
+    if name == TOKEN_EMBEDDING:
+        return TOKEN_LIMIT
+    return WEIGHT_LIMIT if _MATRICES.fullmatch(name) else 0
+
+
+def _finite(value: NDArray[Any]) -> bool:
+    if value.dtype == np.float16:  # an exponent of all ones; numpy's own check is far slower
+        return not bool(((value.view(np.uint16) & 0x7C00) == 0x7C00).any())
+    return bool(np.isfinite(value).all())
