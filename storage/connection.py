@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+import psycopg2
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from earlybell.database_url import DatabaseUrl, InvalidDatabaseUrl
 from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
 
 #: SQLSTATE classes and codes, https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -18,47 +21,67 @@ _ROW_AT_FAULT = ("22", "23", "54")
 _SCHEMA_AT_FAULT = ("42P01", "42703", "42883")
 
 
-def create(url: str) -> Engine:
+def parse(url: str) -> DatabaseUrl:
+    """Parse the database's URL.
+
+    Raises
+    ------
+    StorageError
+        It is not the URL of a Postgres database.
+    """
+    try:
+        return DatabaseUrl.parse(url)
+    except InvalidDatabaseUrl as error:
+        raise StorageError(str(error)) from None
+
+
+def create(url: str, *, statement_timeout_s: float | None = None) -> Engine:
     """Create an engine with at most two connections, one per table, which opens them when needed and reopens lost ones.
+
+    Parameters
+    ----------
+    statement_timeout_s
+        For writers: cancel a statement that takes longer, end a transaction that was left open as long (its locks
+        would hold up the others), and connect only to a server that takes writes, of those that the URL names.
 
     Raises
     ------
     StorageError
         `url` is not the URL of a Postgres database.
     """
+    parameters: dict[str, Any] = {
+        "application_name": "earlybell",
+        "connect_timeout": 10,
+        # Notice a peer that vanished (power, network) after half a minute, not after hours.
+        "keepalives_idle": 15,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,
+    }
+    given = parse(url).parameters
+    if statement_timeout_s is not None:
+        milliseconds = round(statement_timeout_s * 1000)
+        limits = f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds}"
+        # The URL's own options come last: the last value of a name counts.
+        parameters |= {"target_session_attrs": "read-write"}
+        given = {**given, "options": f"{limits} {given.get('options', '')}".rstrip()}
     return create_engine(
-        _psycopg2(url),
+        "postgresql+psycopg2://",
+        creator=lambda: psycopg2.connect(**{**parameters, **given}),
         pool_size=2,
         max_overflow=0,
         pool_pre_ping=True,
         hide_parameters=True,  # keeps the text of news out of tracebacks
-        connect_args={
-            "application_name": "earlybell",
-            "connect_timeout": 10,
-            # Notice a peer that vanished (power, network) after half a minute, not after hours.
-            "keepalives_idle": 15,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": 30_000,
-        },
     )
 
 
-def masked(url: str) -> str:
-    """Return a URL without its password and options, for messages and logs."""
-    parsed = _psycopg2(url)
-    host, port = parsed.host or parsed.query.get("host") or "localhost", parsed.port or parsed.query.get("port")
-    user = f"{parsed.username}@" if parsed.username else ""
-    return f"postgresql://{user}{host}{f':{port}' if port else ''}/{parsed.database or ''}"
-
-
 @contextmanager
-def typed_errors(engine: Engine) -> Iterator[None]:
+def typed_errors(url: str) -> Iterator[None]:
     """Turn the driver's errors into `StorageUnavailable`, `SchemaMismatch` or `StorageError`."""
     try:
         yield
-    except SQLAlchemyError as error:
-        raise _typed(error, masked(engine.url.render_as_string(hide_password=False))) from error
+    except (SQLAlchemyError, psycopg2.Error) as error:
+        raise _typed(error, parse(url).address) from error
 
 
 @contextmanager
@@ -72,47 +95,31 @@ def open_snapshot(url: str) -> Iterator[Connection]:
     """
     engine = create(url)
     try:
-        with typed_errors(engine), engine.connect() as connection:
+        with typed_errors(url), engine.connect() as connection:
             yield connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     finally:
         engine.dispose()
 
 
-def row_at_fault(error: DBAPIError) -> str | None:
+def row_at_fault(error: psycopg2.Error) -> str | None:
     """Return in one line why the database refuses the row itself, or None if the row is not to blame."""
-    code = getattr(error.orig, "pgcode", None) or ""
-    return _first_line(error) if code.startswith(_ROW_AT_FAULT) else None
+    return _first_line(error) if (error.pgcode or "").startswith(_ROW_AT_FAULT) else None
 
 
-def _psycopg2(url: str) -> URL:
-    try:
-        # Hosting services hand out "postgres://". The driver is our choice, not the URL's.
-        parsed = make_url(url.replace("postgres://", "postgresql://", 1) if url.startswith("postgres://") else url)
-    except (ArgumentError, ValueError):  # the latter for a port that is not a number
-        raise StorageError(
-            "the database URL cannot be parsed: use postgresql://user:password@host:5432/database"
-        ) from None
-    if parsed.get_backend_name() != "postgresql":
-        raise StorageError(
-            f"{parsed.get_backend_name()} databases are not supported: use a URL such as postgresql://host/database"
-        )
-    return parsed.set(drivername="postgresql+psycopg2")
-
-
-def _first_line(error: SQLAlchemyError) -> str:
+def _first_line(error: Exception) -> str:
     # Without the DETAIL below it, which contains the whole row.
-    cause: object = (error.orig if isinstance(error, DBAPIError) else None) or error
-    primary = getattr(getattr(cause, "diag", None), "message_primary", None)
-    return str(primary or str(cause).strip().split("\n", 1)[0])
+    primary = getattr(getattr(error, "diag", None), "message_primary", None)
+    return str(primary or str(error).strip().split("\n", 1)[0])
 
 
-def _typed(error: SQLAlchemyError, where: str) -> StorageError:
-    code = getattr(getattr(error, "orig", None), "pgcode", None) or ""
-    reason = f"{where}: {_first_line(error)}"
+def _typed(error: Exception, where: str) -> StorageError:
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    code = getattr(cause, "pgcode", None) or ""
+    reason = f"{where}: {_first_line(cause if isinstance(cause, Exception) else error)}"
     if code in _SCHEMA_AT_FAULT:
         return SchemaMismatch(f"{reason}; run `earlybell db upgrade`")
     if code.startswith("42"):  # syntax error or access rule violation: a retry would fail in the same way
         return StorageError(reason)
-    if isinstance(error, (DBAPIError, PoolTimeoutError)):
+    if isinstance(error, (DBAPIError, PoolTimeoutError, psycopg2.Error)):
         return StorageUnavailable(reason)
     return StorageError(reason)

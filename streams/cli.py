@@ -15,6 +15,7 @@ import typer
 
 from earlybell.errors import UserError
 from earlybell.inference.training import commands as training
+from earlybell.masking import masked
 from earlybell.storage.exceptions import StorageUnavailable
 from earlybell.streams.commands.formats import NewsFormat, TextFormat
 from earlybell.streams.exit_codes import INTERRUPTED, USER_ERROR
@@ -253,7 +254,7 @@ def _fail(line: str) -> int:
 
 
 def _one_line(error: UserError | str) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return masked(" ".join(str(error).split())) or type(error).__name__
 
 
 def main() -> None:

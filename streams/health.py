@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 
 from earlybell.streams.brokers import client_options
 from earlybell.streams.roles import Role
-from earlybell.streams.settings import Settings
+from earlybell.streams.settings import Settings, load_settings
 
 
 def working(settings: Settings, role: str, hosts: set[str] | None = None) -> bool:
@@ -41,4 +41,4 @@ def own_addresses() -> set[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if working(Settings(), Role(sys.argv[1]), own_addresses()) else 1)
+    sys.exit(0 if working(load_settings(), Role(sys.argv[1]), own_addresses()) else 1)

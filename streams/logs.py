@@ -7,20 +7,18 @@ whichever module put them into an event.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from typing import Any, Literal
 
 import structlog
 from structlog.typing import EventDict, Processor
 
+from earlybell import masking
+
 Level = Literal["debug", "info", "warning", "error"]
 
-MASK = "***"
 #: Libraries whose progress is logged at debug level only, and whose warnings always.
 CHATTY_LIBRARIES = ("aiokafka", "kafka", "faust", "mode", "asyncio", "alembic", "urllib3")
-_SECRET_NAME = re.compile(r"password|passwd|secret|credential|api_?key|^token$|authorization", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):[^\s/@]+@")
 
 
 def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> None:
@@ -77,17 +75,19 @@ def silence() -> None:
 
 
 def mask_secrets(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """Mask the values of fields that are named like secrets, and the passwords of URLs in any value."""
-    return {name: MASK if _SECRET_NAME.search(name) else masked(value) for name, value in event.items()}
+    """Mask the values of fields that are named like secrets, and the secrets in all others."""
+    return {name: masking.MASK if masking.names_secret(name) else masked(value) for name, value in event.items()}
 
 
 def masked(value: Any) -> Any:
-    """Return the value with the passwords of its URLs masked."""
+    """Return the value with the secrets in it masked, however deep."""
     match value:
         case str():
-            return _URL_PASSWORD.sub(rf"\1:{MASK}@", value)
+            return masking.masked(value)
         case dict():
             return mask_secrets(None, "", value)
         case list() | tuple():
             return [masked(element) for element in value]
-    return value
+        case None | bool() | int() | float():
+            return value
+    return masking.masked(str(value))

@@ -6,6 +6,8 @@ state file; so no later command needs a flag or a variable.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
@@ -13,9 +15,10 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from earlybell import masking
+from earlybell.database_url import DatabaseUrl, InvalidDatabaseUrl
 from earlybell.deploy.local import state
 from earlybell.streams.exceptions import CommandError
-from earlybell.streams.logs import MASK, masked
 
 ENV_PREFIX = "EARLYBELL_"
 
@@ -147,6 +150,9 @@ class Settings(BaseSettings):
     store_delay_ms: float = Field(
         50.0, ge=0, description="Write to Postgres when the first waiting row has waited this long."
     )
+    store_timeout_s: float = Field(
+        60.0, gt=0, description="Give up a statement of the storing role that takes Postgres longer, and try again."
+    )
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -176,6 +182,14 @@ class Settings(BaseSettings):
         """Return the consumer group of a role, or of `earlybell redrive`."""
         return f"{self.group_prefix}-{member}"
 
+    def secrets(self) -> Iterator[str]:
+        """Yield every secret, in each form in which a library may quote it."""
+        for value in (getattr(self, name) for name in type(self).model_fields):
+            if isinstance(value, SecretStr):
+                yield value.get_secret_value()
+        with contextlib.suppress(InvalidDatabaseUrl):
+            yield from DatabaseUrl.parse(self.database).secrets
+
     @cached_property
     def database(self) -> str:
         """The database URL with its password: for connecting, never for logs."""
@@ -183,7 +197,7 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the settings of this process from its environment.
+    """Read the settings of this process from its environment, and mask their secrets in all that it prints.
 
     Raises
     ------
@@ -191,11 +205,15 @@ def load_settings() -> Settings:
         A variable's value is invalid.
     """
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if not first["loc"]:  # settings that do not go together
             raise CommandError(f"the settings are invalid: {first['msg'].removeprefix('Value error, ')}") from error
-        variable = ENV_PREFIX + "_".join(str(part) for part in first["loc"]).upper()
-        shown = masked(repr(first["input"])) if "PASSWORD" not in variable and "URL" not in variable else MASK
-        raise CommandError(f"{variable}={shown} is invalid: {first['msg']}") from error
+        name = "_".join(str(part) for part in first["loc"])
+        secret = name == "database_url" or masking.names_secret(name)
+        shown = masking.MASK if secret else masking.masked(repr(first["input"]))
+        raise CommandError(f"{ENV_PREFIX}{name.upper()}={shown} is invalid: {first['msg']}") from error
+    for value in settings.secrets():
+        masking.remember(value)
+    return settings

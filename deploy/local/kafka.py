@@ -19,6 +19,7 @@ from earlybell.deploy.local import jars, java, processes
 from earlybell.deploy.local.exceptions import StackError
 from earlybell.deploy.local.processes import Server
 from earlybell.deploy.local.waiting import Patience
+from earlybell.masking import masked
 
 #: The largest message that the broker accepts. A topic may lower it (the news topic has 1 MiB), so that a dead letter
 #: still fits with its headers.
@@ -60,6 +61,11 @@ SETTINGS = {
 def external() -> str | None:
     """Return the brokers in ``EARLYBELL_KAFKA_BOOTSTRAP``, if it is set: then none is started here."""
     return os.environ.get("EARLYBELL_KAFKA_BOOTSTRAP") or None
+
+
+def without_password(address: str) -> str:
+    """Return the brokers' address; should it contain a password, which Kafka's addresses do not, it is masked."""
+    return masked(address)
 
 
 def mark(home: Path) -> str:

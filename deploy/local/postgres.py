@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
-import re
 import secrets
 import shutil
 import signal
@@ -20,10 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from earlybell.database_url import DatabaseUrl, InvalidDatabaseUrl
 from earlybell.deploy.local import processes
 from earlybell.deploy.local.exceptions import StackError
 from earlybell.deploy.local.processes import Server
 from earlybell.deploy.local.waiting import Patience
+from earlybell.masking import MASK
 
 USER = DATABASE = "earlybell"
 ATTEMPTS = 3
@@ -102,30 +103,29 @@ def healthy(url: str, seconds: float = 3.0) -> bool:
         with _connection(url, seconds) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT 1")
             return bool(cursor.fetchone() == (1,))
-    except psycopg2.Error:
+    except (psycopg2.Error, InvalidDatabaseUrl):
         return False
 
 
 def without_password(url: str) -> str:
-    """Return the URL with its password masked."""
-    return re.sub(r"(//[^:/@]*):[^@/]*@", r"\1:***@", url)
+    """Return the URL with its secrets masked."""
+    try:
+        return DatabaseUrl.parse(url).masked
+    except InvalidDatabaseUrl:
+        return MASK
 
 
 @contextmanager
 def _connection(url: str, seconds: float = 3.0) -> Iterator[Any]:
     import psycopg2
 
-    connection = psycopg2.connect(_plain(url), connect_timeout=max(2, int(seconds)))
+    given = DatabaseUrl.parse(url).parameters
+    connection = psycopg2.connect(**{"connect_timeout": str(max(2, int(seconds))), **given})  # type: ignore[call-overload]
     connection.autocommit = True
     try:
         yield connection
     finally:
         connection.close()
-
-
-def _plain(url: str) -> str:
-    """Return the URL for libpq: SQLAlchemy's may name a driver (``postgresql+psycopg2://``)."""
-    return re.sub(r"^postgres(?:ql)?(?:\+\w+)?://", "postgresql://", url)
 
 
 def _database_exists(port: int, password: str) -> bool:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from earlybell.deploy.local import kafka, postgres, processes, state
@@ -118,20 +119,19 @@ def status(home: Path | None = None) -> dict[str, Any]:
     -------
     dict
         ``running`` (both answer), ``home``, ``kafka_bootstrap`` and ``database_url`` (None if there is none), and
-        for each of ``kafka`` and ``postgres``: ``address`` (without a password), ``external``, ``pid``,
-        ``running``, ``healthy``, ``log``.
+        for each of ``kafka`` and ``postgres``: ``address``, ``external``, ``pid``, ``running``, ``healthy``, ``log``.
+        Passwords are masked: `earlybell db url` prints the URL with its password.
     """
     home = _resolved(home)
     with ThreadPoolExecutor(2) as pool:
-        brokers = pool.submit(_status, kafka.external(), _recorded(home, "kafka"), kafka.healthy)
-        database = pool.submit(_status, postgres.external(), _recorded(home, "postgres"), postgres.healthy)
+        brokers = pool.submit(_status, kafka, _recorded(home, "kafka"))
+        database = pool.submit(_status, postgres, _recorded(home, "postgres"))
     servers = {"kafka": brokers.result(), "postgres": database.result()}
-    url = postgres.external() or _address(home, "postgres")
     return {
         "running": all(server["healthy"] for server in servers.values()),
         "home": str(home),
         "kafka_bootstrap": servers["kafka"]["address"],
-        "database_url": url if servers["postgres"]["address"] else None,
+        "database_url": servers["postgres"]["address"],
         **servers,
     }
 
@@ -213,8 +213,8 @@ def _kept(home: Path, name: str) -> Server | None:
     if address is not None:
         if not module.healthy(address):
             variable = "EARLYBELL_KAFKA_BOOTSTRAP" if name == "kafka" else "EARLYBELL_DATABASE_URL"
-            masked = postgres.without_password(address)
-            raise StackError(f"{masked} ({variable}) does not answer: start it, correct the variable, or unset it")
+            shown = module.without_password(address)
+            raise StackError(f"{shown} ({variable}) does not answer: start it, correct the variable, or unset it")
         return Server(name, address)
     recorded = _recorded(home, name)
     if recorded is not None and recorded.running and module.healthy(recorded.address):
@@ -286,11 +286,6 @@ def _recorded(home: Path, name: str) -> Server | None:
     return Server.from_json(state.read(home).get(name))
 
 
-def _address(home: Path, name: str) -> str | None:
-    recorded = _recorded(home, name)
-    return recorded.address if recorded else None
-
-
 def _alive(home: Path) -> list[Server]:
     recorded = (_recorded(home, "kafka"), _recorded(home, "postgres"))
     return [server for server in recorded if server is not None and server.running]
@@ -314,7 +309,8 @@ def _stop(home: Path) -> tuple[str, ...]:
     return tuple(name for name, pids in running_pids.items() if pids)
 
 
-def _status(external: str | None, recorded: Server | None, healthy: Callable[[str], bool]) -> dict[str, Any]:
+def _status(module: ModuleType, recorded: Server | None) -> dict[str, Any]:
+    external: str | None = module.external()
     if external is None and recorded is not None and recorded.ours and not recorded.running:
         # It died, or the machine was rebooted: by now its address may belong to another program.
         return {**_not_running(), "log": recorded.log}
@@ -322,9 +318,9 @@ def _status(external: str | None, recorded: Server | None, healthy: Callable[[st
     if address is None:
         return _not_running()
     ours = external is None and recorded is not None and recorded.ours
-    answers = healthy(address)
+    answers: bool = module.healthy(address)
     return {
-        "address": postgres.without_password(address),
+        "address": module.without_password(address),
         "external": not ours,
         "pid": recorded.pid if ours and recorded else None,
         "running": True if ours else answers,

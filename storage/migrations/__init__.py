@@ -46,12 +46,12 @@ def upgrade(url: str) -> str:
     """
     engine = connections.create(url)
     try:
-        with connections.typed_errors(engine), engine.begin() as connection:
+        with connections.typed_errors(url), engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             version = int(connection.scalar(text("SHOW server_version_num")) or 0) // 10_000
             if version < OLDEST_POSTGRES:
                 raise StorageError(
-                    f"{connections.masked(url)} is PostgreSQL {version}; {OLDEST_POSTGRES} or newer is required"
+                    f"{connections.parse(url).address} is PostgreSQL {version}; {OLDEST_POSTGRES} or newer is required"
                 )
             _refuse_newer(connection, url)
             command.upgrade(_config(connection), "head")
@@ -65,7 +65,7 @@ def downgrade(url: str, revision: str = "base") -> None:
     """Downgrade the schema to an earlier revision. ``base`` drops all news and signals."""
     engine = connections.create(url)
     try:
-        with connections.typed_errors(engine), engine.begin() as connection:
+        with connections.typed_errors(url), engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             command.downgrade(_config(connection), revision)
     finally:
@@ -82,7 +82,7 @@ def current(url: str) -> str | None:
     """
     engine = connections.create(url)
     try:
-        with connections.typed_errors(engine), engine.connect() as connection:
+        with connections.typed_errors(url), engine.connect() as connection:
             return _revision(connection)
     finally:
         engine.dispose()
@@ -100,7 +100,7 @@ def check(url: str) -> None:
     """
     engine = connections.create(url)
     try:
-        with connections.typed_errors(engine), engine.connect() as connection:
+        with connections.typed_errors(url), engine.connect() as connection:
             revision = _revision(connection)
             _refuse_newer(connection, url)
     finally:
@@ -108,7 +108,7 @@ def check(url: str) -> None:
     if revision != _latest():
         state = f"is at schema {revision}" if revision else "has no schema"
         raise SchemaMismatch(
-            f"{connections.masked(url)} {state}, but this version needs {_latest()}: run `earlybell db upgrade`"
+            f"{connections.parse(url).address} {state}, but this version needs {_latest()}: run `earlybell db upgrade`"
         )
 
 
@@ -116,7 +116,7 @@ def _refuse_newer(connection: Connection, url: str) -> None:
     revision = _revision(connection)
     if revision is not None and revision not in {script.revision for script in _scripts().walk_revisions()}:
         raise SchemaMismatch(
-            f"{connections.masked(url)} is at schema {revision}, which this version does not know (its own is "
+            f"{connections.parse(url).address} is at schema {revision}, which this version does not know (its own is "
             f"{_latest()}): install the newer version"
         )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from earlybell.deploy.local import stack
-from earlybell.streams.logs import masked
+from earlybell.deploy.local import postgres, stack
 
 
 def up() -> None:
@@ -18,7 +17,7 @@ def up() -> None:
         They cannot be started.
     """
     servers = stack.up(progress=lambda line: print(line, file=sys.stderr))
-    print(f"Kafka     {servers.kafka_bootstrap}\nPostgres  {masked(servers.database_url)}")
+    print(f"Kafka     {servers.kafka_bootstrap}\nPostgres  {postgres.without_password(servers.database_url)}")
     print("Next: `earlybell db upgrade`, then `earlybell run`. `earlybell down` stops the servers.")
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from earlybell.streams.logs import MASK, masked
+from earlybell.deploy.local import postgres
+from earlybell.masking import MASK, masked
 from earlybell.streams.settings import ENV_PREFIX, Settings
 
 #: Our variables that are not settings of the pipeline: they belong to the local stack, the set-up and the tests.
@@ -31,11 +32,11 @@ def listing(settings: Settings) -> Iterator[Listed]:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if name == "database_url":
-            shown = masked(settings.database)  # its host is not a secret
+            shown = postgres.without_password(settings.database)  # its host is not a secret
         elif isinstance(value, SecretStr):
             shown = MASK
         else:
-            shown = "" if value is None else str(value)
+            shown = "" if value is None else masked(str(value))
         yield Listed(ENV_PREFIX + name.upper(), shown, name in settings.model_fields_set, field.description or "")
 
 

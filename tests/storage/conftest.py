@@ -88,6 +88,7 @@ def signal_row(number: int = 0, **changes: Any) -> dict[str, Any]:
         "revision": 1,
         "symbols": ["NWF", f"S{number % 7}"],
         "source": "Harbour Wire",
+        "text_hash": f"{number:032x}",
         "label": "positive",
         "score": 0.1 + 0.2,
         "probabilities": {"positive": 0.6, "neutral": 0.1, "negative": 1 / 3},

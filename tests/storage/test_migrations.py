@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,9 +15,10 @@ from alembic.migration import MigrationContext
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from earlybell.storage import migrations
+from earlybell.storage import asof, migrations
 from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
 from earlybell.storage.tables import metadata
+from earlybell.storage.writer import Writer, Written
 from tests.storage.conftest import engine_of, news_row, signal_row
 
 # What information_schema and Alembic's comparison omit: constraints, index definitions and comments, as Postgres prints
@@ -117,6 +120,32 @@ def test_each_single_step_down_and_up(empty: str) -> None:
     assert migrations.current(empty) not in {latest, None}
     assert migrations.upgrade(empty) == latest
     assert objects(empty) == first
+
+
+def test_signals_of_earlier_versions_survive_an_upgrade(empty: str) -> None:
+    migrations.upgrade(empty)
+    migrations.downgrade(empty, "r0002")
+    engine = engine_of(empty)
+    old = {name: value for name, value in signal_row().items() if name != "text_hash"}
+    with engine.begin() as connection:
+        connection.execute(metadata.tables["news"].insert(), news_row())
+        names = ", ".join(f'"{name}"' for name in old)
+        values = ", ".join(f":{name}" for name in old)
+        old_row = old | {"probabilities": json.dumps(old["probabilities"])}
+        connection.execute(text(f"INSERT INTO signals ({names}) VALUES ({values})"), old_row)
+    migrations.upgrade(empty)
+    migrations.check(empty)
+    with engine.connect() as connection:
+        assert dict(connection.execute(metadata.tables["signals"].select()).mappings().one()) == old | {
+            "text_hash": None
+        }
+        [known] = asof.signals_as_of(connection, datetime(2027, 1, 1, tzinfo=UTC))
+        assert known._mapping["text_hash"] is None
+    engine.dispose()
+    with Writer(empty) as writer:
+        # The same news, scored again by this version: the old answer stays, and is not taken for another text's.
+        again = signal_row(signal_id="of this version")
+        assert writer.write_signals([again, signal_row(1)]) == Written(1)
 
 
 def test_workers_that_start_together_upgrade_once(empty: str) -> None:
