@@ -7,7 +7,8 @@
                  │              └──▶ news.dead   │
                  ▼                               ▼
              store_news                    store_signals      (role storing)
-                 └───────────▶ Postgres ◀────────┘──▶ backtests
+                 └───────────▶ Postgres ◀────────┴──▶ news.dead
+                                   └──▶ backtests
 
 An event is a whole `Chunk` of messages (`streams.transport`). Agents pass chunks on to windows (`streams.windows`),
 whose work is done outside the event loop: by the pool's processes or the writer's thread. A chunk is acknowledged when
@@ -86,7 +87,11 @@ def scoring_pipeline(settings: Settings, pool: Pool) -> Pipeline:
 def storing_pipeline(settings: Settings, news_writer: Writer, signals_writer: Writer) -> Pipeline:
     """Build the storing role: news.raw → table news; news.sentiment → table signals. Neither waits for the other."""
     app = _app(Role.STORING, settings)
-    news, signals = storing_news(settings, news_writer), storing_signals(settings, signals_writer)
+
+    async def send_all(topic: str, messages: Sequence[Outgoing]) -> None:
+        await app.producer.send_all(topic, messages)
+
+    news, signals = storing_news(settings, news_writer, send_all), storing_signals(settings, signals_writer, send_all)
 
     @app.agent(app.topic(settings.news_topic, schema=ChunkSchema()), concurrency=1)
     async def store_news(chunks: Chunks) -> None:
@@ -103,7 +108,7 @@ def storing_pipeline(settings: Settings, news_writer: Writer, signals_writer: Wr
         return {
             f"{table}_{counter}": getattr(storing, counter)
             for table, storing in tables.items()
-            for counter in ("new", "known", "unreadable")
+            for counter in ("new", "known", "skipped", "letters")
         }
 
     return Pipeline(app, (news.windows, signals.windows), counts)
@@ -135,8 +140,11 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
             pipeline = scoring_pipeline(settings, pool)
         else:
             await asyncio.to_thread(migrations.check, settings.database)
-            writers = [resources.enter_context(Writer(settings.database)) for _ in ("news", "signals")]
-            pipeline = storing_pipeline(settings, *writers)
+            news, signals = (
+                resources.enter_context(Writer(settings.database, statement_timeout_s=settings.store_timeout_s))
+                for _ in range(2)
+            )
+            pipeline = storing_pipeline(settings, news, signals)
         return await run_pipeline(pipeline, stop)
 
 

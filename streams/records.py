@@ -56,7 +56,8 @@ class NewsItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class SentimentSignal(msgspec.Struct, frozen=True, kw_only=True):
     """One model's answer to one revision of one story, with its provenance and times.
 
-    Times and origin are null for a text that was scored without Kafka. Milliseconds are wall-clock durations.
+    A field that is added later has a default, for ever: retained messages must stay readable. Times and origin are null
+    for a text that was scored without Kafka. Milliseconds are wall-clock durations.
     """
 
     signal_id: str
@@ -64,6 +65,10 @@ class SentimentSignal(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     symbols: list[Symbol]
     source: str | None
+    text_hash: (
+        Annotated[str, Meta(description="SHA-256 of the text that was scored, 32 hex digits; null in old signals.")]
+        | None
+    ) = None
     # The answer.
     label: str
     score: Annotated[float, Meta(ge=-1, le=1, description="P(positive) - P(negative).")]
@@ -129,7 +134,13 @@ def decode_news(value: bytes | None) -> NewsItem:
 
 
 def decode_signal(value: bytes) -> SentimentSignal:
-    """Decode a message of the sentiment topic; raises ``msgspec.MsgspecError`` or ``UnicodeDecodeError``."""
+    """Decode a message of the sentiment topic, of this version or an earlier one.
+
+    Raises
+    ------
+    msgspec.MsgspecError, UnicodeDecodeError
+        It is not a signal.
+    """
     return _signal_decoder.decode(value)
 
 
@@ -138,11 +149,18 @@ def encode(record: NewsItem | SentimentSignal) -> bytes:
     return _encoder.encode(record)
 
 
-def signal_id(news_id: str, revision: int, model_revision: str, policy: str) -> str:
-    """Return the id of a signal, 32 hex digits: the same news, model and policy always have the same id."""
+def signal_id(news_id: str, revision: int, text_hash: str, model_revision: str, policy: str) -> str:
+    """Return the id of a signal, 32 hex digits: the same text of the same story, scored by the same model under the
+    same policy, always has the same id, and another text has another.
+    """
     # JSON keeps the parts apart: different tuples never encode to the same bytes.
-    parts = _encoder.encode((news_id, revision, model_revision, policy))
+    parts = _encoder.encode((news_id, revision, text_hash, model_revision, policy))
     return hashlib.sha256(parts).hexdigest()[:32]
+
+
+def text_hash(text: str) -> str:
+    """Return the SHA-256 of a text, shortened to 32 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def broker_time(record: Any) -> datetime:
@@ -168,7 +186,7 @@ def broker_time(record: Any) -> datetime:
 
 def text_id(text: str) -> str:
     """Return the news id of a text that came without one."""
-    return f"text:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+    return f"text:{text_hash(text)}"
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:

@@ -67,7 +67,10 @@ def asyncapi() -> dict[str, Any]:
                 MAX_MESSAGE_BYTES,
             ),
             "dead": _channel(
-                dead, "Messages of the news topic that cannot be processed.", "DeadLetter", MAX_DEAD_LETTER_BYTES
+                dead,
+                "News that cannot be processed, and signals that cannot be stored.",
+                "DeadLetter",
+                MAX_DEAD_LETTER_BYTES,
             ),
         },
         "operations": {
@@ -135,7 +138,7 @@ def _dead_letter() -> dict[str, Any]:
         for names, description in _HEADER_DESCRIPTIONS.items()
         for name in names
     }
-    stage = {"type": "string", "description": "The stage that failed: decode, language, inference or signal."}
+    stage = {"type": "string", "description": "The stage that failed: decode, language, inference, signal or store."}
     omitted = {
         "type": "string",
         "description": "Set, with the size of the value in bytes, if a broker refused the letter with its value. The"

@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from earlybell.inference.predictions import ModelDescription, Predictions
-from earlybell.streams.records import NEGATIVE, POSITIVE, NewsItem, SentimentSignal, broker_time, signal_id
+from earlybell.streams.records import (
+    NEGATIVE,
+    POSITIVE,
+    NewsItem,
+    SentimentSignal,
+    broker_time,
+    signal_id,
+    text_hash,
+)
 
 
 def unsupported_language(item: NewsItem, languages: Sequence[str]) -> str | None:
@@ -70,12 +78,14 @@ def build_signal(
     by_label = dict(zip(model.labels, probabilities, strict=True))
     best = max(range(len(probabilities)), key=probabilities.__getitem__)
     predicted_depth = float(predictions.predicted_depth[row])
+    scored_text = text_hash(item.text)
     return SentimentSignal(
-        signal_id=signal_id(item.id, item.revision, model.served_revision, model.policy),
+        signal_id=signal_id(item.id, item.revision, scored_text, model.served_revision, model.policy),
         news_id=item.id,
         revision=item.revision,
         symbols=item.symbols or [],
         source=item.source,
+        text_hash=scored_text,
         label=model.labels[best],
         score=by_label.get(POSITIVE, 0.0) - by_label.get(NEGATIVE, 0.0),
         probabilities=by_label,

@@ -36,11 +36,12 @@ def contract() -> dict[str, Any]:
 def signal() -> SentimentSignal:
     moment = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
     return SentimentSignal(
-        signal_id=records.signal_id("story-1", 1, "abc", "dial=0.50"),
+        signal_id=records.signal_id("story-1", 1, records.text_hash("Acme"), "abc", "dial=0.50"),
         news_id="story-1",
         revision=1,
         symbols=["NWND"],
         source=None,
+        text_hash=records.text_hash("Acme"),
         label="positive",
         score=0.75,
         probabilities={"negative": 0.05, "neutral": 0.15, "positive": 0.8},

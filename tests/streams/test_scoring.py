@@ -15,7 +15,7 @@ from earlybell.inference.predictions import Predictions
 from earlybell.streams import dead_letters
 from earlybell.streams.offsets import Ticket
 from earlybell.streams.producer import Outgoing
-from earlybell.streams.records import BadNews, broker_time, decode_signal, signal_id
+from earlybell.streams.records import BadNews, broker_time, decode_signal, signal_id, text_hash
 from earlybell.streams.scoring import Scoring
 from earlybell.streams.settings import Settings
 from earlybell.streams.transport import Chunk
@@ -87,7 +87,7 @@ async def test_every_message_becomes_a_signal_or_a_letter() -> None:
     assert first.scored_at == NOW
     assert first.ingested_at == datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
     assert (first.topic, first.partition, first.offset) == ("news.raw", 3, 10)
-    assert first.signal_id == signal_id("n0", 1, first.model_revision, first.policy)
+    assert first.signal_id == signal_id("n0", 1, text_hash("Acme beats"), first.model_revision, first.policy)
     assert (first.label, first.score, first.predicted_depth) == ("neutral", 0.0, None)
     assert first.queue_ms is not None
     assert first.queue_ms >= 0
@@ -96,6 +96,11 @@ async def test_every_message_becomes_a_signal_or_a_letter() -> None:
     assert stages == {b"11": b"signal", b"12": b"decode", b"13": b"decode", b"16": b"language"}
     assert letters[b"11"][dead_letters.REASON[0]] == b"the model's answer is not a number"
     assert letters[b"12"]["trace"] == b"43"
+
+
+def test_a_producers_timestamp_is_the_messages_fault() -> None:
+    with pytest.raises(BadNews, match="has its producer's time"):
+        broker_time(Record(0, b"", timestamp_type=0))
 
 
 @pytest.mark.parametrize("timestamp", [10**17, -(10**17)])

@@ -19,7 +19,7 @@ from earlybell.streams.commands.rows import open_file
 from earlybell.streams.dead_letters import letter
 from earlybell.streams.demo import sample
 from earlybell.streams.demo.tally import Tally
-from earlybell.streams.records import BadNews, NewsItem, SentimentSignal, decode_news, encode, signal_id
+from earlybell.streams.records import BadNews, NewsItem, SentimentSignal, decode_news, encode, signal_id, text_hash
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 240.0
@@ -40,7 +40,8 @@ class Origin(msgspec.Struct):
 def scored(item: NewsItem, number: int) -> bytes:
     return encode(
         SentimentSignal(
-            signal_id=signal_id(item.id, item.revision, "r", "dial=0.50"), news_id=item.id, revision=item.revision,
+            signal_id=signal_id(item.id, item.revision, text_hash(item.text), "r", "dial=0.50"),
+            news_id=item.id, revision=item.revision,
             symbols=item.symbols or [], source=item.source, label="neutral", score=0.0, probabilities={"neutral": 1.0},
             confidence=1.0, published_at=item.published_at, ingested_at=NOON, scored_at=NOON + timedelta(seconds=1),
             queue_ms=1.0, inference_ms=1.0, model="m", model_revision="r", policy="dial=0.50", dial=0.5,
