@@ -51,6 +51,10 @@ class EngineError(UserError, ValueError):
     """A device, precision, dial or strategy that is not available; one line that says what is."""
 
 
+class UndefinedAnswerError(ArithmeticError):
+    """The model's answer to a text is not a number: a value overflowed on the way. Other texts are not affected."""
+
+
 class Engine:
     """One model on one device. Not for use from several threads at once."""
 
@@ -148,7 +152,13 @@ class Engine:
         return Window(texts, self._depth_prediction.predict(texts))
 
     def score(self, texts: Sequence[str]) -> Predictions:
-        """Score the texts; an empty window gives no rows."""
+        """Score the texts; an empty window gives no rows.
+
+        Raises
+        ------
+        UndefinedAnswerError
+            The answer to a text is not a number, which is never returned as if it were one.
+        """
         classes = len(self._description.labels)
         if not texts:
             return Predictions.concatenate([], classes)
@@ -179,6 +189,10 @@ class Engine:
     def _answer(self, texts: TokenIds) -> Predictions:
         window = self.window(texts)
         answers = self.strategy.run(self.backend, window)
+        undefined = np.isnan(answers.probabilities).any(1)
+        if undefined.any():
+            depth = answers.exit_depth[undefined.argmax()]
+            raise UndefinedAnswerError(f"the answer at depth {depth} is not a number, of {undefined.sum()} texts")
         return Predictions(
             probabilities=answers.probabilities,
             exit_depth=answers.exit_depth,

@@ -48,10 +48,12 @@ class ConfidenceWindow:
         Returns
         -------
         exits
-            (B,) bool. The last depth is the caller's concern: it always answers.
+            (B,) bool. The last depth is the caller's concern: it always answers. A text whose probabilities are not
+            numbers exits with them, at once: the caller reports it.
         """
         rule = self.rule
-        exits = normalised_entropy(probabilities) < rule.threshold
+        undefined = probabilities.isnan().any(-1)
+        exits = undefined | (normalised_entropy(probabilities) < rule.threshold)
         if rule.window_rule == "off":
             return exits
         top = probabilities.topk(2, dim=-1)

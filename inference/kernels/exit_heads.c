@@ -54,6 +54,13 @@ static void convolve(const struct linear *taps, const float *x, const int32_t *l
     }
 }
 
+/* Whether all of them are numbers, and finite. */
+static int all_finite(const float *values, int64_t n) {
+    f32x16 zero = splat(0.0f);
+    for (int64_t i = 0; i < n; i += LANES) zero = fmadd(load(values + i), splat(0.0f), zero);
+    return reduce_add(zero) == 0.0f;
+}
+
 INLINE void head_block(const int rows, const struct head *e, const float *pooled, float *logits) {
     for (int64_t row = 0; row < rows; row++)
         for (int64_t c = 0; c < e->classes; c++) logits[row * e->classes + c] = e->classifier_bias[c];
@@ -91,7 +98,7 @@ static void head_rows(const struct head *e, const float *pooled, float *logits) 
 
 static void head_row(const struct head *e, const float *pooled, float *logits) { head_block(1, e, pooled, logits); }
 
-/* Logits of an exit: (texts, classes). */
+/* Logits of an exit: (texts, classes); NaN for a text with a state that is not finite, which tanh would hide. */
 void earlybell_exit(const struct exit *e, const float *x, const int32_t *lengths, int64_t texts, float *logits,
                     struct workspace *s) {
     const int64_t inputs = e->head.inputs, classes = e->head.classes;
@@ -101,7 +108,11 @@ void earlybell_exit(const struct exit *e, const float *x, const int32_t *lengths
         if (e->taps) convolve(e->taps, x, lengths, count, s->pooled + e->width * (1 + e->mean), inputs, s);
         for (; text + ROWS <= count; text += ROWS) head_rows(&e->head, s->pooled + text * inputs, logits + text * classes);
         for (; text < count; text++) head_row(&e->head, s->pooled + text * inputs, logits + text * classes);
-        for (text = 0; text < count; text++) x += lengths[text] * e->width;
+        for (text = 0; text < count; x += lengths[text++] * e->width) {
+            /* The mean depends on every state. */
+            if (e->mean ? all_finite(s->pooled + text * inputs, inputs) : all_finite(x, lengths[text] * e->width)) continue;
+            for (int64_t c = 0; c < classes; c++) logits[text * classes + c] = NAN;
+        }
         lengths += count;
         logits += count * classes;
     }

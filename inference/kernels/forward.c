@@ -34,27 +34,36 @@ INLINE float ln_of(float v) {
     return lanes[0];
 }
 
-/* Logits to probabilities, in place. */
+/* Logits to probabilities, in place; all of them NaN unless they are numbers. A comparison with NaN is false, and the
+ * vectors' exp bounds its argument: without this check NaN would turn into confidence. */
 void earlybell_softmax(float *logits, int64_t texts, int64_t classes, float temperature) {
     for (int64_t text = 0; text < texts; text++, logits += classes) {
         float top = -INFINITY, total = 0.0f;
+        int undefined = 0;
         for (int64_t c = 0; c < classes; c++) {
             logits[c] /= temperature;
             if (logits[c] > top) top = logits[c];
+            undefined |= isnan(logits[c]);
+        }
+        if (undefined || isinf(top)) {
+            for (int64_t c = 0; c < classes; c++) logits[c] = NAN;
+            continue;
         }
         for (int64_t c = 0; c < classes; c++) total += logits[c] = exp_of(logits[c] - top);
         for (int64_t c = 0; c < classes; c++) logits[c] /= total;
     }
 }
 
-/* Update each text's window with one more depth and mark the texts that exit. */
+/* Update each text's window with one more depth and mark the texts that exit. A text whose probabilities are not
+ * numbers exits with them, at once: the caller reports it. */
 void earlybell_decide(const struct exit_rule *rule, const float *probabilities, int64_t texts, int64_t classes,
                       int64_t depth, const struct window_state *window, uint8_t *exits) {
     for (int64_t text = 0; text < texts; text++, probabilities += classes) {
         float entropy = 0.0f, lead = -1.0f, second = -1.0f;
-        int32_t label = 0;
+        int32_t label = 0, undefined = 0;
         for (int32_t c = 0; c < classes; c++) {
             float p = probabilities[c];
+            undefined |= isnan(p);
             if (p > 0.0f) entropy -= p * ln_of(p);
             if (p > lead) {
                 second = lead;
@@ -62,8 +71,8 @@ void earlybell_decide(const struct exit_rule *rule, const float *probabilities, 
                 label = c;
             } else if (p > second) second = p;
         }
-        exits[text] = entropy / rule->max_entropy < rule->threshold;
-        if (rule->window_rule == OFF) continue;
+        exits[text] = undefined || entropy / rule->max_entropy < rule->threshold;
+        if (undefined || rule->window_rule == OFF) continue;
         int same = label == window->label[text];
         int32_t run = same ? window->run[text] + 1 : 1;
         if (rule->window_rule == AGREEMENT && !(lead - second > rule->margin)) run = 0;

@@ -14,17 +14,19 @@
 
 #define PREFETCH 2 /* tokens whose embeddings are prefetched */
 
-/* Quantise one token's values: value = scale * (byte - zero_point). */
+/* Quantise one token's values: value = scale * (byte - zero_point). The scale is NaN unless all of them are finite: bytes
+ * would hide what overflowed. */
 INLINE void quantise_row(const float *from, int64_t n, uint8_t *to, float *scale, int32_t *zero_point) {
-    f32x16 low = splat(0.0f), high = splat(0.0f);
+    f32x16 low = splat(0.0f), high = splat(0.0f), zero = splat(0.0f);
     for (int64_t i = 0; i < n; i += LANES) {
         low = min(low, load(from + i));
         high = max(high, load(from + i));
+        zero = fmadd(load(from + i), splat(0.0f), zero);
     }
     float smallest = -reduce_max(sub(splat(0.0f), low)), range = reduce_max(high) - smallest;
     float step = range > 0 ? range / 255.0f : 1.0f, inverse = 1.0f / step;
     int32_t shift = (int32_t)lrintf(-smallest * inverse);
-    *scale = step;
+    *scale = step + reduce_add(zero);
     *zero_point = shift;
     for (int64_t i = 0; i < n; i += LANES) quantise16(from + i, inverse, shift, to + i);
 }
