@@ -7,6 +7,7 @@ and files; nothing of tensors, kernels or the layout that they read.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -132,8 +133,13 @@ def as_float32(value: NDArray[Any] | Quantised) -> NDArray[np.float32]:
         return value.floats()
     if value.dtype == np.float16:
         # A look-up is many times as fast as numpy's own conversion on a processor that numpy has none for.
-        return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)[value.view(np.uint16)]
+        return _every_float16()[value.view(np.uint16)]
     return value.astype(np.float32, copy=False)
+
+
+@functools.cache
+def _every_float16() -> NDArray[np.float32]:
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def write_int8(weights: Weights, directory: Path) -> None:

@@ -3,18 +3,22 @@
 It knows nothing of windows or restarts. The connection is a Unix socket pair read through asyncio streams: the parent
 needs no thread, the loop never blocks on a large window in either direction, any loop works (uvloop too), and a dead
 worker is an immediate end of file, since only the worker holds the other end.
+A worker is ``python -m earlybell.inference.pool``: unlike multiprocessing's it does not import the parent's main
+module, which would take longer than the rest of its start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import multiprocessing
+import contextlib
+import os
 import pickle
 import signal
 import socket
-from multiprocessing import resource_tracker
-from multiprocessing.context import SpawnProcess
+import subprocess
+import sys
+from pathlib import Path
 
 import structlog
 
@@ -29,8 +33,7 @@ KILL_TIMEOUT_S = 10.0
 READ_AHEAD_BYTES = 1 << 20
 _SIGNALS_BLOCKED_AT_START = (signal.SIGINT, signal.SIGTERM)
 
-_context = multiprocessing.get_context("spawn")  # fork does not mix with threads (torch's, the loop's)
-_alive: set[SpawnProcess] = set()
+_alive: set[subprocess.Popen[bytes]] = set()
 
 
 class WorkerGone(Exception):
@@ -41,14 +44,14 @@ class WorkerProcess:
     """A worker process from start to exit. Create it with `start`."""
 
     def __init__(
-        self, process: SpawnProcess, device: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, process: subprocess.Popen[bytes], device: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._process = process
         self._device = device
         self._reader = reader
         self._writer = writer
         self._killed_because: str | None = None
-        self.pid = process.pid or 0
+        self.pid = process.pid
 
     @classmethod
     async def start(cls, device: str, make_scorer: bytes) -> WorkerProcess:
@@ -72,11 +75,8 @@ class WorkerProcess:
         parent_end, worker_end = socket.socketpair()
         with worker_end:
             reader, writer = await asyncio.open_unix_connection(sock=parent_end, limit=READ_AHEAD_BYTES)
-            process = _context.Process(
-                target=worker.main, args=(worker_end, device), name=f"pool-{device}", daemon=True
-            )
             try:
-                _start_with_signals_blocked(process)
+                process = _start_with_signals_blocked(worker_end, device)
             except BaseException:
                 writer.close()
                 raise
@@ -132,48 +132,58 @@ class WorkerProcess:
         self.disconnect()
         if self._process not in _alive:
             return self._killed_because or "had already ended"
-        await asyncio.to_thread(self._process.join, EXIT_TIMEOUT_S)
-        if self._process.exitcode is None:
+        exit_code = await asyncio.to_thread(_wait, self._process, EXIT_TIMEOUT_S)
+        if exit_code is None:
             self._process.kill()
-            await asyncio.to_thread(self._process.join, KILL_TIMEOUT_S)
-        cause = self._killed_because or _cause_of_death(self._process.exitcode)
-        if self._process.exitcode is None:
+            exit_code = await asyncio.to_thread(_wait, self._process, KILL_TIMEOUT_S)
+        if exit_code is None:
             log.error("worker_kill_failed", device=self._device, pid=self.pid)
         else:
             _alive.discard(self._process)
-            self._process.close()
-        return cause
+        return self._killed_because or _cause_of_death(exit_code)
 
     def _write(self, payload: bytes) -> None:
         self._writer.write(worker.frame(payload))
 
 
-def _start_with_signals_blocked(process: SpawnProcess) -> None:
+def _start_with_signals_blocked(worker_end: socket.socket, device: str) -> subprocess.Popen[bytes]:
+    # What this process can import, the worker can: the scorer comes as a pickle.
+    path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     # The worker ignores these signals once it runs; until then the inherited mask blocks them, or a Ctrl-C while the
-    # pool starts would print a traceback per worker. The tracker starts first because starting it unblocks them.
-    resource_tracker.ensure_running()
+    # pool starts would print a traceback per worker.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_BLOCKED_AT_START)
     try:
-        process.start()
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "earlybell.inference.pool", str(worker_end.fileno()), device],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(worker_end.fileno(),),
+            env={**os.environ, "PYTHONPATH": path},
+        )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-def _cause_of_death(exitcode: int | None) -> str:
-    if exitcode is None:
+def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout_s)
+    return None
+
+
+def _cause_of_death(exit_code: int | None) -> str:
+    if exit_code is None:
         return "lost the connection and does not exit"
-    if exitcode >= 0:
-        return f"exited with exit code {exitcode} (see its standard error)"
+    if exit_code >= 0:
+        return f"exited with exit code {exit_code} (see its standard error)"
     try:
-        name = signal.Signals(-exitcode).name
+        name = signal.Signals(-exit_code).name
     except ValueError:
-        name = f"signal {-exitcode}"
+        name = f"signal {-exit_code}"
     hint = " (the machine may be out of memory)" if name == "SIGKILL" else ""
     return f"died of {name}{hint}"
 
 
 @atexit.register
 def _kill_all() -> None:
-    # If the parent exits without `Pool.stop`, multiprocessing would wait forever for workers that ignore SIGTERM.
+    # If the parent exits without `Pool.stop`. (Should it be killed, the workers notice.)
     for process in _alive:
         process.kill()

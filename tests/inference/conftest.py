@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,12 +27,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def workers_import_no_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare spawned processes half a second: they import the parent's main module, which here is pytest."""
-    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
 
 
 @pytest.fixture(scope="session")

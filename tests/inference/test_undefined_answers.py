@@ -128,7 +128,6 @@ def test_no_exit_hides_an_overflow_of_any_token(head: str, depth_zero_filters: i
             assert answers.exit_depth[[0, 2]].tolist() == expected.exit_depth[[0, 2]].tolist()
 
 
-@pytest.mark.usefixtures("workers_import_no_pytest")
 async def test_the_pool_sends_that_text_alone_to_the_dead_letters(overflowing: Path) -> None:
     texts = ["acme profit soars", "shares fall", "sales q record loss", "outlook steady"]
     async with Pool(functools.partial(open_engine, checkpoint=overflowing, dial=0.5), ["cpu"]) as pool:

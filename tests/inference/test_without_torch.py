@@ -92,7 +92,6 @@ def listing(device: str) -> Scorer:
     return Listing(scorer(Settings(devices="cpu", precision="int8"))(device))
 
 
-@pytest.mark.usefixtures("workers_import_no_pytest")
 async def test_a_worker_of_the_pool_imports_neither() -> None:
     async with Pool(listing, ["cpu"]) as pool:
         result = await pool.score(["Acme profit soars to a record", "Ærø A/S fyrer folk"])

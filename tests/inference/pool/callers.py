@@ -28,11 +28,11 @@ def in_a_loop(test: Test) -> Callable[..., None]:
 
 
 def workers_of(pid: int) -> list[int]:
-    """Return the ids of live descendants that are pool workers (multiprocessing's resource tracker is not)."""
+    """Return the ids of live descendants that are pool workers."""
     return [
         child.pid
         for child in psutil.Process(pid).children(recursive=True)
-        if child.status() != psutil.STATUS_ZOMBIE and any("spawn_main" in word for word in child.cmdline())
+        if child.status() != psutil.STATUS_ZOMBIE and "earlybell.inference.pool" in child.cmdline()
     ]
 
 

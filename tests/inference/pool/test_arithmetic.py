@@ -18,7 +18,6 @@ from tests.inference.pool.callers import begun, expect, go_on, in_a_loop, number
 from tests.inference.pool.engines import engine_in, obedient_in
 from tests.inference.pool.scorers import obedient
 
-pytestmark = pytest.mark.usefixtures("workers_import_no_pytest")
 needs_int8 = pytest.mark.skipif(library() is None, reason="int8 kernels are not available here")
 DEVICES = ["cpu:int8", "cpu:float32"]
 

@@ -22,8 +22,6 @@ from earlybell.inference.pool.pool import Pool, WindowResult
 from tests.inference.pool.callers import answers, begun, expect, go_on, in_a_loop, numbers, until
 from tests.inference.pool.scorers import obedient, obedient_of
 
-pytestmark = pytest.mark.usefixtures("workers_import_no_pytest")
-
 
 class TestOrder:
     @pytest.mark.parametrize("loop_factory", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])

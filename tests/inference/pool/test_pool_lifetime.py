@@ -22,8 +22,6 @@ from tests.inference.pool.scorers import dies_while_loading, never_ready, obedie
 
 REPOSITORY = Path(__file__).parents[3]
 
-pytestmark = pytest.mark.usefixtures("workers_import_no_pytest")
-
 
 class TestHotSwap:
     @in_a_loop
