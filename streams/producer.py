@@ -57,6 +57,9 @@ class Producer(driver.Producer):
             await self._replace(producer)
             raise
 
+    async def flush(self) -> None:
+        """Do nothing: `send_all` has waited already, and aiokafka would wait for ever for a broker that is away."""
+
     async def on_stop(self) -> None:
         """Send what is on its way, but do not wait for a broker that does not answer."""
         producer, self._producer = self._producer, None

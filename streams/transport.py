@@ -346,7 +346,9 @@ class Consumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Wait for what was handed out to become safe, for a limited time, and commit it."""
         await self.transport.drain(DRAIN_S)
-        await self.commit()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await self.commit()
 
     # Committing
 

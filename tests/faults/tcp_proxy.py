@@ -1,0 +1,103 @@
+"""A TCP proxy that can break its connections: drop, stall, reset or slow them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class TcpProxy:
+    """Forwards connections to one address, for as long as it is told to.
+
+    Attributes
+    ----------
+    port
+        Where it listens, on the loopback interface.
+    delay_s
+        How long every piece of data is held back.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = host, port
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._flowing = _set()
+        self.delay_s = 0.0
+        self.port = 0
+
+    async def start(self, port: int = 0) -> None:
+        """Listen: on any free port, or on the one given."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Stop listening and reset every connection: for clients, the server is gone."""
+        if self._server is not None:
+            self._server.close()
+        self.reset()
+
+    def stall(self) -> None:
+        """Carry nothing until `resume`, and tell neither side."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        """Carry again what is waiting."""
+        self._flowing.set()
+
+    def half_open(self) -> None:
+        """Carry nothing more on today's connections, ever, and tell neither side, as behind a router that died."""
+        self._flowing.clear()
+        self._flowing = _set()  # for those that come
+
+    def reset(self) -> None:
+        """Abort every connection."""
+        for writer in list(self._connections):
+            with contextlib.suppress(OSError):
+                # Closing with SO_LINGER at 0 sends a reset instead of an orderly end.
+                connection = writer.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._connections |= {writer, far_writer}
+        flowing = self._flowing
+        try:
+            await asyncio.gather(self._carry(reader, far_writer, flowing), self._carry(far_reader, writer, flowing))
+        finally:
+            self._connections -= {writer, far_writer}
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                await asyncio.sleep(self.delay_s)
+                await flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+@asynccontextmanager
+async def proxy(target: int, port: int = 0) -> AsyncIterator[TcpProxy]:
+    """Run a proxy on the loopback interface, from `port` to the port `target`."""
+    forwarding = TcpProxy("127.0.0.1", target)
+    await forwarding.start(port)
+    try:
+        yield forwarding
+    finally:
+        forwarding.resume()
+        await forwarding.stop()

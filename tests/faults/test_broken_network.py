@@ -1,0 +1,92 @@
+"""The network between a role and the broker: half-open, silent, and gone. Nothing is lost, and a stop ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from earlybell.inference.pool.pool import Pool
+from earlybell.streams import app
+from earlybell.streams.settings import Settings
+from tests.benchmarks.constant_scorer import ConstantScorer
+from tests.faults.own_servers import OwnServers, own_servers
+from tests.integration.whole_pipeline import messages, running
+from tests.own_topics import own_topics
+from tests.streams.chunk_workers import committed, ends, publish, until
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[OwnServers]:
+    with own_servers() as started:
+        yield started
+
+
+@pytest.fixture
+def direct(servers: OwnServers) -> Settings:
+    """Settings that reach the broker without the proxy."""
+    return own_topics(servers.stack.kafka_bootstrap, kafka_timeout_s=4.0)
+
+
+@pytest.fixture
+def proxied(servers: OwnServers, direct: Settings) -> Settings:
+    return direct.model_copy(update={"kafka_bootstrap": servers.proxied_bootstrap})
+
+
+def stories(first: int, end: int) -> Sequence[bytes]:
+    news = ({"id": f"s{n}", "headline": "Acme", "published_at": "2026-01-05T09:30:00Z"} for n in range(first, end))
+    return [json.dumps(story).encode() for story in news]
+
+
+async def test_half_open_connections_are_given_up(servers: OwnServers, direct: Settings, proxied: Settings) -> None:
+    async with servers.proxy() as network, Pool(ConstantScorer, ["cpu"]) as pool:
+        scoring = app.scoring_pipeline(proxied, pool)
+        async with running(scoring):
+            await asyncio.to_thread(publish, direct, stories(0, 100))
+            await until(lambda: scoring.counts()["signals"] >= 100)
+            network.half_open()
+            await asyncio.to_thread(publish, direct, stories(100, 200))
+            await until(lambda: scoring.counts()["signals"] >= 200, 120)
+            await until(lambda: committed(direct) == ends(direct), 120)
+    assert {message.key for message in messages(direct, direct.sentiment_topic)} == {b"s%d" % n for n in range(200)}
+
+
+@pytest.mark.parametrize("during", ["work", "idleness"])
+async def test_a_stop_ends_although_no_broker_answers(
+    servers: OwnServers, direct: Settings, proxied: Settings, during: str
+) -> None:
+    async with servers.proxy() as network, Pool(ConstantScorer, ["cpu"]) as pool:
+        scoring = app.scoring_pipeline(proxied, pool)
+        async with asyncio.timeout(180), running(scoring):
+            await asyncio.to_thread(publish, direct, stories(0, 100))
+            await until(lambda: scoring.counts()["signals"] >= 100)
+            if during == "work":
+                await asyncio.to_thread(publish, direct, stories(100, 5_000))
+                await until(lambda: scoring.counts()["signals"] > 100)
+            network.stall()
+        assert not any(windows._windows for windows in scoring.windows)
+    # What was not safe is read again.
+    async with Pool(ConstantScorer, ["cpu"]) as pool, running(app.scoring_pipeline(direct, pool)):
+        await until(lambda: committed(direct) == ends(direct), 120)
+    wanted = {b"s%d" % n for n in range(5_000 if during == "work" else 100)}
+    assert {message.key for message in messages(direct, direct.sentiment_topic)} == wanted
+
+
+async def test_a_network_that_resets_and_slows_loses_nothing(
+    servers: OwnServers, direct: Settings, proxied: Settings
+) -> None:
+    async with (
+        servers.proxy() as network,
+        Pool(ConstantScorer, ["cpu"]) as pool,
+        running(app.scoring_pipeline(proxied, pool)),
+    ):
+        for first in range(0, 1_000, 100):
+            await asyncio.to_thread(publish, direct, stories(first, first + 100))
+            network.delay_s = 0.05 if first % 200 else 0.0
+            network.reset()
+            await asyncio.sleep(0.3)
+        network.delay_s = 0.0
+        await until(lambda: committed(direct) == ends(direct), 120)
+    assert {message.key for message in messages(direct, direct.sentiment_topic)} == {b"s%d" % n for n in range(1_000)}
