@@ -24,18 +24,24 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format schemas bench lock clean distclean
+.PHONY: help setup kernels demo test nightly lint format schemas bench lock clean distclean
 
 help: ## List the targets.
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Create .venv with everything pinned in requirements/lock.txt.
+setup: kernels ## Create .venv with everything pinned in requirements/lock.txt.
 
-demo: $(STAMP) ## Run the whole pipeline on a sample feed, with a real Kafka and Postgres.
+kernels: $(STAMP) ## Compile the kernels if their C sources have changed.
+	@$(BIN)/python earlybell/inference/kernels/build.py
+
+demo: kernels ## Run the whole pipeline on a sample feed, with a real Kafka and Postgres.
 	@$(BIN)/earlybell demo
 
-test: $(STAMP) lint ## Run the checks and all tests, on real servers.
+test: kernels lint ## Run the checks and all tests, on real servers.
 	$(BIN)/python -m pytest
+
+nightly: kernels ## Run the tests that take too long for every change.
+	$(BIN)/python -m pytest -m nightly
 
 lint: $(STAMP) ## Check style, format, layers and types.
 	$(BIN)/ruff check .
@@ -50,7 +56,7 @@ format: $(STAMP) ## Format the code, and fix what can be fixed automatically.
 schemas: $(STAMP) ## Regenerate deploy/schemas from the records.
 	$(BIN)/python -m earlybell.streams.schemas deploy/schemas
 
-bench: $(STAMP) ## Run the benchmarks of tests/benchmarks.
+bench: kernels ## Run the benchmarks of tests/benchmarks.
 	$(BIN)/python -m tests.benchmarks
 
 lock: $(BIN)/uv ## Resolve pyproject.toml into requirements/lock.txt (`make lock UPGRADE=--upgrade` for newer versions).

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 
 from earlybell.errors import UserError
 from earlybell.inference.backends.int8 import Int8Backend
@@ -25,12 +26,14 @@ from earlybell.inference.batching.backend import Backend, Window
 from earlybell.inference.batching.planning import bucket
 from earlybell.inference.batching.strategies import STRATEGIES, Strategy
 from earlybell.inference.early_exit.depth_prediction import DepthPrediction
-from earlybell.inference.kernels import build, wordpiece
+from earlybell.inference.kernels import library, wordpiece
 from earlybell.inference.kernels.wordpiece import WordPieces
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
 from earlybell.inference.precision import PRECISIONS, arithmetic_name, cpu_precision, int8_kernels
 from earlybell.inference.predictions import ModelDescription, Predictions
 from earlybell.inference.token_ids import TokenIds
+
+log = structlog.get_logger(__name__)
 
 #: Padded tokens of a batch. On a CPU more than this exceeds the caches; a GPU wants to be filled, but a batch of fixed
 #: shape costs a small window as much as a large one (estimated, not measured: 0.1 to 0.2 ms a layer on an H200).
@@ -80,11 +83,13 @@ class Engine:
         self._on_gpu = kind == "cuda"
         kernels = None if self._on_gpu else int8_kernels(config)
         if precision == "auto":
+            if not self._on_gpu and (reason := library.missing()):
+                log.warning("kernels_missing", reason=reason)
             precision = _torch_backends().gpu_precision() if self._on_gpu else cpu_precision(kernels is not None)
         if precision not in PRECISIONS:
             raise EngineError(f"no precision {precision!r}: choose auto, {' or '.join(PRECISIONS)}")
         if precision == "int8" and kernels is None:
-            raise EngineError("no int8 here: it needs a CPU device, a C compiler and a cache directory; choose auto")
+            raise EngineError(f"no int8 here: {library.missing() or 'a GPU or this model has none'}; choose auto")
         self.strategy = _strategy(strategy, precision, kind, exact)
         self.backend: Backend
         self._threads, self._thread_count = None, 1
@@ -107,7 +112,7 @@ class Engine:
         ahead = self._on_gpu and self.strategy.exact
         self._ahead: Executor | None = ThreadPoolExecutor(1, "tokenizer") if ahead else None
         self._reader = checkpoint.reader
-        compiled = build.library()
+        compiled = library.load()
         if compiled is not None and wordpiece.is_supported(self._reader.tokenizer):
             self._reader = replace(self._reader, quick=WordPieces(self._reader.tokenizer, compiled))
         expected_depths = calibration.expected_depths(config.depths.start)
@@ -124,6 +129,7 @@ class Engine:
             precision=precision,
             device=device,
             arithmetic=arithmetic_name(precision, kind, self.strategy.exact),
+            kernels=kernels.form if kernels is not None and precision == "int8" else None,
         )
 
     @property

@@ -5,20 +5,20 @@ The choice is a rule, not a measurement: two machines, or two starts of one, mus
 
 from __future__ import annotations
 
-import ctypes
 from importlib.metadata import version
 
 from earlybell.inference.backends import int8_weights
-from earlybell.inference.kernels import build
+from earlybell.inference.kernels import library
+from earlybell.inference.kernels.library import Kernels
 from earlybell.inference.model.config import Config
 from earlybell.inference.predictions import INT8_ARITHMETIC
 
 PRECISIONS = ("int8", "float32", "bfloat16")
 
 
-def int8_kernels(config: Config) -> ctypes.CDLL | None:
+def int8_kernels(config: Config) -> Kernels | None:
     """Return the compiled kernels, or None if there are none or they do not support this model."""
-    return build.library() if int8_weights.is_supported(config) else None
+    return library.load() if int8_weights.is_supported(config) else None
 
 
 def cpu_precision(has_int8: bool) -> str:

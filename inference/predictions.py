@@ -31,6 +31,7 @@ class ModelDescription:
     precision: str  # "float32", "bfloat16" ...
     device: str  # "cpu", "cuda:0" ...
     arithmetic: str  # "int8.2", "bfloat16.cuda.torch2.13" ...; two that differ answer differently
+    kernels: str | None = None  # the form of the int8 kernels: "avx2" ...; None if torch computes
 
     @property
     def served_revision(self) -> str:

@@ -136,7 +136,14 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
                 return 0
             stopping.cancel()
             model = await starting
-            log.info("model_loaded", model=model.model, revision=model.served_revision, policy=model.policy)
+            log.info(
+                "model_loaded",
+                model=model.model,
+                revision=model.served_revision,
+                policy=model.policy,
+                device=model.device,
+                kernels=model.kernels,
+            )
             pipeline = scoring_pipeline(settings, pool)
         else:
             await asyncio.to_thread(migrations.check, settings.database)

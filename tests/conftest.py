@@ -19,8 +19,12 @@ import pytest
 
 from earlybell.deploy.local import stack
 from earlybell.deploy.local.stack import Stack
+from earlybell.inference.kernels import build
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Never test kernels that are older than their sources.
+build.main([])
 
 # A shell that starts a run in the background lets it ignore Ctrl-C, and so would every process that the tests start
 # in order to interrupt it.

@@ -23,6 +23,7 @@ from earlybell.inference.batching.backend import Answers
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import kept_tokens
 from earlybell.inference.kernels import structs
+from earlybell.inference.kernels.library import Kernels
 from earlybell.inference.kernels.structs import EXIT_TEXTS, LANES, STRIP, address, aligned
 from earlybell.inference.model.config import Config
 from earlybell.inference.token_ids import TokenIds
@@ -50,7 +51,7 @@ class Int8Backend:
 
     def __init__(
         self,
-        kernels: ctypes.CDLL,
+        kernels: Kernels,
         weights: Int8Weights,
         rule: ExitRule,
         temperatures: NDArray[np.float32],
@@ -104,7 +105,7 @@ class Int8Backend:
         if prunes and self._alpha < 1.0 and layers:
             keep = kept_tokens(lengths, self._alpha, layers).astype(np.int32)
         longest = int(lengths.max())
-        self.kernels.earlybell_forward(
+        self.kernels.forward(
             byref(self._model if depth is None else self._model_to_depth[depth]),
             address(texts.ids),
             address(lengths),

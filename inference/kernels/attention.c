@@ -140,7 +140,7 @@ static void attention_4(float *qkv, int64_t n, const struct layer *l, struct wor
     attention(4, qkv, n, l, s, pruning);
 }
 
-void earlybell_attention(float *qkv, int64_t n, const struct layer *l, struct workspace *s, int pruning) {
+static void earlybell_attention(float *qkv, int64_t n, const struct layer *l, struct workspace *s, int pruning) {
     if (l->head_size == 2 * LANES) attention_2(qkv, n, l, s, pruning);
     else if (l->head_size == 4 * LANES) attention_4(qkv, n, l, s, pruning);
     else attention_1(qkv, n, l, s, pruning);

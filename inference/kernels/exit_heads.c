@@ -99,7 +99,7 @@ static void head_rows(const struct head *e, const float *pooled, float *logits) 
 static void head_row(const struct head *e, const float *pooled, float *logits) { head_block(1, e, pooled, logits); }
 
 /* Logits of an exit: (texts, classes); NaN for a text with a state that is not finite, which tanh would hide. */
-void earlybell_exit(const struct exit *e, const float *x, const int32_t *lengths, int64_t texts, float *logits,
+static void earlybell_exit(const struct exit *e, const float *x, const int32_t *lengths, int64_t texts, float *logits,
                     struct workspace *s) {
     const int64_t inputs = e->head.inputs, classes = e->head.classes;
     for (int64_t first = 0; first < texts; first += EXIT_TEXTS) {

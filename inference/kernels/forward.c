@@ -36,7 +36,7 @@ INLINE float ln_of(float v) {
 
 /* Logits to probabilities, in place; all of them NaN unless they are numbers. A comparison with NaN is false, and the
  * vectors' exp bounds its argument: without this check NaN would turn into confidence. */
-void earlybell_softmax(float *logits, int64_t texts, int64_t classes, float temperature) {
+static void earlybell_softmax(float *logits, int64_t texts, int64_t classes, float temperature) {
     for (int64_t text = 0; text < texts; text++, logits += classes) {
         float top = -INFINITY, total = 0.0f;
         int undefined = 0;
@@ -56,7 +56,7 @@ void earlybell_softmax(float *logits, int64_t texts, int64_t classes, float temp
 
 /* Update each text's window with one more depth and mark the texts that exit. A text whose probabilities are not
  * numbers exits with them, at once: the caller reports it. */
-void earlybell_decide(const struct exit_rule *rule, const float *probabilities, int64_t texts, int64_t classes,
+static void earlybell_decide(const struct exit_rule *rule, const float *probabilities, int64_t texts, int64_t classes,
                       int64_t depth, const struct window_state *window, uint8_t *exits) {
     for (int64_t text = 0; text < texts; text++, probabilities += classes) {
         float entropy = 0.0f, lead = -1.0f, second = -1.0f;
@@ -107,7 +107,7 @@ static int64_t retire(const struct model *m, struct batch *b, int64_t texts, int
 }
 
 /* keep: (texts, depths) tokens to keep after attention at each depth, or NULL for all. */
-void earlybell_forward(const struct model *m, const int32_t *ids, const int32_t *lengths, int64_t texts,
+static void earlybell_forward(const struct model *m, const int32_t *ids, const int32_t *lengths, int64_t texts,
                        const int32_t *keep, struct batch *b, struct workspace *s, float *probabilities,
                        int16_t *exit_depth, int32_t *kept) {
     for (int64_t first = 0, stop; first < texts; first = stop) {

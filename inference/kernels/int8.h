@@ -1,11 +1,13 @@
-/* The structures that cross from Python into the int8 kernels, and the kernels' functions.
+/* The structures that cross from Python into the int8 kernels.
  *
- * `structs.py` declares the same structures; their sizes are compared when the library is loaded (`build.py`). */
+ * `structs.py` declares the same structures; their sizes are compared when the library is loaded (`library.py`). */
 #ifndef EARLYBELL_INT8_H
 #define EARLYBELL_INT8_H
 
 #include <stdint.h>
 
+#define LANES 16      /* numbers of a vector */
+#define STRIP 32      /* queries whose attention scores are computed together: two vectors, a query a lane */
 #define PANEL 64      /* columns of a panel of weights: four vectors */
 #define TERMS 9       /* of the polynomial that approximates the activation */
 #define EXIT_TEXTS 24 /* texts whose pooled states are kept at a time */
@@ -105,17 +107,5 @@ struct workspace {
     float *pooled;        /* (EXIT_TEXTS, the most inputs of a head) */
     int64_t tile_tokens;  /* tokens that go through a layer together; a longer text goes alone */
 };
-
-/* out (rows, outputs): rows of `from`, `stride` apart, quantised, times a matrix. */
-void earlybell_matmul(const struct linear *w, const float *from, int64_t stride, int64_t rows, float *out,
-                      struct workspace *s);
-void earlybell_attention(float *qkv, int64_t n, const struct layer *l, struct workspace *s, int pruning);
-void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_t *lengths, int64_t texts, float *x,
-                     struct workspace *s);
-void earlybell_layer(const struct layer *l, float *x, int32_t *lengths, int64_t texts, const int32_t *keep,
-                     struct workspace *s);
-void earlybell_exit(const struct exit *e, const float *x, const int32_t *lengths, int64_t texts, float *logits,
-                    struct workspace *s);
-int64_t earlybell_compact(float *x, int32_t *lengths, int64_t texts, int64_t h, const uint8_t *stays);
 
 #endif

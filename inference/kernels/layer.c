@@ -131,7 +131,7 @@ static void matmul_activate(const struct layer *l, int64_t rows, const struct wo
     matmul(ACTIVATE, &l->feed_forward_in, rows, s, out, l->feed_forward_in.outputs, l);
 }
 
-void earlybell_matmul(const struct linear *w, const float *from, int64_t stride, int64_t rows, float *out,
+static void earlybell_matmul(const struct linear *w, const float *from, int64_t stride, int64_t rows, float *out,
                         struct workspace *s) {
     quantise(from, stride, rows, w->inputs, s);
     matmul_store(w, rows, s, out, w->outputs);
@@ -153,7 +153,7 @@ static void select_tokens(int64_t n, int64_t keep, struct workspace *s) {
  *
  * keep: how many tokens of each text to keep after attention, or NULL for all; lengths is then updated and the texts
  * stay packed. */
-void earlybell_layer(const struct layer *l, float *x, int32_t *lengths, int64_t texts, const int32_t *keep,
+static void earlybell_layer(const struct layer *l, float *x, int32_t *lengths, int64_t texts, const int32_t *keep,
                      struct workspace *s) {
     const int64_t h = l->attention_out.outputs, all_heads = l->heads * l->head_size;
     const int64_t stride = 3 * all_heads, wide = l->feed_forward_in.outputs;
@@ -193,7 +193,7 @@ void earlybell_layer(const struct layer *l, float *x, int32_t *lengths, int64_t 
 }
 
 /* Packed token ids -> x at depth 0. */
-void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_t *lengths, int64_t texts, float *x,
+static void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_t *lengths, int64_t texts, float *x,
                      struct workspace *s) {
     const int64_t n = e->size, h = e->projection ? e->projection->outputs : n;
     const int32_t *end = ids;
@@ -215,7 +215,7 @@ void earlybell_embed(const struct embedding *e, const int32_t *ids, const int32_
 }
 
 /* Keep the texts that stay, packed and in order; returns how many. Updates lengths. */
-int64_t earlybell_compact(float *x, int32_t *lengths, int64_t texts, int64_t h, const uint8_t *stays) {
+static int64_t earlybell_compact(float *x, int32_t *lengths, int64_t texts, int64_t h, const uint8_t *stays) {
     int64_t kept = 0;
     float *to = x;
     for (int64_t text = 0; text < texts; text++) {

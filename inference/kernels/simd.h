@@ -1,10 +1,10 @@
 /* Vectors of 16 numbers, and the one place that knows which form of them is compiled.
  *
- * A form is a header that holds everything that differs between kinds of processor; nothing else here looks at the
- * processor. Every form computes the same bits: no operation is left to the compiler's choice (no contraction: a
+ * A form is a header that holds everything that differs between kinds of processor (`build.py` lists the forms and
+ * compiles `form.c` for each); nothing else here looks at the processor. Every form computes the same bits: no operation is left to the compiler's choice (no contraction: a
  * multiply-add is `fma`, in one rounding), reductions have one order, and rounding is to nearest even. A form defines
  *
- *   FORM                        its name
+ *   NEEDS                       the instructions that it needs (see `form.h`)
  *   ROWS, VECTORS               tokens and vectors of columns that a block of a matrix product keeps in registers
  *   UNROLL                      keys or queries that attention takes at a time
  *   f32x16, i32x16              16 floats, 16 signed integers of 32 bits, by value
@@ -29,22 +29,12 @@
 #include <stdint.h>
 #include <string.h>
 
-#define LANES 16
-#define STRIP 32 /* queries whose attention scores are computed together: two vectors, a query a lane */
+#include "form.h"
+#include "int8.h"
+
 #define INLINE static inline __attribute__((always_inline))
 
-/* FORM_HEADER names a form regardless of the compiler's target, for tests. */
-#if defined(FORM_HEADER)
 #include FORM_HEADER
-#elif defined(__AVX512F__) && defined(__AVX512BW__)
-#include "simd_avx512.h"
-#elif defined(__AVX2__) && defined(__FMA__)
-#include "simd_avx2.h"
-#elif defined(__ARM_FEATURE_DOTPROD)
-#include "simd_neon.h"
-#else
-#include "simd_portable.h"
-#endif
 
 /* 2^t to about 2e-7, as 2^(integer + fraction), for t up to 126; below -126 it is 2^-126. */
 INLINE f32x16 exp2_approx(f32x16 t) {

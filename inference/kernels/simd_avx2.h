@@ -57,7 +57,7 @@ INLINE f32x16 scale2(f32x16 v, i32x16 n) {
 INLINE i32x16 zero_sums(void) { return (i32x16){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 
 #if defined(EMULATE_VNNI) /* by tests, on a processor without it */
-#define FORM "avx_vnni"
+#define NEEDS AVX2
 INLINE __m256i dot4_half(__m256i sums, __m256i bytes, const int8_t *weight) {
     uint8_t a[32];
     int32_t totals[8];
@@ -67,12 +67,12 @@ INLINE __m256i dot4_half(__m256i sums, __m256i bytes, const int8_t *weight) {
     return _mm256_loadu_si256((const __m256i *)totals);
 }
 #elif defined(__AVXVNNI__)
-#define FORM "avx_vnni"
+#define NEEDS (AVX2 | AVX_VNNI)
 INLINE __m256i dot4_half(__m256i sums, __m256i bytes, const int8_t *weight) {
     return _mm256_dpbusd_avx_epi32(sums, bytes, _mm256_loadu_si256((const __m256i *)weight));
 }
 #else
-#define FORM "avx2"
+#define NEEDS AVX2
 INLINE __m256i dot4_half(__m256i sums, __m256i bytes, const int8_t *weight) {
     __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_loadu_si256((const __m256i *)weight));
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));

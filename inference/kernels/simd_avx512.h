@@ -56,10 +56,10 @@ INLINE i32x16 dot4(i32x16 sums, const uint8_t *bytes, const int8_t *weight) {
     int32_t four;
     memcpy(&four, bytes, 4);
 #if defined(__AVX512VNNI__) || defined(EMULATE_VNNI)
-#define FORM "avx512_vnni"
+#define NEEDS (AVX2 | AVX512 | AVX512_VNNI)
     return (i32x16){_mm512_dpbusd_epi32(sums.a, _mm512_set1_epi32(four), _mm512_loadu_si512(weight))};
 #else
-#define FORM "avx512"
+#define NEEDS (AVX2 | AVX512)
     __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(four), _mm512_loadu_si512(weight));
     return (i32x16){_mm512_add_epi32(sums.a, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
 #endif

@@ -1,7 +1,7 @@
 /* NEON with dot products (Armv8.2 and later: Graviton 2, Apple M1): a vector is four registers. */
 #include <arm_neon.h>
 
-#define FORM "neon_dotprod"
+#define NEEDS DOTPROD
 #define ROWS 5 /* 5 x 4 accumulators, 4 weights and a broadcast fit the 32 registers */
 #define VECTORS 1
 #define UNROLL 4

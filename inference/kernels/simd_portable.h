@@ -1,5 +1,5 @@
 /* Plain C: compiles for every processor, and is as fast as its compiler makes it. */
-#define FORM "portable"
+#define NEEDS 0
 #define ROWS 4
 #define VECTORS 1
 #define UNROLL 4

@@ -1,19 +1,19 @@
 """What crosses from Python into the compiled kernels: structures, constants and function prototypes.
 
-`int8.h` and `wordpiece.h` declare the same; `check` compares the two when the library is loaded.
+`int8.h`, `form.h` and `wordpiece.h` declare the same; `check` compares the two when the library is loaded.
 """
 
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: Values of a vector, columns of a panel of weights, queries of a strip, terms of the activation's polynomial, and
-#: texts whose pooled states are kept at a time: as in `simd.h` and `int8.h`.
+#: texts whose pooled states are kept at a time: as in `int8.h`.
 LANES, PANEL, STRIP, TERMS, EXIT_TEXTS = 16, 64, 32, 9, 24
 
 
@@ -105,25 +105,36 @@ class Vocabulary(Structure):
                 ("length", c_void_p), ("slots", c_int64), ("unknown", c_int32)]  # fmt: skip
 
 
+#: The functions of a form, in the order of ``struct form``: the types of the result and of the arguments, a pointer to
+#: an array being a ``c_void_p``. They hold no interpreter lock.
+FUNCTIONS = {
+    "forward": CFUNCTYPE(None, POINTER(Model), c_void_p, c_void_p, c_int64, c_void_p, POINTER(Batch),
+                         POINTER(Workspace), c_void_p, c_void_p, c_void_p),
+    "embed": CFUNCTYPE(None, POINTER(Embedding), c_void_p, c_void_p, c_int64, c_void_p, POINTER(Workspace)),
+    "layer": CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_int64, c_void_p, POINTER(Workspace)),
+    "exit": CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_int64, c_void_p, POINTER(Workspace)),
+    "softmax": CFUNCTYPE(None, c_void_p, c_int64, c_int64, c_float),
+    "decide": CFUNCTYPE(None, POINTER(ExitRule), c_void_p, c_int64, c_int64, c_int64, POINTER(WindowState), c_void_p),
+    "compact": CFUNCTYPE(c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p),
+}  # fmt: skip
+
+
+class Form(Structure):
+    """A form of the kernels, and what it needs of the processor."""
+
+    _fields_ = [("name", c_char_p), ("needs", c_int64), *FUNCTIONS.items()]
+
+
 _STRUCTURES = (
-    Linear, Norm, Layer, Embedding, Head, Exit, ExitRule, WindowState, Model, Batch, Workspace, Vocabulary,
+    Linear, Norm, Layer, Embedding, Head, Exit, ExitRule, WindowState, Model, Batch, Workspace, Vocabulary, Form,
 )  # fmt: skip
 _CONSTANTS = {"LANES": LANES, "PANEL": PANEL, "STRIP": STRIP, "TERMS": TERMS, "EXIT_TEXTS": EXIT_TEXTS}
-#: By function: the type of its result and of its arguments, a pointer to an array being a ``c_void_p``.
+#: Of the library itself, as above.
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
-    "earlybell_form": (c_char_p, []),
+    "earlybell_form": (POINTER(Form), [c_int64, POINTER(c_int32)]),
     "earlybell_layout": (None, [c_void_p]),
-    "earlybell_forward": (None, [POINTER(Model), c_void_p, c_void_p, c_int64, c_void_p, POINTER(Batch),
-                                 POINTER(Workspace), c_void_p, c_void_p, c_void_p]),
-    "earlybell_embed": (None, [POINTER(Embedding), c_void_p, c_void_p, c_int64, c_void_p, POINTER(Workspace)]),
-    "earlybell_layer": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, POINTER(Workspace)]),
-    "earlybell_exit": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, POINTER(Workspace)]),
-    "earlybell_softmax": (None, [c_void_p, c_int64, c_int64, c_float]),
-    "earlybell_decide": (None, [POINTER(ExitRule), c_void_p, c_int64, c_int64, c_int64, POINTER(WindowState),
-                                c_void_p]),
-    "earlybell_compact": (c_int64, [c_void_p, c_void_p, c_int64, c_int64, c_void_p]),
     "earlybell_wordpiece": (None, [POINTER(Vocabulary), c_char_p, c_void_p, c_int64, c_void_p, c_void_p]),
-}  # fmt: skip
+}
 
 
 def check(library: ctypes.CDLL) -> None:

@@ -5,7 +5,6 @@ It knows BERT's tokenizers and `wordpiece.c`; nothing of models or length limits
 
 from __future__ import annotations
 
-import ctypes
 import json
 from collections.abc import Sequence
 from ctypes import byref
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from earlybell.inference.kernels.library import Kernels
 from earlybell.inference.kernels.structs import Vocabulary, address
 
 #: The tokenizer that the C code implements; any other is left to the tokenizers library.
@@ -25,7 +25,7 @@ MODEL = {"type": "WordPiece", "continuing_subword_prefix": "##", "max_input_char
 class WordPieces:
     """A tokenizer's vocabulary in the form that the C code looks it up in."""
 
-    def __init__(self, tokenizer: Tokenizer, kernels: ctypes.CDLL) -> None:
+    def __init__(self, tokenizer: Tokenizer, kernels: Kernels) -> None:
         if not is_supported(tokenizer):
             raise ValueError("not a lower-casing BERT word-piece tokenizer")
         self._kernels = kernels
@@ -63,7 +63,7 @@ class WordPieces:
         ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
         ids = np.empty(int(ends[-1]) if len(ends) else 0, np.int32)
         counts = np.empty(len(encoded), np.int32)
-        self._kernels.earlybell_wordpiece(
+        self._kernels.wordpiece(
             byref(self._vocabulary), b"".join(encoded), address(ends), len(encoded), address(ids), address(counts)
         )
         pieces: list[NDArray[np.int32] | None] = []

@@ -6,7 +6,6 @@ teachers' own once their answers are softened.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.progress import track
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.kernels.library import Kernels
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.huggingface import WEIGHTS_FILE
 from earlybell.inference.model.tokenizer import Reader
@@ -64,7 +64,7 @@ def teacher_logits(
     return np.concatenate(shards) if shards else np.empty((0, 0), np.float32)
 
 
-def _int8_logits(model: ElbertForSequenceClassification, kernels: ctypes.CDLL, rows: TokenIds) -> NDArray[np.float32]:
+def _int8_logits(model: ElbertForSequenceClassification, kernels: Kernels, rows: TokenIds) -> NDArray[np.float32]:
     """Return log-probabilities, which are logits up to a constant per text, and so the same to every softmax."""
     config = model.config
     untempered = np.ones(len(config.depths), np.float32)

@@ -14,7 +14,7 @@ from earlybell.masking import MASK, masked
 from earlybell.streams.settings import ENV_PREFIX, Settings
 
 #: Our variables that are not settings of the pipeline: they belong to the local stack, the set-up and the tests.
-OTHER_VARIABLES = frozenset({"EARLYBELL_HOME", "EARLYBELL_TORCH", "EARLYBELL_DATA"})
+OTHER_VARIABLES = frozenset({"EARLYBELL_HOME", "EARLYBELL_ISA", "EARLYBELL_TORCH", "EARLYBELL_DATA"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -212,7 +212,7 @@ def int8_peak() -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "peak.so"
         source = Path(__file__).with_name("peak.c")
-        subprocess.run(["cc", *build.FLAGS, str(source), "-o", str(file)], check=True)
+        subprocess.run(["cc", *build.FLAGS, "-march=native", "-shared", str(source), "-o", str(file)], check=True)
         library = ctypes.CDLL(str(file))
         library.peak.restype = ctypes.c_int64
         cores = engine_clock.THREADS or engine_clock.CORES

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earlybell.inference.engine import Engine, open_engine
-from earlybell.inference.kernels.build import library
+from earlybell.inference.kernels import library
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.predictions import Predictions
@@ -23,9 +23,9 @@ DIALS = (0.0, 0.5, 0.75, 1.0)  # full depth; agreement window; trend window, pru
 STRATEGIES = ("shrink", "presort", "refill")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3, "int8": 0.0}
 
-needs_int8 = pytest.mark.skipif(library() is None, reason="no C compiler here: no int8 kernels")
+needs_int8 = pytest.mark.skipif(library.load() is None, reason="no kernels here")
 PRECISIONS = ["float32", "bfloat16", pytest.param("int8", marks=needs_int8)]
-any_precision = st.sampled_from(["float32", "bfloat16", *(["int8"] if library() is not None else [])])
+any_precision = st.sampled_from(["float32", "bfloat16", *(["int8"] if library.load() is not None else [])])
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from earlybell.inference.backends.int8 import exit_rule
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.engine import UndefinedAnswerError, open_engine
-from earlybell.inference.kernels import build
+from earlybell.inference.kernels import library
 from earlybell.inference.kernels.structs import WindowState, address
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration
@@ -25,7 +25,7 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.pool.pool import Pool
 from tests.inference.tiny_models import outspoken, tiny
 
-needs_kernels = pytest.mark.skipif(build.library() is None, reason="no C compiler here: no int8 kernels")
+needs_kernels = pytest.mark.skipif(library.load() is None, reason="no kernels here")
 RULES = [ExitRule(), ExitRule(0.5), ExitRule(1.0), ExitRule(0.4, "agreement", 2, 0.1), ExitRule(0.4, "trend", 2)]
 #: Of the tiny checkpoint's curve: full depth, agreement, trend with pruning, confidence with pruning.
 DIALS = (0.0, 0.5, 0.75, 1.0)
@@ -53,14 +53,14 @@ def checkpoint_id(tokenizer_file: Path, token: str) -> int:
 @needs_kernels
 @pytest.mark.parametrize("broken", [np.nan, np.inf, [np.nan, np.nan, np.nan], [np.inf, -np.inf, 0], [-np.inf] * 3])
 def test_logits_that_are_not_numbers_have_no_probabilities(broken: float | list[float]) -> None:
-    library = build.library()
-    assert library is not None
+    kernels = library.load()
+    assert kernels is not None
     logits = np.array([[1, 2, 3], [0, 0, 0], [3, 2, 1]], np.float32)
     expected = logits.copy()
     logits[1, : np.size(broken)] = broken
     in_torch = torch.from_numpy(logits / np.float32(1.5)).softmax(-1).numpy()
     for values in (logits, expected):
-        library.earlybell_softmax(address(values), 3, 3, 1.5)
+        kernels.softmax(address(values), 3, 3, 1.5)
     assert np.isnan(logits[1]).all()
     assert np.isnan(in_torch[1]).all()
     assert np.array_equal(logits[[0, 2]], expected[[0, 2]])
@@ -70,13 +70,13 @@ def test_logits_that_are_not_numbers_have_no_probabilities(broken: float | list[
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("depth", [0, 3])
 def test_such_a_text_leaves_at_once_and_the_others_do_not_notice(rule: ExitRule, depth: int) -> None:
-    library = build.library()
-    assert library is not None
+    kernels = library.load()
+    assert kernels is not None
     probabilities = np.array([[0.4, 0.3, 0.3], [np.nan] * 3, [0.9, 0.05, 0.05]], np.float32)
     run, label, lead = np.ones(3, np.int32), np.zeros(3, np.int32), np.full(3, 0.1, np.float32)
     exits = np.empty(3, np.bool_)
     state = WindowState(address(run), address(label), address(lead))
-    library.earlybell_decide(exit_rule(rule, 3), address(probabilities), 3, 3, depth, state, address(exits))
+    kernels.decide(exit_rule(rule, 3), address(probabilities), 3, 3, depth, state, address(exits))
     window = ConfidenceWindow(rule, 3)
     window.run, window.label = torch.ones(3, dtype=torch.int32), torch.zeros(3, dtype=torch.int64)
     window.lead = torch.full((3,), 0.1)

@@ -24,6 +24,7 @@ import pytest
 pytest.importorskip("hatchling", reason="no build backend: hatchling is not installed")
 
 ROOT = Path(__file__).parents[2]
+KERNELS = "earlybell/inference/kernels/kernels.so"
 DIRECTORIES = ("deploy", "inference", "storage", "streams")
 #: The package's own files; the rest of it is links to the directories.
 TOP_LEVEL = {"earlybell/__init__.py", "earlybell/errors.py", "earlybell/py.typed"}
@@ -33,8 +34,7 @@ NEEDED_AT_RUN_TIME = [
     "earlybell/deploy/local/*",
     "earlybell/inference/checkpoints/elbert-small/model.safetensors",
     "earlybell/inference/checkpoints/elbert-small/tokenizer.json",
-    "earlybell/inference/kernels/*.c",
-    "earlybell/inference/kernels/*.h",
+    "earlybell/inference/kernels/kernels.so",
     "earlybell/storage/migrations/versions/*.py",
     "earlybell/streams/demo/sample/feed.jsonl",
 ]
@@ -134,8 +134,15 @@ def source_files() -> Iterator[str]:
     """The files of the four directories as they should be installed, whether or not anything links to them."""
     for directory in DIRECTORIES:
         for file in (ROOT / directory).rglob("*"):
-            if file.is_file() and "__pycache__" not in file.parts:
+            if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".so":
                 yield f"earlybell/{file.relative_to(ROOT).as_posix()}"
+
+
+def kernel_sources() -> set[str]:
+    """The files that the library is compiled from: in the sdist, not in the wheel."""
+    return {
+        name for name in source_files() if name.startswith("earlybell/inference/kernels/") and name[-2:] in (".c", ".h")
+    }
 
 
 def test_the_wheel_holds_every_file_once_and_nothing_else(wheel: Path) -> None:
@@ -147,7 +154,7 @@ def test_the_wheel_holds_every_file_once_and_nothing_else(wheel: Path) -> None:
         f"earlybell/deploy/{name}"
         for name in ("Dockerfile", "Dockerfile.dockerignore", "compose.yaml", "prerequisites.sh")
     }
-    assert set(names) == {*TOP_LEVEL, *source_files()} - only_in_a_checkout
+    assert set(names) == {*TOP_LEVEL, *source_files(), KERNELS} - only_in_a_checkout - kernel_sources()
 
 
 def test_the_sdist_holds_every_file_once_and_no_links(sdist: Path, wheel: Path) -> None:
@@ -156,8 +163,10 @@ def test_the_sdist_holds_every_file_once_and_no_links(sdist: Path, wheel: Path) 
     names = [member.name.partition("/")[2] for member in members]
     assert all(member.isfile() for member in members)
     assert len(names) == len(set(names))
-    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packaged == {name for name in names if name.startswith("earlybell/")}
+    packaged = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name} - {KERNELS}
+    assert packaged == {name for name in names if name.startswith("earlybell/")} - kernel_sources()
+    assert kernel_sources() <= set(names)
+    assert "hatch_build.py" in names
 
 
 def test_the_wheel_is_the_same_from_the_sdist_and_from_a_checkout(wheel: Path, tmp_path: Path) -> None:

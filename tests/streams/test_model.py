@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from earlybell.inference.engine import Engine
-from earlybell.inference.kernels.build import library
+from earlybell.inference.kernels import library
 from earlybell.streams.model import open_pool, scorer
 from earlybell.streams.settings import Settings, load_settings
 
@@ -44,7 +44,7 @@ def test_without_it_float32_does_not_promise_that(monkeypatch: pytest.MonkeyPatc
     assert "exact" not in engine.description.arithmetic
 
 
-@pytest.mark.skipif(library() is None, reason="int8 kernels are not available here")
+@pytest.mark.skipif(library.load() is None, reason="int8 kernels are not available here")
 def test_a_cpu_computes_in_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EARLYBELL_PRECISION", raising=False)
     assert opened().description.arithmetic.startswith("int8.")

@@ -16,7 +16,7 @@ from earlybell.inference.batching.backend import Answers
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import kept_tokens
-from earlybell.inference.kernels import build
+from earlybell.inference.kernels import library
 from earlybell.inference.kernels.structs import address
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.token_ids import Ids, TokenIds
@@ -34,7 +34,7 @@ class Stepwise:
     """Each kernel of an int8 model as a method."""
 
     def __init__(self, model: ElbertForSequenceClassification) -> None:
-        kernels = build.library()
+        kernels = library.load()
         assert kernels is not None
         self.kernels, self.weights, self.config = kernels, Int8Weights(model.config, model.weights()), model.config
         self._backend = self.backend(ExitRule(), np.ones(len(model.config.depths), np.float32))
@@ -49,7 +49,7 @@ class Stepwise:
         packed = TokenIds.pack(texts)
         lengths = packed.lengths
         hidden = np.empty((len(packed.ids), self.config.hidden), np.float32)
-        self.kernels.earlybell_embed(
+        self.kernels.embed(
             byref(self.weights.embedding), address(packed.ids), address(lengths), len(texts), address(hidden),
             byref(self._backend.workspace(1)),
         )  # fmt: skip
@@ -59,14 +59,14 @@ class Stepwise:
         """Apply the layers of a group, in place; ``keep``: (texts,) tokens that ACC keeps of each text."""
         workspace = self._backend.workspace(int(packed.lengths.max()))
         for layer in self.weights.layers[group]:
-            self.kernels.earlybell_layer(
+            self.kernels.layer(
                 addressof(layer), address(packed.hidden), address(packed.lengths), len(packed.lengths),
                 None if keep is None else address(keep), byref(workspace),
             )  # fmt: skip
 
     def logits(self, packed: Packed, depth: int) -> NDArray[np.float32]:
         logits = np.empty((len(packed.lengths), self.config.classes), np.float32)
-        self.kernels.earlybell_exit(
+        self.kernels.exit(
             addressof(self.weights.exits[depth]), address(packed.hidden), address(packed.lengths),
             len(packed.lengths), address(logits), byref(self._backend.workspace(int(packed.lengths.max()))),
         )  # fmt: skip
@@ -74,12 +74,12 @@ class Stepwise:
 
     def softmax(self, logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
         probabilities = logits.copy()
-        self.kernels.earlybell_softmax(address(probabilities), *logits.shape, temperature)
+        self.kernels.softmax(address(probabilities), *logits.shape, temperature)
         return probabilities
 
     def compact(self, packed: Packed, stays: NDArray[np.bool_]) -> None:
         """Drop the texts that do not stay; the others remain packed and in order."""
-        count = self.kernels.earlybell_compact(
+        count = self.kernels.compact(
             address(packed.hidden), address(packed.lengths), len(packed.lengths), self.config.hidden, address(stays)
         )
         packed.lengths = packed.lengths[:count].copy()

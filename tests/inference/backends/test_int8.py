@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from ctypes import byref
 
 import numpy as np
@@ -18,13 +17,14 @@ from earlybell.inference.batching.strategies import STRATEGIES
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, normalised_entropy
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import kept_tokens
-from earlybell.inference.kernels import build
+from earlybell.inference.kernels import library
+from earlybell.inference.kernels.library import Kernels
 from earlybell.inference.kernels.structs import WindowState, address
 from earlybell.inference.token_ids import TokenIds
 from tests.inference.backends.stepwise import Stepwise
 from tests.inference.tiny_models import outspoken, tiny
 
-pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: no int8 kernels")
+pytestmark = pytest.mark.skipif(library.load() is None, reason="no kernels here")
 
 RULES = [
     ExitRule(),
@@ -36,10 +36,10 @@ RULES = [
 ]
 
 
-def kernels() -> ctypes.CDLL:
-    library = build.library()
-    assert library is not None
-    return library
+def kernels() -> Kernels:
+    loaded = library.load()
+    assert loaded is not None
+    return loaded
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -132,15 +132,15 @@ def test_the_kernels_exit_rule_agrees_with_the_confidence_window(
     window = ConfidenceWindow(rule, texts)
     run, label, lead = np.zeros(texts, np.int32), np.full(texts, -1, np.int32), np.zeros(texts, np.float32)
     state = WindowState(address(run), address(label), address(lead))
-    library = kernels()
+    loaded = kernels()
     for depth in range(first, 7):
         logits = sharpness * (tendency + 0.5 * generator.normal(size=(texts, classes)))
         probabilities = logits.astype(np.float32)
-        library.earlybell_softmax(address(probabilities), texts, classes, 1.5)
+        loaded.softmax(address(probabilities), texts, classes, 1.5)
         expected = torch.from_numpy(logits.astype(np.float32) / np.float32(1.5)).softmax(-1)
         assert probabilities == pytest.approx(expected.numpy(), abs=1e-6)
         exits = np.empty(texts, np.bool_)
-        library.earlybell_decide(
+        loaded.decide(
             byref(exit_rule(rule, classes)), address(probabilities), texts, classes, depth, byref(state), address(exits)
         )
         expected_exits = window.decide(torch.from_numpy(probabilities), depth).numpy()

@@ -1,23 +1,18 @@
-"""The compiled int8 kernels against the model in float32, and how their library is built and checked."""
+"""The compiled int8 kernels against the model in float32."""
 
 from __future__ import annotations
-
-import ctypes
-import stat
-from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 
 from earlybell.inference.backends.int8_weights import activation_terms, is_supported
-from earlybell.inference.kernels import build, structs
+from earlybell.inference.kernels import library
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from tests.inference.backends.stepwise import Stepwise
 
-pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: no int8 kernels")
+pytestmark = pytest.mark.skipif(library.load() is None, reason="no kernels here")
 
 SHAPES = {
     "headlines": Config(vocabulary=200, embedding=64, hidden=64, heads=2, feed_forward=256, layers=3),
@@ -155,80 +150,3 @@ def test_a_shape_that_does_not_fill_vectors_is_not_supported() -> None:
     assert not is_supported(config)
     with pytest.raises(ValueError, match="multiples of 16"):
         Stepwise(ElbertForSequenceClassification(config))
-
-
-def test_the_library_is_built_once_and_is_none_with_a_broken_compiler(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    build.library.cache_clear()
-    try:
-        assert build.library() is not None
-        (library_file,) = (tmp_path / "earlybell" / "engine").glob("*.so")
-        built_at = library_file.stat().st_mtime_ns
-        build.library.cache_clear()
-        assert build.library() is not None
-        assert library_file.stat().st_mtime_ns == built_at
-        broken_compiler = tmp_path / "cc"
-        broken_compiler.write_text("#!/bin/sh\nexit 1\n")
-        broken_compiler.chmod(broken_compiler.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv("CC", str(broken_compiler))
-        build.library.cache_clear()
-        assert build.library() is None
-        assert not list((tmp_path / "earlybell" / "engine").glob("*.partial"))
-    finally:
-        monkeypatch.undo()
-        build.library.cache_clear()
-
-
-def test_a_changed_header_builds_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structs, "check", lambda library: None)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "answer.h").write_text("#define ANSWER 1\n")
-    (tmp_path / "answer.c").write_text('#include "answer.h"\nint earlybell_answer(void) { return ANSWER; }\n')
-    monkeypatch.setattr(build, "SOURCES", (tmp_path / "answer.c",))
-    monkeypatch.setattr(build, "HEADERS", (tmp_path / "answer.h",))
-    try:
-        for answer in (1, 2):
-            (tmp_path / "answer.h").write_text(f"#define ANSWER {answer}\n")
-            build.library.cache_clear()
-            library = build.library()
-            assert library is not None
-            assert library.earlybell_answer() == answer
-    finally:
-        monkeypatch.undo()
-        build.library.cache_clear()
-
-
-def test_there_is_no_library_without_a_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("not a directory")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    build.library.cache_clear()
-    try:
-        assert build.library() is None
-    finally:
-        monkeypatch.undo()
-        build.library.cache_clear()
-
-
-@pytest.mark.parametrize("constants", [{"PANEL": 32}, {"TERMS": 8}])
-def test_kernels_with_other_constants_are_refused(constants: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    library = build.library()
-    assert library is not None
-    structs.check(library)
-    for name, value in constants.items():
-        monkeypatch.setitem(structs._CONSTANTS, name, value)
-        with pytest.raises(RuntimeError, match=name):
-            structs.check(library)
-
-
-def test_a_structure_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = build.library()
-    assert library is not None
-
-    class Norm(structs.Norm):
-        _fields_: ClassVar = [("added", ctypes.c_int64)]
-
-    monkeypatch.setattr(structs, "_STRUCTURES", (structs.Linear, Norm, *structs._STRUCTURES[2:]))
-    with pytest.raises(RuntimeError, match="Norm is"):
-        structs.check(library)

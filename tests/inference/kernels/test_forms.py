@@ -1,43 +1,68 @@
 """Every form of the kernels computes the same bits: on this processor, under emulation, by every compiler at hand.
 
 `digest.c` runs a small made-up model through the whole forward pass, with and without pruning. Where a compiler or an
-emulator is missing its forms are skipped (Debian: clang, libsimde-dev, gcc-aarch64-linux-gnu, qemu-user).
+emulator is missing its forms are skipped (Debian: clang, libsimde-dev, gcc-aarch64-linux-gnu, qemu-user). Emulated
+forms are compiled without optimisation, in a fraction of the time; ``make nightly`` optimises them, and runs every form
+under the sanitizers.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from earlybell.inference.kernels import autotune, build
+from earlybell.inference.kernels import build, library
+from earlybell.inference.kernels.build import FORMS, Form
 
 #: Of the answers to `digest.c`. Another one means other answers: then raise `predictions.INT8_ARITHMETIC`.
-DIGEST = "9221b8b8a6ea0802"
+DIGEST = "23b2f7036f6b8756"
 HERE = Path(__file__).parent
-KERNELS = [str(source) for source in build.SOURCES if source.stem in ("layer", "attention", "exit_heads", "forward")]
-FLAGS = [flag for flag in build.FLAGS if flag not in ("-O3", "-march=native", "-shared", "-fPIC")]
-X86 = platform.machine() in ("x86_64", "AMD64")
-AVX2 = "avx2" in autotune.processor().split()
-SIMDE = "-I" + str(HERE / "simde")
+SIMDE = Path("/usr/include/simde/x86/avx512.h")
+X86 = "avx2" in library.forms()
+AARCH64 = "aarch64-linux-gnu-gcc"
+#: How to run what was compiled for aarch64 against that compiler's C library.
+QEMU_AARCH64 = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
+NEEDS_AVX2 = pytest.mark.skipif(not X86, reason="the emulation needs AVX2")
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+#: Stand-ins for instructions that this processor may lack, by form.
+EMULATION = {
+    "avx512_vnni": ("-mavx2", "-mfma", f"-I{HERE / 'simde'}", "-DEMULATE_VNNI"),
+    "avx512": ("-mavx2", "-mfma", f"-I{HERE / 'simde'}"),
+    "avx_vnni": ("-mavx2", "-mfma", "-DEMULATE_VNNI"),
+    "avx2": ("-mavx2", "-mfma"),
+    "portable": (),
+}
+nightly = pytest.mark.nightly
 
 
-def answer(tmp_path: Path, compiler: str, *flags: str, emulator: tuple[str, ...] = ()) -> tuple[str, str]:
-    """Compile and run `digest.c`; return the form's name and the digest."""
-    program = tmp_path / "digest"
-    include = f"-I{build.SOURCES[0].parent}"
-    command = [compiler, *FLAGS, include, *flags, *KERNELS, str(HERE / "digest.c"), "-o", str(program), "-lm"]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+def compile_digest(program: Path, compiler: str, *arguments: str) -> Path:
+    flags = [flag for flag in build.FLAGS if flag not in ("-O3", "-fPIC")]
+    command = [compiler, *flags, f"-I{build.HERE}", str(HERE / "digest.c"), *arguments, "-o", str(program), "-lm"]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=500)
+    return program
+
+
+def digests(program: Path, *emulator: str) -> dict[str, str]:
+    """Return the digest of each form that the program runs."""
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}  # the program frees nothing
-    ran = subprocess.run(
-        [*emulator, str(program)], check=True, capture_output=True, text=True, timeout=300, env=environment
-    )
-    form, digest = ran.stdout.split()
-    return form, digest
+    command = [*emulator, str(program)]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=500, env=environment)
+    return dict(line.split() for line in ran.stdout.splitlines())
+
+
+def linked(tmp_path: Path, compiler: str = "cc", kernels: Path = build.LIBRARY) -> Path:
+    """Compile `digest.c` against a library: it runs what the library would choose from."""
+    return compile_digest(tmp_path / "digest", compiler, "-O1", str(kernels))
+
+
+def alone(tmp_path: Path, compiler: str, form: Form, *flags: str) -> Path:
+    """Compile `digest.c` with one form, which runs whatever the processor has."""
+    only = f"-DONLY=earlybell_form_{form.name}"
+    return compile_digest(tmp_path / "digest", compiler, *flags, *form.definitions, only, str(build.HERE / "form.c"))
 
 
 def needs(*programs: str) -> None:
@@ -46,53 +71,87 @@ def needs(*programs: str) -> None:
             pytest.skip(f"no {program} here")
 
 
-@pytest.mark.parametrize("level", ["-O1", "-O3"])
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_the_portable_form(tmp_path: Path, compiler: str, level: str) -> None:
-    needs(compiler)
-    assert answer(tmp_path, compiler, level, '-DFORM_HEADER="simd_portable.h"') == ("portable", DIGEST)
-
-
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_the_form_of_this_processor(tmp_path: Path, compiler: str) -> None:
-    needs(compiler)
-    library = build.library()
-    assert library is not None
-    assert answer(tmp_path, compiler, "-O3", "-march=native") == (build.form(library), DIGEST)
-
-
-@pytest.mark.skipif(not AVX2, reason="this processor has no AVX2")
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_avx2(tmp_path: Path, compiler: str) -> None:
-    needs(compiler)
-    assert answer(tmp_path, compiler, "-O3", "-march=haswell") == ("avx2", DIGEST)
-
-
-@pytest.mark.skipif(not AVX2, reason="the emulation needs AVX2")
-@pytest.mark.skipif(not Path("/usr/include/simde/x86/avx512.h").is_file(), reason="no SIMDe here (libsimde-dev)")
-@pytest.mark.parametrize(("form", "flags"), [("avx512", []), ("avx512_vnni", ["-DEMULATE_VNNI"])])
-def test_avx512_under_emulation(tmp_path: Path, form: str, flags: list[str]) -> None:
+def needs_for(form: str) -> None:
     needs("gcc")
-    emulated = ["-O1", "-march=haswell", SIMDE, '-DFORM_HEADER="simd_avx512.h"', *flags]
-    assert answer(tmp_path, "gcc", *emulated) == (form, DIGEST)
+    if form.startswith("avx512") and not SIMDE.is_file():
+        pytest.skip("no SIMDe here (libsimde-dev)")
 
 
-@pytest.mark.skipif(not AVX2, reason="the emulation needs AVX2")
-def test_avx_vnni_under_emulation(tmp_path: Path) -> None:
-    needs("gcc")
-    emulated = ["-O1", "-march=haswell", "-DEMULATE_VNNI"]
-    assert answer(tmp_path, "gcc", *emulated) == ("avx_vnni", DIGEST)
+def form_named(name: str) -> Form:
+    return next(form for forms in FORMS.values() for form in forms if form.name == name)
 
 
-def test_neon_under_emulation(tmp_path: Path) -> None:
-    needs("aarch64-linux-gnu-gcc", "qemu-aarch64")
-    target = ["-O3", "-static", "-march=armv8.2-a+dotprod"]
-    found = answer(tmp_path, "aarch64-linux-gnu-gcc", *target, emulator=("qemu-aarch64", "-cpu", "max"))
-    assert found == ("neon_dotprod", DIGEST)
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`digest.c` against the library that is loaded in production."""
+    needs("cc")
+    return linked(tmp_path_factory.mktemp("shipped"))
 
 
-@pytest.mark.skipif(not X86, reason="the sanitizers are tried on x86-64")
-def test_nothing_is_out_of_bounds_or_undefined(tmp_path: Path) -> None:
-    needs("gcc")
-    sanitized = ["-O1", "-march=native", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    assert answer(tmp_path, "gcc", *sanitized)[1] == DIGEST
+def test_every_form_that_runs_here(shipped: Path) -> None:
+    assert library.forms()
+    assert digests(shipped) == dict.fromkeys(library.forms(), DIGEST)
+
+
+@pytest.mark.skipif(not X86, reason="x86-64 only")
+@pytest.mark.parametrize(("processor", "forms"), [("Haswell", ["avx2", "portable"]), ("Nehalem", ["portable"])])
+def test_an_older_processor_runs_the_forms_that_it_can(shipped: Path, processor: str, forms: list[str]) -> None:
+    needs("qemu-x86_64")
+    assert digests(shipped, "qemu-x86_64", "-cpu", processor) == dict.fromkeys(forms, DIGEST)
+
+
+@pytest.mark.parametrize(
+    "compiler", [pytest.param("gcc", marks=nightly), "clang"]
+)  # the shipped library is most often gcc's
+def test_every_compiler_computes_the_same(compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs(compiler)
+    monkeypatch.setenv("CC", compiler)
+    architecture = build.Compiler.find().architecture
+    runnable = tuple(form for form in FORMS[architecture] if form.name in library.forms())
+    monkeypatch.setattr(build, "FORMS", {architecture: runnable})
+    kernels = tmp_path / build.LIBRARY.name
+    build.compile_library(kernels)
+    assert digests(linked(tmp_path, kernels=kernels)) == dict.fromkeys(library.forms(), DIGEST)
+
+
+@NEEDS_AVX2
+@pytest.mark.parametrize("level", ["-O0", pytest.param("-O2", marks=nightly)])
+@pytest.mark.parametrize("name", ["avx512_vnni", "avx512", "avx_vnni"])
+def test_x86_forms_under_emulation(name: str, level: str, tmp_path: Path) -> None:
+    needs_for(name)
+    assert digests(alone(tmp_path, "gcc", form_named(name), level, *EMULATION[name])) == {name: DIGEST}
+
+
+@pytest.fixture(scope="module")
+def on_arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`digest.c` and the library, compiled for aarch64."""
+    needs(AARCH64, QEMU_AARCH64[0])
+    directory = tmp_path_factory.mktemp("arm")
+    kernels = directory / build.LIBRARY.name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CC", AARCH64)
+        patch.setattr(build, "FLAGS", ("-O0", *build.FLAGS[1:]))
+        build.compile_library(kernels)
+    return linked(directory, AARCH64, kernels)
+
+
+@pytest.mark.parametrize(("processor", "forms"), [("max", ["neon_dotprod", "portable"]), ("cortex-a53", ["portable"])])
+def test_arm_runs_the_forms_that_it_can(on_arm: Path, processor: str, forms: list[str]) -> None:
+    assert digests(on_arm, *QEMU_AARCH64, "-cpu", processor) == dict.fromkeys(forms, DIGEST)
+
+
+@nightly
+@pytest.mark.parametrize("name", [form.name for form in FORMS["aarch64"]])
+def test_arm_forms_optimised(name: str, tmp_path: Path) -> None:
+    needs(AARCH64, QEMU_AARCH64[0])
+    form = form_named(name)
+    program = alone(tmp_path, AARCH64, form, "-O3", *(form.flags if name != "portable" else ()))
+    assert digests(program, *QEMU_AARCH64, "-cpu", "max") == {name: DIGEST}
+
+
+@NEEDS_AVX2
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "avx2" else nightly) for name in EMULATION])
+def test_nothing_is_out_of_bounds_or_undefined(name: str, tmp_path: Path) -> None:
+    needs_for(name)
+    level = "-O0" if name == "avx2" else "-O1"
+    assert digests(alone(tmp_path, "gcc", form_named(name), level, *EMULATION[name], *SANITIZED)) == {name: DIGEST}

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from earlybell.inference.kernels import build
+from earlybell.inference.kernels import library
 from earlybell.inference.kernels.wordpiece import WordPieces, is_supported
 from earlybell.inference.model.checkpoint import SHIPPED
 
-pytestmark = pytest.mark.skipif(build.library() is None, reason="no C compiler here: no compiled word pieces")
+pytestmark = pytest.mark.skipif(library.load() is None, reason="no kernels here")
 
 NEWS = "Acme’s Q3 profit soars 12.5% – “record” outlook… $ACME up; U.S. shares fall-off, CEO's exit @ 9am #earnings"
 ODD = [*"abcdeST 19.%", *map(chr, range(0x2008, 0x202A)), "é", "中"]
@@ -29,7 +29,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def quick(tokenizer: Tokenizer) -> WordPieces:
-    kernels = build.library()
+    kernels = library.load()
     assert kernels is not None
     return WordPieces(tokenizer, kernels)
 
@@ -103,7 +103,7 @@ def test_other_tokenizers_are_not_supported() -> None:
     assert is_supported(other)
     other.add_tokens(["zebra"])
     assert not is_supported(other)
-    kernels = build.library()
+    kernels = library.load()
     assert kernels is not None
     with pytest.raises(ValueError, match="word-piece"):
         WordPieces(other, kernels)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from earlybell.inference.engine import open_engine
-from earlybell.inference.kernels import build
+from earlybell.inference.kernels import library
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.checkpoint import SHIPPED, CheckpointError
@@ -163,7 +163,7 @@ def test_a_weight_in_float16_that_is_not_finite_is_refused(tiny_checkpoint: Path
 
 def test_a_checkpoint_in_int8_answers_as_before_in_every_precision(tiny_checkpoint: Path, texts: list[str]) -> None:
     """The kernels' matrices keep their bits; the token embeddings move by less than 1/127 of their largest value."""
-    precisions = ["float32", *(["int8"] if build.library() is not None else [])]
+    precisions = ["float32", *(["int8"] if library.load() is not None else [])]
     before = {name: open_engine("cpu", checkpoint=tiny_checkpoint, dial=0.0, precision=name) for name in precisions}
     expected = {name: engine.score(texts).probabilities for name, engine in before.items()}
     old = checkpoint.load(tiny_checkpoint)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from earlybell.inference.engine import open_engine
-from earlybell.inference.kernels.build import library
+from earlybell.inference.kernels import library
 from earlybell.inference.pool.pool import Pool, PoolError
 from tests.inference.pool.callers import begun, expect, go_on, in_a_loop, numbers, until
 from tests.inference.pool.engines import engine_in, obedient_in
 from tests.inference.pool.scorers import obedient
 
-needs_int8 = pytest.mark.skipif(library() is None, reason="int8 kernels are not available here")
+needs_int8 = pytest.mark.skipif(library.load() is None, reason="int8 kernels are not available here")
 DEVICES = ["cpu:int8", "cpu:float32"]
 
 

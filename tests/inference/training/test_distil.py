@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from earlybell.inference.kernels import build
+from earlybell.inference.kernels import library
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
@@ -130,8 +130,8 @@ def test_a_teachers_logits_are_computed_once(teacher: Path, tmp_path: Path, monk
 
 
 def test_int8_teachers_answer_as_in_float32(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if build.library() is None:
-        pytest.skip("no C compiler here")
+    if library.load() is None:
+        pytest.skip("no kernels here")
     texts = [example.text for example in sentences(200, 7)]
     int8 = teaching.teacher_logits(teacher, texts, tmp_path / "int8", precision="float32")
     monkeypatch.setattr(teaching, "int8_kernels", lambda config: None)
