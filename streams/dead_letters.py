@@ -68,6 +68,8 @@ def letter(message: Origin, *, stage: str, kind: str, reason: str) -> Outgoing:
     reason
         One sentence.
     """
+    if isinstance(message, Unreadable):
+        kind, reason = type(message).__name__, message.reason
     particulars = [
         (TOPIC, message.topic),
         (PARTITION, str(message.partition)),

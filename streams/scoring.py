@@ -16,7 +16,6 @@ import structlog
 
 from earlybell.inference.pool.pool import Pool
 from earlybell.streams import dead_letters
-from earlybell.streams.fetching import Unreadable
 from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import BadNews, NewsItem, broker_time, decode_news, encode
 from earlybell.streams.settings import Settings
@@ -151,8 +150,6 @@ class Scoring:
 
 
 def _decode(record: Any) -> NewsItem | BadNews:
-    if isinstance(record, Unreadable):
-        return BadNews(record.reason)
     try:
         broker_time(record)
         return decode_news(record.value)

@@ -17,7 +17,8 @@ from kafka.errors import KafkaError
 
 from earlybell.streams.brokers import reaching
 from earlybell.streams.commands.formats import NewsFormat
-from earlybell.streams.commands.rows import BadRow, Columns, OpenFile, read
+from earlybell.streams.commands.rows import MAX_LINE_BYTES, BadRow, Columns, OpenFile, bounded_lines, read
+from earlybell.streams.exceptions import FileError
 from earlybell.streams.records import MAX_MESSAGE_BYTES, NewsItem, decode_news, encode
 from earlybell.streams.settings import Settings
 
@@ -114,10 +115,17 @@ def raw_messages(file: OpenFile, limit: int | None = None) -> Iterator[Message]:
 
     The key is the news id, so that revisions stay in order; a line without an id has no key. A tombstone, which must
     have one, is keyed by its line number.
+
+    Raises
+    ------
+    FileError
+        A line is longer than `MAX_LINE_BYTES`.
     """
-    for number, line in enumerate(file.lines, 1):
+    for number, line in enumerate(bounded_lines(file.lines), 1):
         if limit is not None and number > limit:
             return
+        if line is None:
+            raise FileError(f"line {number}: longer than {MAX_LINE_BYTES} bytes")
         value = line.rstrip(b"\r\n")
         if not value:
             yield Message(number, None, f"line:{number}".encode(), None)

@@ -51,6 +51,8 @@ COMMON_NAMES: Mapping[str, tuple[str, ...]] = {
 REQUIRED = ("headline", "published_at")
 #: Rows that are read before a column is declared missing: in JSONL, the first row need not have them all.
 LOOK_AHEAD_ROWS = 100
+#: A longer line is no news, and a small archive may hold one that is larger than the memory.
+MAX_LINE_BYTES = 16 * 1_048_576
 #: The size of an epoch time tells its unit: seconds until the year 5138, then milli-, micro- and nanoseconds.
 EPOCH_UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (float("inf"), 1e9))
 _DAY_DIGITS = 8  # 20240417 is a day, not an epoch
@@ -337,9 +339,23 @@ def read(file: OpenFile, file_format: NewsFormat, columns: Columns) -> Iterator[
         raise FileError(f"cannot read the file: {error}") from error
 
 
-def _read_jsonl(lines: Iterable[bytes]) -> Iterator[Line]:
+def bounded_lines(lines: IO[bytes]) -> Iterator[bytes | None]:
+    """Yield the lines of a file, and None in place of one that is longer than `MAX_LINE_BYTES`."""
+    while line := lines.readline(MAX_LINE_BYTES + 1):
+        if len(line) <= MAX_LINE_BYTES:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = lines.readline(MAX_LINE_BYTES)
+        yield None
+
+
+def _read_jsonl(lines: IO[bytes]) -> Iterator[Line]:
     decode = msgspec.json.Decoder().decode
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(bounded_lines(lines), 1):
+        if line is None:
+            yield Line(number, BadRow(f"longer than {MAX_LINE_BYTES} bytes"))
+            continue
         if line.isspace():
             continue
         try:
@@ -352,10 +368,19 @@ def _read_jsonl(lines: Iterable[bytes]) -> Iterator[Line]:
             yield Line(number, row if isinstance(row, dict) else BadRow("not a JSON object"))
 
 
+def _text_lines(text: io.TextIOWrapper) -> Iterator[str]:
+    number = 1
+    while line := text.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise FileError(f"line {number}: longer than {MAX_LINE_BYTES} characters")
+        yield line
+        number += 1
+
+
 def _read_table(lines: IO[bytes], file_format: NewsFormat, columns: Columns) -> Iterator[Line]:
-    csv.field_size_limit(2**24)
-    text = io.TextIOWrapper(cast("Any", lines), "utf-8-sig", errors="surrogateescape", newline="")
-    head = text.readline()
+    csv.field_size_limit(MAX_LINE_BYTES)
+    text = _text_lines(io.TextIOWrapper(cast("Any", lines), "utf-8-sig", errors="surrogateescape", newline=""))
+    head = next(text, "")
     table = chain([head], text) if head else iter(())
     if file_format == "tsv":
         # text/tab-separated-values has no quoting: a quotation mark belongs to the headline.

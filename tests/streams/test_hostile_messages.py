@@ -1,0 +1,59 @@
+"""Whatever a message contains, decoding it returns news that can be stored and sent, or the reason why it cannot."""
+
+from __future__ import annotations
+
+from datetime import UTC, timedelta
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from earlybell.streams import dead_letters
+from earlybell.streams.fetching import size_of
+from earlybell.streams.records import BadNews, decode_news, decode_signal, encode
+from tests.streams.hostile import CORPUS, messages
+from tests.streams.test_scoring import Record
+
+
+def check(value: bytes) -> None:
+    try:
+        item = decode_news(value)
+    except BadNews as fault:
+        reason = str(fault)
+        assert reason
+        letter = dead_letters.letter(Record(1, value), stage="decode", kind="BadNews", reason=reason)
+        assert size_of(letter) <= dead_letters.MAX_LETTER_BYTES
+        assert letter.value in {value, None}
+        return
+    assert decode_news(encode(item)) == item, "a message that is sent back must mean the same"
+    texts = [item.id, item.headline, item.body, item.source, item.language, item.url, *(item.symbols or [])]
+    for text in filter(None, texts):
+        assert "\0" not in text
+        text.encode()  # no lone surrogates
+    assert item.headline.strip()
+    assert item.published_at.tzinfo == UTC
+    assert item.published_at.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("value", CORPUS.values(), ids=CORPUS)
+def test_the_corpus(value: bytes) -> None:
+    check(value)
+
+
+@settings(max_examples=500)
+@given(messages())
+@example(b'{"id": "h", "headline": "x", "published_at": "0001-01-01T00:00:00+00:01"}')
+def test_messages_that_are_almost_news(value: bytes) -> None:
+    check(value)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes(value: bytes) -> None:
+    check(value)
+
+
+@pytest.mark.parametrize("value", CORPUS.values(), ids=CORPUS)
+def test_signals_that_are_none_raise_what_the_storing_role_expects(value: bytes) -> None:
+    with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError, RecursionError)):
+        decode_signal(value)
