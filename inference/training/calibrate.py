@@ -49,6 +49,7 @@ class Budget:
     languages: tuple[str, ...] = ("en",)
     max_tokens: int = 512
     max_loss: float = 0.005  # of accuracy against full depth, at the default dial
+    max_behaviour_loss: float = 0.02  # the same on the behavioural suite's cases, which are far harder
     windows: bool = True  # try windows; without them the exit is FastBERT's, by entropy alone
     alphas: tuple[float, ...] = (1.0,)  # shares of tokens to try
     max_pruning_loss: float = 0.0075  # ACC's budget in its paper
@@ -58,7 +59,11 @@ class Budget:
 
 
 def calibrate(
-    directory: Path, dev: Sequence[Example], table_texts: Sequence[str], budget: Budget
+    directory: Path,
+    dev: Sequence[Example],
+    table_texts: Sequence[str],
+    budget: Budget,
+    behaviour: Sequence[Example] = (),
 ) -> tuple[str, dict[str, Any]]:
     """Calibrate the model in ``directory``, make it a checkpoint, and return its revision and a record of the result.
 
@@ -70,11 +75,14 @@ def calibrate(
         Labelled texts that are neither trained on nor reported.
     table_texts
         Texts, without labels, counted in the token table.
+    behaviour
+        Cases of the behavioural suite's dev half. They limit how early texts may exit, with a budget of their own, and
+        touch neither temperatures nor the accuracy that the curve reports.
     """
     model = ElbertForSequenceClassification.from_pretrained(directory)
     budget = replace(budget, max_tokens=min(budget.max_tokens, model.config.positions))
     reader = Reader.open(directory / checkpoint.TOKENIZER_FILE, budget.max_tokens)
-    calibration, record = calibrate_model(model, reader, dev, table_texts, budget)
+    calibration, record = calibrate_model(model, reader, dev, table_texts, budget, behaviour)
     checkpoint.write_calibration(calibration, directory)
     return checkpoint.seal(directory), record
 
@@ -85,6 +93,7 @@ def calibrate_model(
     dev: Sequence[Example],
     table_texts: Sequence[str],
     budget: Budget,
+    behaviour: Sequence[Example] = (),
 ) -> tuple[Calibration, dict[str, Any]]:
     """Do as `calibrate`, in memory."""
     rows = reader.read([example.text for example in dev])
@@ -105,12 +114,28 @@ def calibrate_model(
         by_alpha.setdefault(alpha, softmax(logits_with(alpha) / scale))
     full_accuracy = float(np.mean(probabilities[:, -1].argmax(-1) == truth))
 
+    suite = None
+    if behaviour:
+        suite_rows = reader.read([example.text for example in behaviour])
+        suite_logits = all_logits(model, suite_rows, device=budget.device, precision=budget.precision)
+        suite_truth = np.array([model.config.labels.index(example.label) for example in behaviour], np.int64)
+        share = budget.max_loss / budget.max_behaviour_loss
+        suite = _Suite(softmax(suite_logits / scale), suite_truth, share)
+
     family = best_family(probabilities, truth, first) if budget.windows else ExitRule()
     curve = [OperatingPoint(0.0, ExitRule(), 1.0, full_accuracy, 0.0, float(layers), 1.0)]
     sources = judged_sources([example.source for example in dev])
     settings = [
         _operating_point(
-            replace(family, threshold=threshold), alpha, pruned, probabilities[:, -1], truth, tokens, model, sources
+            replace(family, threshold=threshold),
+            alpha,
+            pruned,
+            probabilities[:, -1],
+            truth,
+            tokens,
+            model,
+            sources,
+            suite,
         )
         for alpha, pruned in by_alpha.items()
         for threshold in THRESHOLDS
@@ -284,6 +309,15 @@ def judge(
     return Judgement(float(depths.mean()), float(np.mean(answers == truth)), float(max(counted, expected)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Suite:
+    """The behavioural cases as calibration sees them, without pruning."""
+
+    probabilities: NDArray[np.float32]  # (cases, exits, C)
+    truth: NDArray[np.int64]
+    share: float  # of a loss on them that counts, since their budget is larger
+
+
 def judged_sources(sources: Sequence[str]) -> list[NDArray[np.int64]]:
     """Return the texts (indices) of each source with at least `MIN_SOURCE_TEXTS` of them.
 
@@ -304,10 +338,14 @@ def _operating_point(
     tokens: NDArray[np.int64],
     model: ElbertForSequenceClassification,
     sources: Sequence[NDArray[np.int64]],
+    suite: _Suite | None,
 ) -> OperatingPoint:
     first = model.config.depths.start
     overall = judge(rule, probabilities, full, truth, first)
     source_losses = [judge(rule, probabilities[texts], full[texts], truth[texts], first).lost for texts in sources]
+    if suite is not None:
+        lost = judge(rule, suite.probabilities, suite.probabilities[:, -1], suite.truth, first).lost
+        source_losses.append(lost * suite.share)
     layers = model.config.layers
     speed = speed_up(int(np.median(tokens)), alpha, layers, model.config.hidden) if alpha < 1.0 else 1.0
     return OperatingPoint(

@@ -31,13 +31,11 @@ Labelled = Annotated[
         "A tenth of it, by a hash of the text, is held out."
     ),
 ]
-LabelledTexts = Annotated[
-    Path,
-    typer.Argument(
-        help="A file of labelled texts (CSV, TSV or JSONL; also .xz, .gz, .bz2), or corpus:NAME for a held-out part "
-        "of the project's own: tfns_validation, sentfin_report or finentity_unseen."
-    ),
-]
+LABELLED_TEXTS = typer.Argument(
+    help="A file of labelled texts (CSV, TSV or JSONL; also .xz, .gz, .bz2), or corpus:NAME for a held-out part of the "
+    "project's own: tfns_validation, sentfin_report or finentity_unseen."
+)
+LabelledTexts = Annotated[Path, LABELLED_TEXTS]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
 LabelColumn = Annotated[str, typer.Option(help="Column that holds the label.")]
 LabelMap = Annotated[
@@ -136,9 +134,16 @@ def distil(
     vocabulary: Annotated[int, typer.Option(help="Keep this many word pieces, the most frequent; 0: all.")] = 0,
     unlabelled: Annotated[int, typer.Option(help="Number of unlabelled headlines.")] = 60_000,
     repeats: Annotated[int, typer.Option(help="How often each labelled text is read.")] = 3,
+    labelled_texts: Annotated[int, typer.Option(help="Number of labelled texts, sampled by the seed; 0: all.")] = 0,
     announcements: Annotated[int, typer.Option(help="Number of generated company announcements.")] = 6_000,
+    constructed: Annotated[
+        int, typer.Option(help="Number of constructed sentences that teach financial judgement.")
+    ] = 0,
+    mined: Annotated[int, typer.Option(help="Number of headlines whose label a rule knows for certain.")] = 0,
+    emoji: Annotated[bool, typer.Option("--emoji", help="Give emoji pieces of their own in the vocabulary.")] = False,
     epochs: Epochs = 1,
     learning_rate: LearningRate = 3e-4,
+    head_learning_rate: Annotated[float, typer.Option(help="Peak learning rate of the exit heads.")] = 1e-3,
     temperature: Annotated[float, typer.Option(help="Temperature that softens the teachers' answers.")] = 2.0,
     hard_weight: Annotated[float, typer.Option(help="Weight of the labels' loss against the teachers'.")] = 0.5,
     exits_only: Annotated[
@@ -160,14 +165,15 @@ def distil(
     shape = (("groups", groups), ("layers", layers), ("head_hidden", head_width), ("depth_zero_filters", filters))
     changes = {} if exits_only else {name: value for name, value in shape if value}
     schedule = Schedule(
-        epochs=epochs, learning_rate=learning_rate, head_learning_rate=1e-3, batch_texts=batch_texts, seed=seed,
-        device=device, precision=precision, average=average,
+        epochs=epochs, learning_rate=learning_rate, head_learning_rate=head_learning_rate, batch_texts=batch_texts,
+        seed=seed, device=device, precision=precision, average=average,
     )  # fmt: skip
     figures = run(
         Distillation(
             data=_data_directory(data), out=out, teachers=tuple(teacher), start=start or teacher[0],
             cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled,
-            labelled_repeats=repeats, announcements=announcements, temperature=temperature,
+            labelled_repeats=repeats, labelled=labelled_texts, announcements=announcements, constructed=constructed,
+            mined=mined, emoji=emoji, temperature=temperature,
             hard_weight=hard_weight, exits_only=exits_only, schedule=schedule,
         )
     )  # fmt: skip
@@ -191,11 +197,16 @@ def calibrate(
         int, typer.Option(help="Headlines, or texts of the labelled file, counted in the token table; 0: no table.")
     ] = 20_000,
     windows: Annotated[bool, typer.Option(help="Try confidence windows, or only FastBERT's entropy exit.")] = True,
+    behaviour: Annotated[
+        Path | None,
+        typer.Option(help="Directory of behavioural cases (tests/behaviour/dev) that early exits must not cost."),
+    ] = None,
     device: Device = "cpu",
     precision: Precision = "bfloat16",
 ) -> None:
     """Find temperatures, exit rule, pruning, token table and the dial's curve on held-out texts."""
     from earlybell.inference.model.huggingface import read_pretrained
+    from earlybell.inference.training.behaviour import as_examples, read_suite
     from earlybell.inference.training.calibrate import Budget
     from earlybell.inference.training.calibrate import calibrate as run
     from earlybell.inference.training.card import CALIBRATION_RECORD_FILE
@@ -221,7 +232,8 @@ def calibrate(
     budget = Budget(
         name=name, max_loss=lost, alphas=tuple(alpha or (1.0,)), windows=windows, device=device, precision=precision
     )
-    revision, record = run(directory, dev, texts, budget)
+    cases = [] if behaviour is None else as_examples(read_suite(behaviour))
+    revision, record = run(directory, dev, texts, budget, cases)
     (directory / CALIBRATION_RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     typer.echo(json.dumps({"model_revision": revision, **record}))
 
@@ -241,7 +253,14 @@ def quantise(
 
 @app.command()
 def evaluate(
-    data: LabelledTexts,
+    data: Annotated[Path | None, LABELLED_TEXTS] = None,
+    behaviour: Annotated[
+        Path | None,
+        typer.Option(help="Measure the behavioural suite in this directory instead (tests/behaviour/dev)."),
+    ] = None,
+    missed: Annotated[
+        bool, typer.Option("--missed", help="Print the suite's wrong answers too. Never for its unseen half.")
+    ] = False,
     checkpoint: Checkpoint = None,
     dial: Dial = None,
     text_column: TextColumn = "text",
@@ -256,11 +275,21 @@ def evaluate(
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one per core.")] = 0,
 ) -> None:
-    """Measure a checkpoint on labelled texts, through the engine, as it is served."""
+    """Measure a checkpoint on labelled texts or the behavioural suite, through the engine, as it is served."""
     from earlybell.inference.model.checkpoint import SHIPPED, load
     from earlybell.inference.training import evaluate as evaluation
     from earlybell.inference.training.plots import plot_dial
 
+    if behaviour is not None:
+        if data is not None:
+            raise typer.BadParameter("give labelled texts or --behaviour, not both", param_hint="--behaviour")
+        _evaluate_behaviour(
+            behaviour, missed, as_json, checkpoint=checkpoint, dial=dial, device=device, precision=precision,
+            threads=threads, strategy=strategy,
+        )  # fmt: skip
+        return
+    if data is None:
+        raise typer.BadParameter("give a file of labelled texts, corpus:NAME, or --behaviour DIRECTORY")
     labels = load(checkpoint or SHIPPED).config.labels
     examples, _ = _examples(data, labels, text_column, label_column, label_map, texts)
     options: dict[str, Any] = {
@@ -338,6 +367,21 @@ def card(
     from earlybell.inference.training.data import read_corpus
 
     typer.echo(write_card(checkpoint, read_corpus(_data_directory(data)), trained))
+
+
+def _evaluate_behaviour(directory: Path, show_missed: bool, as_json: bool, **options: Any) -> None:
+    from earlybell.inference.engine import open_engine
+    from earlybell.inference.training import behaviour
+
+    cases = behaviour.read_suite(directory)
+    results = behaviour.outcomes(cases, open_engine(**options))
+    figures = behaviour.summary(results)
+    if as_json:
+        typer.echo(json.dumps(figures | ({"missed": behaviour.missed(results)} if show_missed else {})))
+        return
+    typer.echo(behaviour.table(figures))
+    if show_missed:
+        typer.echo("\n".join(behaviour.missed(results)))
 
 
 def _data_directory(directory: Path | None) -> Path:

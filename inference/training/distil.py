@@ -8,6 +8,7 @@ model teaches only its own early exits, as in FastBERT (arXiv 2004.02178).
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +22,25 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training.company_news import announcements
-from earlybell.inference.training.data import LABELS, hash_file, read_corpus, read_unlabelled
+from earlybell.inference.training.data import LABELS, Example, hash_file, read_corpus, read_unlabelled
+from earlybell.inference.training.judgement.grammar import sentences
+from earlybell.inference.training.judgement.mining import mine
+from earlybell.inference.training.judgement.social import GLAD, PLAIN, SORRY
+from earlybell.inference.training.labelled import sample
 from earlybell.inference.training.losses import distillation
 from earlybell.inference.training.measures import softmax
 from earlybell.inference.training.optimise import Schedule, only_early_exits, optimise, pad
 from earlybell.inference.training.records import corpus_figures, write_record
 from earlybell.inference.training.teaching import teacher_logits
-from earlybell.inference.training.vocabulary import frequent_pieces, prune_embedding, pruned_tokenizer
+from earlybell.inference.training.vocabulary import (
+    frequent_pieces,
+    prune_embedding,
+    pruned_tokenizer,
+    replace_pieces,
+)
 
-#: Label smoothing of the generated announcements.
-ANNOUNCEMENT_SMOOTHING = 0.15
+#: Label smoothing of the texts that are learned from their labels alone.
+SMOOTHING = 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +56,11 @@ class Distillation:
     vocabulary: int = 0  # word pieces to keep, the most frequent in the texts; 0: all
     unlabelled: int = 60_000
     labelled_repeats: int = 3
+    labelled: int = 0  # labelled texts to read, sampled by the seed; 0: all
     announcements: int = 0  # generated company news (`company_news`), learned from labels alone
+    constructed: int = 0  # sentences of the grammar (`judgement.grammar`), likewise
+    mined: int = 0  # headlines that a rule labels (`judgement.mining`), likewise
+    emoji: bool = False  # give emoji pieces of their own in the vocabulary
     temperature: float = 2.0
     hard_weight: float = 0.5
     exit_weights: tuple[float, ...] = ()  # one per exit; none: all equal
@@ -79,17 +93,10 @@ def distil(run: Distillation) -> dict[str, Any]:
     held_out = [*corpus.dev, *(example for part in corpus.report.values() for example in part)]
     unlabelled_file = run.data / "unlabelled_headlines.txt.xz"
     unlabelled = read_unlabelled(unlabelled_file, run.unlabelled, run.schedule.seed, held_out)
-    texts = unlabelled + [example.text for example in corpus.train]
+    labelled = sample(corpus.train, run.labelled, run.schedule.seed)
+    texts = unlabelled + [example.text for example in labelled]
     run.out.mkdir(parents=True, exist_ok=True)
-    tokenizer_file = run.start / "tokenizer.json"
-    if run.vocabulary:
-        full_reader = Reader.open(tokenizer_file, model.config.positions)
-        labelled = [example.text for example in corpus.train]
-        kept = frequent_pieces(full_reader, unlabelled, run.vocabulary, always=labelled)
-        model = prune_embedding(model, kept)
-        pruned_tokenizer(tokenizer_file, kept).save(str(run.out / "tokenizer.json"))
-    else:
-        shutil.copyfile(tokenizer_file, run.out / "tokenizer.json")
+    model = _write_tokenizer(run, model, unlabelled, [example.text for example in corpus.train])
     reader = Reader.open(run.out / "tokenizer.json", model.config.positions)
     device, precision = run.schedule.device, run.schedule.precision
     soft = np.mean(
@@ -100,16 +107,15 @@ def distil(run: Distillation) -> dict[str, Any]:
         axis=0,
     )
     order = list(range(len(unlabelled))) + run.labelled_repeats * list(range(len(unlabelled), len(texts)))
-    hard = [-100] * len(unlabelled) + [LABELS.index(example.label) for example in corpus.train]
-    if run.announcements:
+    hard = [-100] * len(unlabelled) + [LABELS.index(example.label) for example in labelled]
+    certain = _certain(run, unlabelled_file, held_out)
+    if certain:
         # Learned from their labels: the teachers have seen nothing like them and get them wrong.
-        generated = announcements(run.announcements, run.schedule.seed)
-        answers = [LABELS.index(example.label) for example in generated]
-        smoothed = np.eye(len(LABELS), dtype=np.float32)[answers] * (1 - ANNOUNCEMENT_SMOOTHING)
-        smoothed += ANNOUNCEMENT_SMOOTHING / len(LABELS)
-        order += range(len(texts), len(texts) + len(generated))
+        answers = [LABELS.index(example.label) for example in certain]
+        smoothed = np.eye(len(LABELS), dtype=np.float32)[answers] * (1 - SMOOTHING) + SMOOTHING / len(LABELS)
+        order += range(len(texts), len(texts) + len(certain))
         texts, hard, soft = (
-            texts + [example.text for example in generated],
+            texts + [example.text for example in certain],
             hard + answers,
             np.concatenate([soft, smoothed]),
         )
@@ -135,3 +141,27 @@ def distil(run: Distillation) -> dict[str, Any]:
     }
     write_record(run.out, run, corpus.hashes | {unlabelled_file.name: hash_file(unlabelled_file)}, figures)
     return figures
+
+
+def _certain(run: Distillation, unlabelled_file: Path, held_out: Sequence[Example]) -> list[Example]:
+    """Return the texts whose labels follow from how they were made or found."""
+    seed = run.schedule.seed
+    mined = mine(unlabelled_file, run.mined, seed, held_out) if run.mined else []
+    return announcements(run.announcements, seed) + sentences(run.constructed, seed) + mined
+
+
+def _write_tokenizer(
+    run: Distillation, model: ElbertForSequenceClassification, unlabelled: Sequence[str], labelled: Sequence[str]
+) -> ElbertForSequenceClassification:
+    """Write the student's tokenizer, and return the model with the embeddings of its vocabulary."""
+    start, own = run.start / "tokenizer.json", run.out / "tokenizer.json"
+    if run.vocabulary:
+        reader = Reader.open(start, model.config.positions)
+        kept = frequent_pieces(reader, unlabelled, run.vocabulary, always=labelled)
+        model = prune_embedding(model, kept)
+        pruned_tokenizer(start, kept).save(str(own))
+    else:
+        shutil.copyfile(start, own)
+    if run.emoji:
+        replace_pieces(model, own, GLAD + SORRY + PLAIN)[0].save(str(own))
+    return model

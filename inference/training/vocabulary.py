@@ -7,6 +7,7 @@ shorter pieces, as long as every single character is kept.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,3 +64,43 @@ def prune_embedding(model: ElbertForSequenceClassification, kept: Sequence[int])
     weights["embedding.token.weight"] = weights["embedding.token.weight"][torch.tensor(kept)]
     smaller.load_state_dict(weights)
     return smaller
+
+
+def replace_pieces(
+    model: ElbertForSequenceClassification, tokenizer_file: Path, characters: Sequence[str]
+) -> tuple[Tokenizer, list[str]]:
+    """Give ``characters``, emoji for instance, pieces in place of East Asian ones, which an English model never needs.
+
+    A character gets a piece for the start of a word and one for its continuation. Both start from the mean embedding of
+    the words in the character's Unicode name ("chart with downwards trend"). The model is changed in place.
+
+    Returns
+    -------
+    tokenizer, added
+        The tokenizer, and the pieces that were added; those that it already has are left alone.
+
+    Raises
+    ------
+    ValueError
+        If there are too few East Asian pieces.
+    """
+    definition = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    vocabulary: dict[str, int] = definition["model"]["vocab"]
+    wanted = [piece for char in characters for piece in (char, f"##{char}") if piece not in vocabulary]
+    spare = [piece for piece in vocabulary if all(_is_east_asian(char) for char in piece.removeprefix("##"))]
+    if len(spare) < len(wanted):
+        raise ValueError(f"{len(wanted)} pieces to add and only {len(spare)} to replace")
+    reader = Reader.of(Tokenizer.from_str(json.dumps(definition)), model.config.positions)
+    weights = model.embedding.token.weight
+    names = reader.read([unicodedata.name(piece.removeprefix("##")).lower() for piece in wanted])
+    with torch.no_grad():
+        means = [weights[torch.from_numpy(row[1:-1].astype(np.int64))].mean(0) for row in names]
+        for new, old, mean in zip(wanted, spare, means, strict=False):
+            vocabulary[new] = vocabulary.pop(old)
+            weights[vocabulary[new]] = mean
+    definition["model"]["vocab"] = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
+    return Tokenizer.from_str(json.dumps(definition)), wanted
+
+
+def _is_east_asian(character: str) -> bool:
+    return unicodedata.name(character, "").startswith(("CJK UNIFIED", "HIRAGANA", "KATAKANA"))

@@ -23,6 +23,7 @@ from earlybell.inference.training.calibrate import (
     judged_sources,
 )
 from earlybell.inference.training.data import LABELS, Example
+from earlybell.inference.training.optimise import all_logits
 
 BUDGET = Budget(name="tiny", precision="float32", max_tokens=128)
 
@@ -136,6 +137,30 @@ def test_without_windows_texts_exit_by_entropy_alone(
 
     assert rules(windows=True) == {"agreement"}
     assert rules(windows=False) == {"off"}
+
+
+def test_behavioural_cases_that_early_exits_get_wrong_slow_the_default_down(
+    tiny_model: ElbertForSequenceClassification,
+    tokenizer_file: Path,
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("earlybell.inference.training.calibrate.MAX_LOSS", 1.0)  # random weights lose much early
+    generous = replace(BUDGET, max_loss=0.9)
+    reader = Reader.open(tokenizer_file, 128)
+    dev = labelled_by(tiny_model, reader, texts)
+    answers = all_logits(tiny_model, reader.read(texts), precision="float32").argmax(-1)
+    late = [
+        Example(text, LABELS[row[-1]], "behaviour")
+        for text, row in zip(texts, answers, strict=True)
+        if row[0] != row[-1]
+    ]
+    assert late
+    alone, _ = calibrate_model(tiny_model, reader, dev, [], generous)
+    beside, _ = calibrate_model(tiny_model, reader, dev, [], generous, late)
+    assert beside.point(beside.default_dial).mean_depth > alone.point(alone.default_dial).mean_depth
+    assert beside.temperatures == alone.temperatures
+    assert beside.curve[0] == alone.curve[0]
 
 
 def test_calibrate_seals_a_checkpoint_whose_revision_depends_on_the_dev_set(
