@@ -109,6 +109,18 @@ class Writer:
         """
         return self._write(_SIGNALS, rows)
 
+    def ping(self) -> None:
+        """Return if the database answers and takes writes.
+
+        Raises
+        ------
+        StorageUnavailable
+            It does not; another batch will fail, too.
+        """
+        with connections.typed_errors(self._url), self._engine.connect() as connection:
+            if connection.exec_driver_sql("SHOW transaction_read_only").scalar() != "off":
+                raise StorageUnavailable(f"{connections.parse(self._url).address}: the server is read-only")
+
     def close(self) -> None:
         """Close the connections; another batch opens new ones."""
         self._engine.dispose()

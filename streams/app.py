@@ -36,6 +36,7 @@ from earlybell.inference.pool.pool import Pool
 from earlybell.storage import migrations
 from earlybell.storage.writer import Writer
 from earlybell.streams.model import open_pool
+from earlybell.streams.probes import Probes, serving
 from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import MAX_DEAD_LETTER_BYTES
 from earlybell.streams.roles import Role
@@ -124,10 +125,13 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
     StorageError
         The database cannot be reached, or its schema is not this version's.
     """
+    probes = Probes(role, settings)
     async with AsyncExitStack() as resources:
+        await resources.enter_async_context(serving(probes, settings.probe_port(role)))
         if role is Role.SCORING:
             pool = open_pool(settings)
             resources.push_async_callback(pool.stop)
+            probes.pool = pool
             starting = asyncio.create_task(pool.start())
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -152,6 +156,8 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
                 for _ in range(2)
             )
             pipeline = storing_pipeline(settings, news, signals)
+            probes.writers = (news, signals)
+        probes.app, probes.windows = pipeline.app, pipeline.windows
         return await run_pipeline(pipeline, stop)
 
 
@@ -200,10 +206,14 @@ async def _report(app: str, counts: Callable[[], dict[str, int]], every_s: float
 
 
 class _App(faust.App):
-    """Faust, without the directories that it creates for tables: we have none."""
+    """Faust, without the directories that it creates for tables, and ended by an agent that raises."""
 
     def _create_directories(self) -> None:
         """Create nothing."""
+
+    async def _on_agent_error(self, agent: Any, exc: BaseException) -> None:
+        """End the role: Faust would go on without the chunk in hand, which would then never be acknowledged."""
+        await self.crash(exc)
 
 
 def _app(role: str, settings: Settings) -> faust.App:

@@ -92,11 +92,14 @@ def down(purge: Annotated[bool, typer.Option("--purge", help="Delete their data 
 
 @app.command(rich_help_panel=RUN)
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Print which servers are running, and where."""
+    """Print which servers and roles are running, where, and whether they are well.
+
+    Exit with 0 if all are well, 1 if one that runs is not, 3 if a role does not run.
+    """
     from earlybell.streams.commands import servers
 
     _quiet()
-    servers.status(as_json=as_json)
+    raise typer.Exit(servers.status(_settings(), as_json=as_json))
 
 
 @app.command(rich_help_panel=RUN)

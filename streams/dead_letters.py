@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 from aiokafka.errors import MessageSizeTooLargeError
 
+from earlybell.streams import metrics
 from earlybell.streams.fetching import Unreadable, size_of
 from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import MAX_DEAD_LETTER_BYTES
@@ -100,6 +101,8 @@ async def send(
     except MessageSizeTooLargeError:
         for dead_letter in letters:
             await _send_shrinking(dead_letter, topic, send_all)
+    for dead_letter in letters:
+        metrics.DEAD_LETTERS.labels(stage=dict(dead_letter.headers)[STAGE].decode()).inc()
 
 
 async def _send_shrinking(

@@ -6,3 +6,5 @@ from __future__ import annotations
 USER_ERROR = 2
 #: Ctrl-C, as shells count it: 128 + SIGINT.
 INTERRUPTED = 130
+#: `earlybell status`: something that runs is not healthy; nothing is wrong, but a role does not run (as in LSB).
+UNHEALTHY, NOT_RUNNING = 1, 3

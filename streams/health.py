@@ -1,44 +1,65 @@
-"""``python -m earlybell.streams.health ROLE``: exit with 0 while a worker of the role is in its consumer group.
+"""``python -m earlybell.streams.health ROLE``: exit with 0 if the role on this machine is ready, else print why not.
 
-For the health checks of containers: a process may be alive and yet have lost its brokers. So this asks the broker,
-which hands out the work, and knows nothing of what the role does.
+For the health checks of containers, and for `earlybell status`. It asks the role's own probes (`streams.probes`), and
+knows nothing of what the role does.
 """
 
 from __future__ import annotations
 
-import socket
+import http.client
+import json
 import sys
+from typing import Any
 
-from kafka import KafkaAdminClient
-from kafka.errors import KafkaError
-
-from earlybell.streams.brokers import client_options
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings, load_settings
 
+TIMEOUT_S = 5.0
+#: Addresses that mean "every interface" to a server.
+_ANY = {"0.0.0.0", "::", ""}
 
-def working(settings: Settings, role: str, hosts: set[str] | None = None) -> bool:
-    """Return whether the role's consumer group is stable and has a member, on one of `hosts` if these are given."""
-    group = settings.consumer_group(role)
+
+def report(settings: Settings, role: Role) -> dict[str, Any]:
+    """Return what the role's probes say.
+
+    Returns
+    -------
+    dict
+        ``running`` (its probes answer), ``alive``, ``ready``, ``problems`` (why not), ``info`` (model, version and
+        process id) and ``url``.
+    """
+    host = "127.0.0.1" if settings.probe_host in _ANY else settings.probe_host
+    port = settings.probe_port(role)
+    answer: dict[str, Any] = {"running": False, "alive": False, "ready": False, "problems": [], "info": None}
+    answer["url"] = f"http://{host}:{port}"
     try:
-        admin = KafkaAdminClient(**client_options(settings))
-        try:
-            description = admin.describe_groups([group])[group]
-        finally:
-            admin.close()
-    except (KafkaError, KeyError):
-        return False
-    members = {member["client_host"].lstrip("/") for member in description["members"]}
-    return description["group_state"] == "Stable" and bool(members & hosts if hosts is not None else members)
+        alive, _ = _get(host, port, "/livez")
+        ready, problems = _get(host, port, "/readyz")
+        _, info = _get(host, port, "/info")
+        answer["info"] = json.loads(info)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return answer | {"problems": [f"its probes do not answer: {error}"]}
+    if answer["info"].get("role") != role:
+        return answer | {"problems": [f"port {port} belongs to something else"], "info": None}
+    return answer | {
+        "running": True,
+        "alive": alive == http.client.OK,
+        "ready": ready == http.client.OK,
+        "problems": problems.split("\n")[:-1] if ready != http.client.OK else [],
+    }
 
 
-def own_addresses() -> set[str]:
-    """Return the addresses by which other machines know this one."""
+def _get(host: str, port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:
-        return {str(address[0]) for *_, address in socket.getaddrinfo(socket.gethostname(), None)}
-    except OSError:
-        return set()
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
 
 
 if __name__ == "__main__":
-    sys.exit(0 if working(load_settings(), Role(sys.argv[1]), own_addresses()) else 1)
+    found = report(load_settings(), Role(sys.argv[1]))
+    print(*(found["problems"] or ["ready"]), sep="\n")
+    sys.exit(0 if found["ready"] else 1)

@@ -23,6 +23,7 @@ class Ticket:
     first: int
     end: int
     size: int = 0  # in bytes
+    since: float = 0.0  # when the broker took the first message in, in seconds since the epoch
     safe: bool = False
 
 
@@ -75,13 +76,15 @@ class OffsetBook(Generic[Partition]):
         """Return the offset of the next message to hand out; earlier ones were handed out or do not exist."""
         return self._columns[partition].position
 
-    def hand_out(self, partition: Partition, first: int, end: int, size: int = 0) -> Ticket:
+    def hand_out(self, partition: Partition, first: int, end: int, size: int = 0, since: float = 0.0) -> Ticket:
         """Record that ``[first, end)`` is handed out. Offsets skipped before it do not exist (a compacted topic).
 
         Parameters
         ----------
         size
             The bytes of its messages.
+        since
+            When the broker took the first of them in, in seconds since the epoch.
 
         Raises
         ------
@@ -91,7 +94,7 @@ class OffsetBook(Generic[Partition]):
         column = self._columns[partition]
         if not column.position <= first < end:
             raise ValueError(f"chunk [{first}, {end}) does not follow position {column.position}")
-        ticket = Ticket(first, end, size)
+        ticket = Ticket(first, end, size, since)
         column.position = end
         column.open.append(ticket)
         return ticket
@@ -115,6 +118,11 @@ class OffsetBook(Generic[Partition]):
                 column.committed = column.base = offset
                 while column.open and column.open[0].end <= offset:
                     column.open.popleft()
+
+    def oldest(self, partition: Partition) -> tuple[int, float | None]:
+        """Return the offset of a partition's first message that is not safe, and since when it has been in work."""
+        column = self._columns[partition]
+        return column.safe_end, next((ticket.since for ticket in list(column.open) if not ticket.safe), None)
 
     @property
     def unsafe(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import aiokafka
 import structlog
-from aiokafka.errors import KafkaError, ProducerClosed
+from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerClosed
 from aiokafka.partitioner import DefaultPartitioner
 from faust.transport.drivers import aiokafka as driver
 
@@ -59,6 +59,17 @@ class Producer(driver.Producer):
 
     async def flush(self) -> None:
         """Do nothing: `send_all` has waited already, and aiokafka would wait for ever for a broker that is away."""
+
+    async def ping(self) -> None:
+        """Return when a broker has answered.
+
+        Raises
+        ------
+        KafkaError
+            None does.
+        """
+        if self._producer is None or not await self._producer.client.force_metadata_update():
+            raise KafkaConnectionError("no broker answers")
 
     async def on_stop(self) -> None:
         """Send what is on its way, but do not wait for a broker that does not answer."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import structlog
 
-from earlybell.inference.pool.pool import Pool
-from earlybell.streams import dead_letters
+from earlybell.inference.pool.pool import Pool, WindowResult
+from earlybell.streams import dead_letters, metrics
 from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import BadNews, NewsItem, broker_time, decode_news, encode
 from earlybell.streams.settings import Settings
@@ -89,6 +90,7 @@ class Scoring:
     async def take(self, chunk: Chunk) -> None:
         """Add a chunk of the news topic; waits while a full window is waiting already."""
         fetched = time.monotonic()
+        metrics.STORIES.inc(len(chunk))
         messages = [Received(record, _decode(record), fetched) for record in chunk.records]
         await self.windows.add(chunk, [(message, message.tokens) for message in messages])
 
@@ -108,6 +110,7 @@ class Scoring:
         asked = time.monotonic()
         result = await self._pool.score([item.text for _, item in scorable])
         scored_at = self._clock()
+        _measure(result)
         started = asked + result.queue_s
         signals = []
         rows = iter(range(len(result.predictions)))
@@ -139,14 +142,29 @@ class Scoring:
         return Outcome(signals, letters)
 
     async def _publish(self, window: Sequence[Received], outcome: Outcome) -> None:
-        if outcome.signals and not outcome.signals_sent:
-            await self._send_all(self._settings.sentiment_topic, outcome.signals)
-            outcome.signals_sent = True
-        if outcome.letters:
-            await dead_letters.send(outcome.letters, self._settings.dead_topic, self._send_all)
+        with metrics.PUBLISH_SECONDS.time():
+            if outcome.signals and not outcome.signals_sent:
+                await self._send_all(self._settings.sentiment_topic, outcome.signals)
+                outcome.signals_sent = True
+                metrics.SIGNALS.inc(len(outcome.signals))
+            if outcome.letters:
+                await dead_letters.send(outcome.letters, self._settings.dead_topic, self._send_all)
         self.signals += len(outcome.signals)
         self.letters += len(outcome.letters)
         log.debug("window_settled", messages=len(window), signals=len(outcome.signals), letters=len(outcome.letters))
+
+
+def _measure(result: WindowResult) -> None:
+    predictions = result.predictions
+    metrics.WINDOW_TEXTS.observe(len(predictions) + len(result.faults))
+    metrics.WINDOW_TOKENS.observe(int(predictions.tokens.sum()))
+    metrics.QUEUE_SECONDS.observe(result.queue_s)
+    metrics.INFERENCE_SECONDS.observe(result.inference_s)
+    for depth, texts in enumerate(np.bincount(predictions.exit_depth)):
+        metrics.EXITS.labels(depth=depth).inc(int(texts))
+    predicted = np.isfinite(predictions.predicted_depth)
+    metrics.PREDICTED_DEPTH.inc(float(predictions.predicted_depth[predicted].sum()))
+    metrics.ACTUAL_DEPTH.inc(float(predictions.exit_depth[predicted].sum()))
 
 
 def _decode(record: Any) -> NewsItem | BadNews:

@@ -154,6 +154,26 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Give up a statement of the storing role that takes Postgres longer, and try again."
     )
 
+    # Probes
+    probe_host: str = Field(
+        "127.0.0.1", description="Serve /metrics, /livez, /readyz and /info at this address of each role's machine."
+    )
+    scoring_port: int = Field(
+        9464,
+        ge=0,
+        le=65535,
+        description="Serve the scoring role's probes at this port; 0, or a port that is taken, means a free one.",
+    )
+    storing_port: int = Field(
+        9465,
+        ge=0,
+        le=65535,
+        description="Serve the storing role's probes at this port; 0, or a port that is taken, means a free one.",
+    )
+    stuck_after_s: float = Field(
+        300.0, gt=0, description="Report a role as not alive when a window has been in work for this long."
+    )
+
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Log events of this level and above."
@@ -177,6 +197,11 @@ class Settings(BaseSettings):
                 "no message would ever be acknowledged"
             )
         return self
+
+    def probe_port(self, role: str) -> int:
+        """Return the port of a role's probes."""
+        port: int = getattr(self, f"{role}_port")
+        return port
 
     def consumer_group(self, member: str) -> str:
         """Return the consumer group of a role, or of `earlybell redrive`."""

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from earlybell.storage.writer import Writer, Written
-from earlybell.streams import dead_letters
+from earlybell.streams import dead_letters, metrics
 from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import BadNews, broker_time, decode_news, decode_signal
 from earlybell.streams.settings import Settings
@@ -49,6 +49,8 @@ class Storing:
     ----------
     settings
         Limits of a transaction, and the topic of the dead letters.
+    table
+        The table's name, for the metrics.
     row
         Returns the row of a message, or None to skip it; raises if it has none.
     write
@@ -60,11 +62,13 @@ class Storing:
     def __init__(
         self,
         settings: Settings,
+        table: str,
         row: Callable[[Any], Row | None],
         write: Callable[[Sequence[Row]], Written],
         send_all: SendAll,
     ) -> None:
         self._dead_topic = settings.dead_topic
+        self._table = table
         self._row, self._write, self._send_all = row, write, send_all
         self.windows = Windows[Any, Batch](
             self._rows,
@@ -97,7 +101,8 @@ class Storing:
 
     async def _store(self, records: Sequence[Any], batch: Batch) -> None:
         if batch.rows and not batch.stored:
-            written = await asyncio.to_thread(self._write, batch.rows)
+            with metrics.STORE_SECONDS.time():
+                written = await asyncio.to_thread(self._write, batch.rows)
             batch.stored = True
             batch.letters += [
                 dead_letters.letter(
@@ -106,7 +111,10 @@ class Storing:
                 for refused in written.refused
             ]
             self.new += written.new
-            self.known += len(batch.rows) - written.new - len(written.refused)
+            known = len(batch.rows) - written.new - len(written.refused)
+            self.known += known
+            for outcome, rows in (("new", written.new), ("known", known), ("refused", len(written.refused))):
+                metrics.ROWS.labels(table=self._table, outcome=outcome).inc(rows)
         if batch.letters:
             await dead_letters.send(batch.letters, self._dead_topic, self._send_all)
             self.letters += len(batch.letters)
@@ -114,12 +122,12 @@ class Storing:
 
 def storing_news(settings: Settings, writer: Writer, send_all: SendAll) -> Storing:
     """Store news in the table ``news``."""
-    return Storing(settings, news_row, writer.write_news, send_all)
+    return Storing(settings, "news", news_row, writer.write_news, send_all)
 
 
 def storing_signals(settings: Settings, writer: Writer, send_all: SendAll) -> Storing:
     """Store signals in the table ``signals``."""
-    return Storing(settings, SignalRows(), writer.write_signals, send_all)
+    return Storing(settings, "signals", SignalRows(), writer.write_signals, send_all)
 
 
 def news_row(record: Any) -> Row | None:

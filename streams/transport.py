@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiokafka
 import faust
@@ -71,6 +72,13 @@ class Chunk:
 
     def __repr__(self) -> str:
         return f"<Chunk {self.topic}-{self.partition} [{self._ticket.first}, {self._ticket.end})>"
+
+
+class Lag(NamedTuple):
+    """How far behind a partition is."""
+
+    messages: int  # from the first that is not safe to the end of the log
+    oldest_s: float  # age of the oldest message in work, since the broker took it in; 0 if there is none
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -227,7 +235,7 @@ class Consumer(driver.Consumer):
         for tp, (chunk, size) in _in_turns(chunks):
             if upheavals != self._upheavals:
                 return
-            ticket = self.book.hand_out(tp, chunk[0].offset, end_of(chunk[-1]), size)
+            ticket = self.book.hand_out(tp, chunk[0].offset, end_of(chunk[-1]), size, chunk[0].timestamp / 1000)
             yield tp, self._event(tp, chunk, ticket, generation)
         if fetched.out_of_range:
             await self._reopen(fetched.out_of_range)
@@ -310,6 +318,17 @@ class Consumer(driver.Consumer):
         except asyncio.CancelledError:
             if not self.app.should_stop:
                 raise
+
+    def lags(self) -> dict[TP, Lag]:
+        """Return how far behind each partition is. May be called from any thread."""
+        lags = {}
+        for tp in self.book.partitions:
+            end = self._thread.highwater(driver.ensure_aiokafka_TP(tp))
+            with contextlib.suppress(KeyError):  # revoked in the meantime
+                offset, since = self.book.oldest(tp)
+                age = 0.0 if since is None else max(0.0, time.time() - since)
+                lags[tp] = Lag(max(0, (end or offset) - offset), age)
+        return lags
 
     # Rebalancing
 

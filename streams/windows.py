@@ -16,6 +16,8 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from earlybell.streams import metrics
+
 log = structlog.get_logger(__name__)
 
 Item = TypeVar("Item")
@@ -112,8 +114,13 @@ class Windows(Generic[Item, Result]):
         self._changed = asyncio.Condition()
         self._draining = False
         self._last: asyncio.Task[None] | None = None  # the latest window: the next one settles after it
-        self._windows: set[asyncio.Task[None]] = set()
+        self._windows: dict[asyncio.Task[None], float] = {}  # windows in work, and since when
         self._dispatcher: asyncio.Task[None] | None = None
+
+    @property
+    def oldest_s(self) -> float:
+        """How long the oldest window has been in work, retries included; 0 if there is none."""
+        return time.monotonic() - min(self._windows.values()) if self._windows else 0.0
 
     def start(self) -> None:
         """Start to cut windows."""
@@ -169,7 +176,7 @@ class Windows(Generic[Item, Result]):
             window = await self._cut()
             task = asyncio.create_task(self._run(window, after=self._last), name="window")
             self._last = task
-            self._windows.add(task)
+            self._windows[task] = time.monotonic()
 
     async def _cut(self) -> list[_Waiting[Item]]:
         async with self._changed:
@@ -199,7 +206,7 @@ class Windows(Generic[Item, Result]):
             waiting.unsettled.settle_one()
         self._slots.release()
         async with self._changed:
-            self._windows = {task for task in self._windows if task is not asyncio.current_task()}
+            self._windows = {task: since for task, since in self._windows.items() if task is not asyncio.current_task()}
             self._changed.notify_all()
 
 
@@ -209,5 +216,6 @@ async def _retry(step: str, attempt: Callable[[], Awaitable[Result]]) -> Result:
         try:
             return await attempt()
         except Exception as error:
+            metrics.RETRIES.labels(step=step, cause=type(error).__name__).inc()
             log.exception("window_failed", step=step, error=repr(error))
             await backoff.wait()

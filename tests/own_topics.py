@@ -18,7 +18,7 @@ def own_topics(kafka_bootstrap: str, **more: Any) -> Settings:
         sentiment_topic=f"{prefix}.sentiment",
         dead_topic=f"{prefix}.dead",
         group_prefix=prefix,
-        **{"commit_interval_s": 0.2, "session_timeout_s": 6.0, **more},
+        **{"commit_interval_s": 0.2, "session_timeout_s": 6.0, "scoring_port": 0, "storing_port": 0, **more},
     )
     create_topics(settings)
     return settings

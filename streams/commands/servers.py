@@ -1,4 +1,4 @@
-"""`earlybell up`, `down` and `status`: the Kafka and Postgres that Earlybell runs on this machine."""
+"""`earlybell up`, `down` and `status`: the Kafka and Postgres on this machine, and what runs on them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import json
 import sys
 
 from earlybell.deploy.local import postgres, stack
+from earlybell.streams import health
+from earlybell.streams.exit_codes import NOT_RUNNING, UNHEALTHY
+from earlybell.streams.roles import Role
+from earlybell.streams.settings import Settings
 
 
 def up() -> None:
@@ -27,15 +31,30 @@ def down(*, purge: bool) -> None:
     print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 
-def status(*, as_json: bool) -> None:
-    """Print the servers' state and addresses."""
-    report = stack.status()
+def status(settings: Settings, *, as_json: bool) -> int:
+    """Print the state and addresses of the servers and the roles.
+
+    Returns
+    -------
+    int
+        The exit code: 0 if all are healthy; 1 if a server does not answer or a role that runs is not ready; otherwise
+        3 if a role does not run.
+    """
+    servers = stack.status()
+    roles = {role: health.report(settings, role) for role in Role}
     if as_json:
-        print(json.dumps(report, indent=2))
-        return
-    for name in ("kafka", "postgres"):
-        server = report[name]
-        state = "running" if server["healthy"] else "not answering" if server["running"] else "not running"
-        print(f"{name:<9} {state:<16} {server['address'] or ''}")
-    if not report["running"]:
-        print("`earlybell up` starts them")
+        print(json.dumps({**servers, "roles": roles}, indent=2))
+    else:
+        for name in ("kafka", "postgres"):
+            server = servers[name]
+            state = "running" if server["healthy"] else "not answering" if server["running"] else "not running"
+            print(f"{name:<9} {state:<16} {server['address'] or ''}".rstrip())
+        for role, report in roles.items():
+            state = "ready" if report["ready"] else "not ready" if report["running"] else "not running"
+            details = "; ".join(report["problems"]) if report["running"] else ""
+            print(f"{role:<9} {state:<16} {report['url'] if report['running'] else ''}  {details}".rstrip())
+        if not servers["running"]:
+            print("`earlybell up` starts the servers")
+    if not servers["running"] or any(report["running"] and not report["ready"] for report in roles.values()):
+        return UNHEALTHY
+    return 0 if all(report["running"] for report in roles.values()) else NOT_RUNNING

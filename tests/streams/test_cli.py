@@ -189,11 +189,11 @@ def test_db_upgrade_and_current(
 
 
 def test_status_without_servers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert execute(["status", "--json"]) == 0
+    assert execute(["status", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert report["running"] is False
     assert report["kafka_bootstrap"] == "127.0.0.1:1"
-    assert execute(["status"]) == 0
+    assert execute(["status"]) == 1
     assert "hunter2" not in capsys.readouterr().out
 
 
