@@ -7,7 +7,6 @@ it, by name. It knows nothing of Kafka, SQL or processes.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.batching.backend import Backend, Window
 from earlybell.inference.batching.planning import bucket
 from earlybell.inference.batching.strategies import STRATEGIES, Strategy
+from earlybell.inference.cores import available_cores
 from earlybell.inference.early_exit.depth_prediction import DepthPrediction
 from earlybell.inference.kernels import library, wordpiece
 from earlybell.inference.kernels.wordpiece import WordPieces
@@ -102,7 +102,7 @@ class Engine:
                 point.alpha,
                 batch_tokens or PACKED_BATCH_TOKENS,
             )
-            self._thread_count = threads or _cores()
+            self._thread_count = threads or available_cores()
             if self._thread_count > 1:
                 self._threads = ThreadPoolExecutor(self._thread_count, thread_name_prefix="engine")
         else:
@@ -233,7 +233,7 @@ def open_engine(
         ``int8`` (on a CPU), ``float32``, ``bfloat16``, or ``auto``: int8 on a CPU that can, bfloat16 on a GPU that
         can, else float32.
     threads
-        Of a CPU engine; 0: one per core. Applies to the whole process.
+        Of a CPU engine; 0: one per core that it may use (`cores`). Applies to the whole process.
     strategy
         How a window is batched: one of `batching.strategies.STRATEGIES`, or ``auto``.
     batch_tokens
@@ -301,12 +301,6 @@ def _batch_tokens(device_kind: str, strategy: Strategy) -> int:
     if device_kind == "cuda":
         return GPU_BATCH_TOKENS
     return EXACT_BATCH_TOKENS if strategy.exact else CPU_BATCH_TOKENS
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _device_kind(name: str) -> str:

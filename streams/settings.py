@@ -122,7 +122,12 @@ class Settings(BaseSettings):
         description="Run one worker on each of these devices: auto (every GPU, or else the CPU), cpu, or a list such "
         "as cuda:0,cuda:1.",
     )
-    cpu_threads: int = Field(0, ge=0, description="Give a CPU worker this many threads; 0 means one per core.")
+    cpu_threads: int = Field(
+        0,
+        ge=0,
+        description="Give a CPU worker this many threads; 0 means one per core "
+        "that it may use, which a container's quota limits.",
+    )
     precision: str = Field(
         "auto",
         description="Compute in this precision: auto (int8 on a CPU, bfloat16 on a GPU), int8, float32 or bfloat16.",

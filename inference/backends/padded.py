@@ -17,6 +17,7 @@ from torch import Tensor
 from earlybell.inference.backends.cuda_graphs import staged
 from earlybell.inference.backends.slots import SlotsByWidth, pad
 from earlybell.inference.batching.backend import Answers
+from earlybell.inference.cores import available_cores
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import tokens_by_depth
@@ -122,10 +123,9 @@ def open_padded(
     Parameters
     ----------
     threads
-        Of torch, in the whole process; 0: as they are.
+        Of torch, in the whole process; 0: as they are, but not more than there are cores (`cores`).
     """
-    if threads > 0:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or min(torch.get_num_threads(), available_cores()))
     model = ElbertForSequenceClassification.of(checkpoint.config, checkpoint.weights).eval().to(device)
     # The exits stay in float32: they are small, and a confidence is compared with a threshold.
     model.embedding.to(DTYPES[precision])

@@ -6,6 +6,7 @@ import json
 import sys
 
 from earlybell.deploy.local import postgres, stack
+from earlybell.inference.kernels import library
 from earlybell.streams import health
 from earlybell.streams.exit_codes import NOT_RUNNING, UNHEALTHY
 from earlybell.streams.roles import Role
@@ -32,7 +33,7 @@ def down(*, purge: bool) -> None:
 
 
 def status(settings: Settings, *, as_json: bool) -> int:
-    """Print the state and addresses of the servers and the roles.
+    """Print the state and addresses of the servers and the roles, and the form of the kernels that this machine runs.
 
     Returns
     -------
@@ -41,9 +42,11 @@ def status(settings: Settings, *, as_json: bool) -> int:
         3 if a role does not run.
     """
     servers = stack.status()
+    form, forms, missing = library.chosen_form(), library.forms(), library.missing()
+    kernels = {"form": form, "forms": forms, "missing": missing}
     roles = {role: health.report(settings, role) for role in Role}
     if as_json:
-        print(json.dumps({**servers, "roles": roles}, indent=2))
+        print(json.dumps({**servers, "roles": roles, "kernels": kernels}, indent=2))
     else:
         for name in ("kafka", "postgres"):
             server = servers[name]
@@ -53,6 +56,7 @@ def status(settings: Settings, *, as_json: bool) -> int:
             state = "ready" if report["ready"] else "not ready" if report["running"] else "not running"
             details = "; ".join(report["problems"]) if report["running"] else ""
             print(f"{role:<9} {state:<16} {report['url'] if report['running'] else ''}  {details}".rstrip())
+        print(f"kernels   {form or 'missing':<16} {missing or 'of ' + ', '.join(forms)}")
         if not servers["running"]:
             print("`earlybell up` starts the servers")
     if not servers["running"] or any(report["running"] and not report["ready"] for report in roles.values()):

@@ -14,10 +14,12 @@ import time
 
 import torch
 
+from earlybell.inference.cores import available_cores
+
 #: Load average per core above which the machine counts as busy.
 BUSY = 0.5
 
-CORES = len(os.sched_getaffinity(0))
+CORES = available_cores()
 CLOCK = os.environ.get("EARLYBELL_BENCH_CLOCK") or ("cpu" if os.getloadavg()[0] > BUSY * CORES else "wall")
 #: Threads of each candidate; 0: one per core.
 THREADS = 1 if CLOCK == "cpu" else 0

@@ -8,12 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from earlybell.inference.cores import available_cores
+from earlybell.inference.kernels import library
+
 
 def describe() -> dict[str, Any]:
-    """Return the processor, cores, memory in GiB, load average, and the versions of Python and the main packages."""
+    """Return the processor, cores, kernels, memory in GiB, load average, and versions of Python and main packages."""
     return {
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": available_cores(),
+        "kernels": library.chosen_form(),
+        "kernels_that_run": list(library.forms()),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_average_before": os.getloadavg()[0],
         "python": platform.python_version(),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from earlybell.inference.kernels import library
 from earlybell.streams import brokers
 from earlybell.streams.cli import execute
 from earlybell.streams.settings import Settings
@@ -193,8 +194,24 @@ def test_status_without_servers(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     assert report["running"] is False
     assert report["kafka_bootstrap"] == "127.0.0.1:1"
+    assert report["kernels"] == {
+        "form": library.chosen_form(), "forms": list(library.forms()), "missing": library.missing()
+    }  # fmt: skip
     assert execute(["status"]) == 1
-    assert "hunter2" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "hunter2" not in printed
+    assert re.search(rf"^kernels +{library.chosen_form() or 'missing'} ", printed, re.MULTILINE)
+
+
+def test_a_form_that_this_machine_cannot_run_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EARLYBELL_ISA", "sse9")
+    assert execute(["status"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "EARLYBELL_ISA" in captured.err and "portable" in captured.err
 
 
 def test_watch_prints_signals_as_they_arrive_and_exits_quietly(kafka_bootstrap: str, tmp_path: Path) -> None:
