@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ from earlybell.inference.batching.planning import bucket
 from earlybell.inference.batching.strategies import STRATEGIES, Strategy
 from earlybell.inference.cores import available_cores
 from earlybell.inference.early_exit.depth_prediction import DepthPrediction
-from earlybell.inference.kernels import library, wordpiece
-from earlybell.inference.kernels.wordpiece import WordPieces
+from earlybell.inference.kernels import library
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
 from earlybell.inference.precision import PRECISIONS, arithmetic_name, cpu_precision, int8_kernels
 from earlybell.inference.predictions import ModelDescription, Predictions
@@ -112,9 +110,6 @@ class Engine:
         ahead = self._on_gpu and self.strategy.exact
         self._ahead: Executor | None = ThreadPoolExecutor(1, "tokenizer") if ahead else None
         self._reader = checkpoint.reader
-        compiled = library.load()
-        if compiled is not None and wordpiece.is_supported(self._reader.tokenizer):
-            self._reader = replace(self._reader, quick=WordPieces(self._reader.tokenizer, compiled))
         expected_depths = calibration.expected_depths(config.depths.start)
         self._depth_prediction = DepthPrediction(expected_depths, self._reader.pad_id)
         self._description = ModelDescription(

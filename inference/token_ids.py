@@ -63,6 +63,13 @@ class TokenIds(Sequence[Ids]):
         offsets = offsets_of(lengths)
         return TokenIds(self.ids[np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)], offsets)
 
+    def filled(self, rows: NDArray[np.int64], texts: TokenIds) -> TokenIds:
+        """Return these texts with others in place of some rows, which must be empty."""
+        lengths = np.diff(self.offsets)
+        lengths[rows] = np.diff(texts.offsets)
+        ids = np.insert(self.ids, np.repeat(self.offsets[rows], lengths[rows]), texts.ids)
+        return TokenIds(ids, offsets_of(lengths))
+
 
 def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return where texts of these lengths begin, one after the other, and where the last one ends."""

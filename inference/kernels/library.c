@@ -91,7 +91,7 @@ void earlybell_layout(int64_t *layout) {
         sizeof(struct linear),       sizeof(struct norm),  sizeof(struct layer), sizeof(struct embedding),
         sizeof(struct head),         sizeof(struct exit),  sizeof(struct exit_rule),
         sizeof(struct window_state), sizeof(struct model), sizeof(struct batch), sizeof(struct workspace),
-        sizeof(struct vocabulary),   sizeof(struct form),  LANES, PANEL, STRIP, TERMS, EXIT_TEXTS,
+        sizeof(struct tokenizer),   sizeof(struct form),  LANES, PANEL, STRIP, TERMS, EXIT_TEXTS,
     };
     memcpy(layout, values, sizeof values);
 }

@@ -26,7 +26,7 @@ class KernelsError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The kernels in one form: the functions of ``struct form``, and the word pieces, which have no form."""
+    """The kernels in one form: the functions of ``struct form``, and those of `wordpiece.c`, which have no form."""
 
     form: str
     forward: Callable[..., None]
@@ -36,7 +36,8 @@ class Kernels:
     softmax: Callable[..., None]
     decide: Callable[..., None]
     compact: Callable[..., int]
-    wordpiece: Callable[..., None]
+    index: Callable[..., None]
+    read: Callable[..., None]
 
 
 class _NotLoaded(Exception):
@@ -86,7 +87,7 @@ def kernels(form: str) -> Kernels:
     library = _library()
     table = _forms(library)[form]
     functions: dict[str, Any] = {name: getattr(table, name) for name in structs.FUNCTIONS}
-    return Kernels(form, **functions, wordpiece=library.earlybell_wordpiece)
+    return Kernels(form, **functions, index=library.earlybell_index, read=library.earlybell_read)
 
 
 def missing() -> str | None:

@@ -98,11 +98,13 @@ class Workspace(Structure):
                 ("tile_tokens", c_int64)]  # fmt: skip
 
 
-class Vocabulary(Structure):
-    """The hash tables that word pieces are looked up in."""
+class Tokenizer(Structure):
+    """A word-piece tokenizer, and how much of a text is read."""
 
-    _fields_ = [("starts", c_void_p), ("continuations", c_void_p), ("text", c_char_p), ("offset", c_void_p),
-                ("length", c_void_p), ("slots", c_int64), ("unknown", c_int32)]  # fmt: skip
+    _fields_ = [("text", c_char_p), ("offset", c_void_p), ("index", c_void_p), ("special", c_char_p),
+                ("special_id", c_void_p), ("special_offset", c_void_p), ("pieces", c_int64), ("slots", c_int64),
+                ("specials", c_int64), ("unknown", c_int64), ("first", c_int64), ("last", c_int64),
+                ("max_tokens", c_int64), ("head_tokens", c_int64), ("max_characters", c_int64)]  # fmt: skip
 
 
 #: The functions of a form, in the order of ``struct form``: the types of the result and of the arguments, a pointer to
@@ -126,14 +128,15 @@ class Form(Structure):
 
 
 _STRUCTURES = (
-    Linear, Norm, Layer, Embedding, Head, Exit, ExitRule, WindowState, Model, Batch, Workspace, Vocabulary, Form,
+    Linear, Norm, Layer, Embedding, Head, Exit, ExitRule, WindowState, Model, Batch, Workspace, Tokenizer, Form,
 )  # fmt: skip
 _CONSTANTS = {"LANES": LANES, "PANEL": PANEL, "STRIP": STRIP, "TERMS": TERMS, "EXIT_TEXTS": EXIT_TEXTS}
 #: Of the library itself, as above.
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "earlybell_form": (POINTER(Form), [c_int64, POINTER(c_int32)]),
     "earlybell_layout": (None, [c_void_p]),
-    "earlybell_wordpiece": (None, [POINTER(Vocabulary), c_char_p, c_void_p, c_int64, c_void_p, c_void_p]),
+    "earlybell_index": (None, [POINTER(Tokenizer)]),
+    "earlybell_read": (None, [POINTER(Tokenizer), c_char_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_void_p]),
 }
 
 

@@ -1,82 +1,105 @@
-"""A fast path from plain text to word pieces, in C: the same ids as the tokenizers library gives.
+"""Texts to token ids in one C call that holds no interpreter lock: the same ids as through the tokenizers library.
 
-It knows BERT's tokenizers and `wordpiece.c`; nothing of models or length limits.
+It knows the description of BERT's tokenizers (``tokenizer.json``) and `wordpiece.c`; nothing of models.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from ctypes import byref
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
+from earlybell.inference.kernels import structs
 from earlybell.inference.kernels.library import Kernels
-from earlybell.inference.kernels.structs import Vocabulary, address
+from earlybell.inference.kernels.structs import address
+from earlybell.inference.token_ids import TokenIds, offsets_of
 
 #: The tokenizer that the C code implements; any other is left to the tokenizers library.
 NORMALIZER = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": True}
 PRE_TOKENIZER = {"type": "BertPreTokenizer"}
 MODEL = {"type": "WordPiece", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+#: Of a token that is found before anything is normalised.
+ADDED_TOKEN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+_ADDED_TEXT = re.compile(r"\[\w+\]", re.ASCII)
 
 
 class WordPieces:
-    """A tokenizer's vocabulary in the form that the C code looks it up in."""
+    """A tokenizer in C, and how much of a text it reads. Any number of threads may use one.
 
-    def __init__(self, tokenizer: Tokenizer, kernels: Kernels) -> None:
-        if not is_supported(tokenizer):
-            raise ValueError("not a lower-casing BERT word-piece tokenizer")
-        self._kernels = kernels
-        vocabulary = tokenizer.get_vocab(with_added_tokens=False)
-        slots = 1 << (4 * len(vocabulary)).bit_length()
-        starts, continuations = np.full(slots, -1, np.int32), np.full(slots, -1, np.int32)
-        size = max(vocabulary.values()) + 1
-        offset, length = np.zeros(size, np.int32), np.full(size, -1, np.int32)
-        text = bytearray()
+    Parameters
+    ----------
+    described
+        The content of a ``tokenizer.json`` that `is_supported`.
+    ends
+        The ids that stand at either end of every text.
+    max_tokens, head_tokens
+        Ids of a text, those at the ends included, and how many of them are from its start if it has more.
+    max_characters
+        Characters that are read at either end of a text; what lies between is skipped.
+    """
+
+    def __init__(
+        self,
+        described: Mapping[str, Any],
+        kernels: Kernels,
+        *,
+        ends: tuple[int, int],
+        max_tokens: int,
+        head_tokens: int,
+        max_characters: int,
+    ) -> None:
+        self._kernels, self._max_tokens, self._max_characters = kernels, max_tokens, max_characters
+        vocabulary = described["model"]["vocab"]
+        pieces = [b""] * (max(vocabulary.values()) + 1)
         for piece, index in vocabulary.items():
-            continues = piece.startswith("##") and piece != "##"
-            raw = (piece[2:] if continues else piece).encode()
-            offset[index], length[index] = len(text), len(raw)
-            text += raw
-            table = continuations if continues else starts
-            slot = _hash(raw) & (slots - 1)
-            while table[slot] >= 0:
-                slot = (slot + 1) % slots
-            table[slot] = index
-        self._arrays = (starts, continuations, offset, length)  # kept alive for the pointers below
-        unknown = json.loads(tokenizer.to_str())["model"]["unk_token"]
-        self._vocabulary = Vocabulary(
-            starts=address(starts),
-            continuations=address(continuations),
-            text=bytes(text),
-            offset=address(offset),
-            length=address(length),
+            pieces[index] = piece.encode()
+        added = described["added_tokens"]
+        special = [token["content"].encode() for token in added]
+        slots = 1 << (2 * len(pieces)).bit_length()
+        arrays: dict[str, NDArray[Any]] = {
+            "offset": _offsets(pieces),
+            "index": np.empty(slots, np.uint64),
+            "special_id": np.array([token["id"] for token in added], np.int32),
+            "special_offset": _offsets(special),
+        }
+        self._arrays = arrays  # kept alive for the pointers
+        self._tokenizer = structs.Tokenizer(
+            text=b"".join(pieces),
+            special=b"".join(special),
+            **{name: address(array) for name, array in arrays.items()},
+            pieces=len(pieces),
             slots=slots,
-            unknown=vocabulary[unknown],
+            specials=len(special),
+            unknown=vocabulary[described["model"]["unk_token"]],
+            first=ends[0],
+            last=ends[1],
+            max_tokens=max_tokens,
+            head_tokens=head_tokens,
+            max_characters=max_characters,
         )
+        kernels.index(byref(self._tokenizer))
 
-    def encode(self, texts: Sequence[str]) -> list[NDArray[np.int32] | None]:
-        """Return the ids of each text, without special tokens; None for a text that is not plain."""
-        encoded = [text.encode("utf-8", "replace") for text in texts]
-        ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        ids = np.empty(int(ends[-1]) if len(ends) else 0, np.int32)
-        counts = np.empty(len(encoded), np.int32)
-        self._kernels.wordpiece(
-            byref(self._vocabulary), b"".join(encoded), address(ends), len(encoded), address(ids), address(counts)
-        )
-        pieces: list[NDArray[np.int32] | None] = []
-        start = 0
-        for count in counts.tolist():
-            pieces.append(None if count < 0 else ids[start : start + count])
-            start += max(count, 0)
-        return pieces
+    def read(self, texts: Sequence[str]) -> tuple[TokenIds, NDArray[np.int64]]:
+        """Return the ids of each text, and which texts are left to the tokenizers library: their ids are missing."""
+        count = len(texts)
+        joined = "".join(texts).encode("utf-8", "replace")
+        characters = np.fromiter(map(len, texts), np.int64, count)
+        space = int(np.minimum(characters + 2, self._max_tokens).sum()) + 2 * self._max_characters
+        ids, offsets = np.empty(space, np.int32), np.empty(count + 1, np.int64)
+        refused = np.empty(count, np.bool_)
+        self._kernels.read(
+            byref(self._tokenizer), joined, len(joined), address(characters), count, address(ids), address(offsets),
+            address(refused),
+        )  # fmt: skip
+        return TokenIds(ids[: offsets[-1]], offsets), np.flatnonzero(refused)
 
 
-def is_supported(tokenizer: Tokenizer) -> bool:
-    """Whether the C code does what this tokenizer does."""
-    described = json.loads(tokenizer.to_str())
+def is_supported(described: Mapping[str, Any]) -> bool:
+    """Whether the C code does what the tokenizer of this ``tokenizer.json`` does."""
     normalizer, pre_tokenizer, model = (described.get(part) or {} for part in ("normalizer", "pre_tokenizer", "model"))
     return (
         NORMALIZER.items() <= normalizer.items()
@@ -84,13 +107,13 @@ def is_supported(tokenizer: Tokenizer) -> bool:
         and pre_tokenizer == PRE_TOKENIZER
         and MODEL.items() <= model.items()
         and model["unk_token"] in model["vocab"]
-        and all(added["content"].startswith("[") for added in described["added_tokens"])
+        and 0 <= min(model["vocab"].values()) <= max(model["vocab"].values()) < 4 * len(model["vocab"])
+        and all(
+            ADDED_TOKEN.items() <= token.items() and _ADDED_TEXT.fullmatch(token["content"])
+            for token in described["added_tokens"]
+        )
     )
 
 
-def _hash(raw: bytes) -> int:
-    """FNV-1a, folded, as in the C code."""
-    value = 14695981039346656037
-    for byte in raw:
-        value = ((value ^ byte) * 1099511628211) % 2**64
-    return value ^ value >> 32
+def _offsets(texts: Sequence[bytes]) -> NDArray[np.int32]:
+    return offsets_of(np.fromiter(map(len, texts), np.int64, len(texts))).astype(np.int32)

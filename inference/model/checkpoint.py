@@ -93,7 +93,7 @@ def load(directory: Path) -> Checkpoint:
     if len(calibration.temperatures) != len(config.depths):
         raise CheckpointError(f"{directory}: calibration is for {len(calibration.temperatures)} exits, "
                               f"the model has {len(config.depths)}: run `earlybell calibrate` again")  # fmt: skip
-    largest = max(reader.tokenizer.get_vocab().values())
+    largest = max(reader.vocabulary.values())
     if largest >= config.vocabulary:
         raise CheckpointError(f"{directory}: the tokenizer has a token {largest}, but the vocabulary ends at "
                               f"{config.vocabulary - 1}: use the tokenizer of the model")  # fmt: skip

@@ -5,17 +5,22 @@ It knows the tokenizer and the length limit; nothing of models, batches or files
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
+from earlybell.inference.kernels import library, wordpiece
 from earlybell.inference.kernels.wordpiece import WordPieces
-from earlybell.inference.token_ids import TokenIds
+from earlybell.inference.token_ids import Ids, TokenIds
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _URL = re.compile(r"https?://\S+|\bwww\.\S+", re.IGNORECASE)
 #: Share of the tokens that the start of a long text gets; its end gets the rest. News puts the facts first, and outlook
@@ -25,54 +30,89 @@ HEAD_SHARE = 0.75
 _MAX_CHARACTERS_PER_TOKEN = 24
 
 
-@dataclass(frozen=True, slots=True)
 class Reader:
     """Turns texts into ids: no URLs, white space collapsed, ``[CLS] ... [SEP]``, at most ``max_tokens``.
 
     Of a longer text the model reads the start and the end, three quarters of the limit from the start (`HEAD_SHARE`).
+    The compiled word pieces do all of this in one call. They leave a text to the tokenizers library, which is loaded at
+    the first such text, if it has a character whose normalisation depends on its neighbours; and every text if the
+    tokenizer is not BERT's. Any number of threads may use one reader.
+
+    Parameters
+    ----------
+    definition
+        The content of a ``tokenizer.json``.
+    max_tokens
+        Special tokens included.
+    compiled
+        Whether to use the compiled word pieces, where there are any. It changes no id.
+
+    Raises
+    ------
+    ValueError
+        The definition is not a tokenizer's, or lacks BERT's special tokens.
     """
 
-    tokenizer: Tokenizer
-    max_tokens: int
-    cls_id: int
-    sep_id: int
-    pad_id: int
-    quick: WordPieces | None = None  # a faster path for plain texts, with the same ids
+    def __init__(self, definition: str, max_tokens: int, *, compiled: bool = True) -> None:
+        self._definition, self.max_tokens = definition, max_tokens
+        self._head_tokens = int((max_tokens - 2) * HEAD_SHARE)
+        self._max_characters = max_tokens * _MAX_CHARACTERS_PER_TOKEN
+        kernels = library.load() if compiled else None
+        try:
+            described = json.loads(definition)
+            kernels = kernels if wordpiece.is_supported(described) else None
+            self.vocabulary = self.tokenizer.get_vocab() if kernels is None else _vocabulary(described)
+        except Exception as error:  # the Rust library raises bare exceptions
+            raise ValueError(f"not a tokenizer: {error}") from error
+        missing = [token for token in ("[CLS]", "[SEP]", "[PAD]") if token not in self.vocabulary]
+        if missing:
+            raise ValueError(f"the tokenizer lacks {missing[0]}")
+        self.cls_id, self.sep_id, self.pad_id = (self.vocabulary[token] for token in ("[CLS]", "[SEP]", "[PAD]"))
+        self._word_pieces: WordPieces | None = None
+        if kernels is not None:
+            self._word_pieces = WordPieces(
+                described,
+                kernels,
+                ends=(self.cls_id, self.sep_id),
+                max_tokens=max_tokens,
+                head_tokens=self._head_tokens,
+                max_characters=self._max_characters,
+            )
 
     @classmethod
-    def open(cls, tokenizer_file: Path, max_tokens: int) -> Reader:
+    def open(cls, tokenizer_file: Path, max_tokens: int, *, compiled: bool = True) -> Reader:
         """Read a ``tokenizer.json``; raise ``ValueError`` if it is not one or lacks BERT's special tokens."""
         try:
-            tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        except Exception as error:  # the Rust library raises bare exceptions
-            raise ValueError(f"{tokenizer_file} is not a tokenizer: {error}") from error
-        return cls.of(tokenizer, max_tokens)
+            return cls(tokenizer_file.read_text(encoding="utf-8"), max_tokens, compiled=compiled)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{tokenizer_file}: {error}") from error
 
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, max_tokens: int) -> Reader:
-        """Wrap a tokenizer that is already in memory."""
-        special_ids: list[int] = []
-        for token in ("[CLS]", "[SEP]", "[PAD]"):
-            token_id = tokenizer.token_to_id(token)
-            if token_id is None:
-                raise ValueError(f"the tokenizer lacks {token}")
-            special_ids.append(token_id)
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the tokenizers library."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(self._definition)
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        cls_id, sep_id, pad_id = special_ids
-        return cls(tokenizer, max_tokens, cls_id, sep_id, pad_id)
+        return tokenizer
 
     def read(self, texts: Sequence[str]) -> TokenIds:
         """Return the ids of each text, special tokens included; an empty text is ``[CLS] [SEP]``."""
+        if self._word_pieces is None:
+            return TokenIds.pack(self._read_each(texts))
+        read, left = self._word_pieces.read(texts)
+        return read.filled(left, TokenIds.pack(self._read_each([texts[row] for row in left]))) if len(left) else read
+
+    def _read_each(self, texts: Sequence[str]) -> Iterator[Ids]:
+        """Yield the ids of each text, through the tokenizers library."""
         trimmed = [self._trim(text) for text in texts]
-        rows = [None] * len(trimmed) if self.quick is None else self.quick.encode(trimmed)
-        remaining = [text for text, ids in zip(trimmed, rows, strict=True) if ids is None]
-        encoded = iter(self.tokenizer.encode_batch_fast(remaining, add_special_tokens=False))
-        return TokenIds.pack(self._frame(np.array(next(encoded).ids, np.int32) if ids is None else ids) for ids in rows)
+        for encoding in self.tokenizer.encode_batch_fast(trimmed, add_special_tokens=False):
+            yield self._frame(np.array(encoding.ids, np.int32))
 
     def _trim(self, text: str) -> str:
         text = normalise(text)
-        limit = self.max_tokens * _MAX_CHARACTERS_PER_TOKEN
+        limit = self._max_characters
         if len(text) <= 2 * limit:
             return text
         return f"{text[:limit]} {text[-limit:]}"
@@ -80,11 +120,14 @@ class Reader:
     def _frame(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         limit = self.max_tokens - 2
         if len(ids) > limit:
-            head = int(limit * HEAD_SHARE)
-            ids = np.concatenate([ids[:head], ids[head - limit :]])
+            ids = np.concatenate([ids[: self._head_tokens], ids[len(ids) - limit + self._head_tokens :]])
         framed = np.empty(len(ids) + 2, np.int32)
         framed[0], framed[1:-1], framed[-1] = self.cls_id, ids, self.sep_id
         return framed
+
+
+def _vocabulary(described: Mapping[str, Any]) -> dict[str, int]:
+    return {**described["model"]["vocab"], **{token["content"]: token["id"] for token in described["added_tokens"]}}
 
 
 def normalise(text: str) -> str:

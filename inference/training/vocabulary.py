@@ -26,7 +26,7 @@ def frequent_pieces(reader: Reader, texts: Sequence[str], count: int, always: Se
     Special tokens and single ASCII characters come first, then the most frequent pieces of ``texts``; those of
     ``always`` (the labelled texts) count a hundredfold.
     """
-    vocabulary = reader.tokenizer.get_vocab()
+    vocabulary = reader.vocabulary
     frequency: NDArray[np.int64] = np.zeros(max(vocabulary.values()) + 1, np.int64)
     for weight, part in ((1, texts), (100, always)):
         for row in reader.read(part):
@@ -90,7 +90,7 @@ def replace_pieces(
     spare = [piece for piece in vocabulary if all(_is_east_asian(char) for char in piece.removeprefix("##"))]
     if len(spare) < len(wanted):
         raise ValueError(f"{len(wanted)} pieces to add and only {len(spare)} to replace")
-    reader = Reader.of(Tokenizer.from_str(json.dumps(definition)), model.config.positions)
+    reader = Reader(json.dumps(definition), model.config.positions)
     weights = model.embedding.token.weight
     names = reader.read([unicodedata.name(piece.removeprefix("##")).lower() for piece in wanted])
     with torch.no_grad():

@@ -25,7 +25,7 @@ from earlybell.inference.engine import open_engine
 from earlybell.inference.kernels import build
 from earlybell.inference.model.checkpoint import SHIPPED, describe, load
 from earlybell.inference.predictions import Predictions
-from tests.benchmarks import engine_clock, engine_plots, engine_scaling, fastbert
+from tests.benchmarks import engine_clock, engine_plots, engine_reading, engine_scaling, fastbert
 from tests.benchmarks.engine_peers import Peer, by_length, peers
 from tests.benchmarks.engine_texts import Corpus, collect
 
@@ -68,6 +68,8 @@ def measure(servers: object = None) -> dict[str, Any]:
     log_progress("precision")
     results["precision"] = {precision: agreement(corpora[labelled], precision) for precision in ("bfloat16", "int8")}
     results["limit"] = limit(corpora[labelled], tables[labelled]["earlybell"]["texts_per_second"])
+    log_progress("reading")
+    results["reading"] = engine_reading.measure(corpora)
     log_progress("scaling")
     results["scaling"] = engine_scaling.measure(corpora)
     log_progress("memory")

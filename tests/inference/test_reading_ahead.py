@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,7 @@ import pytest
 from earlybell.inference import engine as engines
 from earlybell.inference.engine import open_engine, read_ahead
 from earlybell.inference.kernels import library
-from earlybell.inference.kernels.wordpiece import WordPieces
-from earlybell.inference.model.checkpoint import SHIPPED, load
+from earlybell.inference.model.checkpoint import SHIPPED
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.token_ids import Ids, TokenIds
 
@@ -34,15 +32,11 @@ def thread() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
-@pytest.fixture(params=["tokenizer proper", "compiled word pieces"])
+@pytest.fixture(params=[False, True], ids=["tokenizers library", "compiled word pieces"])
 def reader(request: pytest.FixtureRequest) -> Reader:
-    shipped = load(SHIPPED).reader
-    if request.param == "tokenizer proper":
-        return shipped
-    kernels = library.load()
-    if kernels is None:
+    if request.param and library.load() is None:
         pytest.skip("no kernels here")
-    return replace(shipped, quick=WordPieces(shipped.tokenizer, kernels))
+    return Reader.open(SHIPPED / "tokenizer.json", 512, compiled=request.param)
 
 
 def news(count: int) -> list[str]:

@@ -147,7 +147,7 @@ def test_a_smaller_vocabulary_reads_frequent_words_alike(
     texts = ["acme profit soars", "acme falls"]
     kept = frequent_pieces(reader, texts, 39)
     assert kept == sorted(kept)
-    smaller = Reader.of(pruned_tokenizer(tokenizer_file, kept), 64)
+    smaller = Reader(pruned_tokenizer(tokenizer_file, kept).to_str(), 64)
     for before, after in zip(reader.read(texts), smaller.read(texts), strict=True):
         assert [kept[token] for token in after] == before.tolist()
     # A dropped piece falls back to shorter ones, down to single characters.
