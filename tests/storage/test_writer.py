@@ -41,7 +41,8 @@ def stored(database: Engine, table: Any) -> list[dict[str, Any]]:
 def test_rows_come_back_exactly_as_they_went_in(database: Engine, writer: Writer) -> None:
     new_york = timezone(timedelta(hours=-5))
     story = news_row(
-        body='"quotes", \\backslashes\\, {braces}, %(percent)s, tabs\tand\nnewlines, \u2028, é, 株式, 🗞',
+        body='"quotes", \\backslashes\\, {braces}, %(percent)s, tabs\tand\nnewlines,\r\n \b\f\x01\x7f'
+        "  \\n \\. \u2028, é, 株式, 🗞",
         symbols=["BRK.B", "a,b", '{"}', "NULL", " ", "株"],
         published_at=datetime(2026, 3, 2, 9, 29, 59, 999_999, tzinfo=new_york),
         ingested_at=datetime(1970, 1, 1, tzinfo=UTC),
@@ -137,10 +138,18 @@ def test_a_bad_row_does_not_take_a_good_one_with_its_key_along(database: Engine,
     assert sorted(row["offset"] for row in stored(database, news)) == [0, 9]
 
 
+def test_the_row_at_fault_is_found_behind_texts_of_many_lines(database: Engine, writer: Writer) -> None:
+    rows = [news_row(number, body="one\ntwo\r\n\nfour\n" * (number % 3)) for number in range(50)]
+    for index in (0, 17, 49):
+        rows[index]["offset"] = -1
+    written = writer.write_news(rows)
+    assert (written.new, [row.index for row in written.refused]) == (47, [0, 17, 49])
+
+
 def test_an_error_without_the_number_of_a_line_still_finds_the_row(
     database: Engine, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "_line_at_fault", lambda _: None)
+    monkeypatch.setattr(writer_module, "_row_at_fault", lambda *_: None)
     written = writer.write_news([news_row(number, headline="" if number in {3, 4} else "x") for number in range(9)])
     assert (written.new, [row.index for row in written.refused]) == (7, [3, 4])
 
@@ -186,8 +195,8 @@ def test_one_batch_is_one_transaction(database: Engine, writer: Writer, monkeypa
 
 
 REFUSED_NEWS: list[tuple[dict[str, Any], str]] = [
-    ({"headline": "with\0nul"}, "headline has U+0000"),
-    ({"symbols": ["A\0B"]}, "symbols has U+0000"),
+    ({"headline": "with\0nul"}, "U+0000 cannot be stored"),
+    ({"symbols": ["A\0B"]}, "U+0000 cannot be stored"),
     ({"headline": "lone \ud800 surrogate"}, "not UTF-8"),
     ({"headline": ""}, "ck_news_headline"),
     ({"headline": None}, 'null value in column "headline"'),
@@ -195,28 +204,28 @@ REFUSED_NEWS: list[tuple[dict[str, Any], str]] = [
     ({"news_id": ""}, "ck_news_news_id"),
     ({"news_id": None}, 'null value in column "news_id"'),
     ({"revision": 0}, "ck_news_revision"),
-    ({"revision": 2**31}, "revision is out of range"),
-    ({"offset": 2**70}, "offset is out of range"),
+    ({"revision": 2**31}, "Expected `int` <= 2147483647 - at `revision`"),
+    ({"offset": 2**70}, "at `offset`"),
     ({"offset": -1}, "ck_news_origin"),
     ({"symbols": None}, 'null value in column "symbols"'),
-    ({"symbols": [["A", "B"], ["C", "D"]]}, "symbols is not a list of strings"),
-    ({"symbols": ["A", None]}, "symbols is not a list of strings"),
-    ({"symbols": "A"}, "symbols is not a list of strings"),
+    ({"symbols": [["A", "B"], ["C", "D"]]}, "Expected `str`, got `array` - at `symbols"),
+    ({"symbols": ["A", None]}, "Expected `str`, got `null` - at `symbols"),
+    ({"symbols": "A"}, "got `str` - at `symbols`"),
     ({"symbols": ["x" * 400_000]}, "index row"),  # too long for the index even when compressed
-    ({"published_at": datetime(2026, 3, 2)}, "published_at has no offset from UTC"),
-    ({"published_at": "yesterday"}, "published_at is not a datetime"),
+    ({"published_at": datetime(2026, 3, 2)}, "timezone component - at `published_at`"),
+    ({"published_at": "yesterday"}, "at `published_at`"),
 ]
 REFUSED_SIGNALS: list[tuple[dict[str, Any], str]] = [
     ({"score": 1.0000000000000002}, "ck_signals_score"),
-    ({"score": float("nan")}, "score is not a finite number"),
-    ({"inference_ms": float("inf")}, "inference_ms is not a finite number"),
+    ({"score": float("nan")}, 'null value in column "score"'),
+    ({"inference_ms": float("inf")}, 'null value in column "inference_ms"'),
     ({"confidence": -0.1}, "ck_signals_confidence"),
-    ({"probabilities": [0.1, 0.9]}, "ck_signals_probabilities"),
+    ({"probabilities": [0.1, 0.9]}, "got `array` - at `probabilities`"),
     ({"probabilities": {"neutral": 1.0}}, "ck_signals_probabilities"),  # has no probability of the label
     ({"probabilities": {"positive": float("nan")}}, "ck_signals_probabilities"),
     ({"probabilities": {"positive": 0.5, "\0": 0.5}}, "unsupported Unicode escape sequence"),
     ({"exit_depth": 7}, "ck_signals_depth"),
-    ({"exit_depth": 1.5}, "exit_depth is not an integer"),
+    ({"exit_depth": 1.5}, "Expected `int | null`, got `float` - at `exit_depth`"),
     ({"dial": 2}, "ck_signals_dial"),
     ({"tokens_kept": 22}, "ck_signals_tokens"),
     ({"available_at": None}, 'null value in column "available_at"'),
