@@ -91,10 +91,7 @@ class Int8Weights:
 
     def _packed(self, weight: Quantised, bias: NDArray[np.float32]) -> structs.Linear:
         outputs, inputs = weight.shape
-        panels = -(-outputs // PANEL)
-        filled = np.zeros((panels * PANEL, inputs), np.int8)
-        filled[:outputs] = weight.values
-        packed = filled.reshape(panels, PANEL, inputs // 4, 4).transpose(0, 2, 1, 3)
+        packed = weight.values.reshape(outputs // LANES, LANES, inputs // 4, 4).transpose(0, 2, 1, 3)
         return structs.Linear(
             weight=self._stored(packed, np.int8),
             scale=self._stored(weight.scale, np.float32),
@@ -175,7 +172,9 @@ class Int8Weights:
 def is_supported(config: Config) -> bool:
     """Whether the kernels can run a model of this shape: its sizes must fill whole vectors."""
     sizes = (config.hidden, config.embedding, config.feed_forward, config.head_hidden, config.depth_zero_filters)
-    return all(size % LANES == 0 for size in sizes)
+    head = config.hidden // config.heads
+    # A padded head may not join values in 16 bits whose sum `model.weights.quantise` has not limited.
+    return all(size % LANES == 0 for size in sizes) and (head % LANES == 0 or LANES % head == 0)
 
 
 def activation_terms(name: str) -> tuple[float, tuple[float, ...]]:

@@ -12,20 +12,20 @@
 INLINE void scores(const int keys, const int vectors, const float *k, int64_t stride, int64_t size, const float *queries,
                    float *to, f32x16 *top) {
     f32x16 dots[UNROLL][2];
-#pragma GCC unroll 8
+    UNROLLED
     for (int i = 0; i < keys; i++)
-#pragma GCC unroll 2
+        UNROLLED
         for (int v = 0; v < vectors; v++) dots[i][v] = splat(0.0f);
     for (int64_t c = 0; c < size; c++)
-#pragma GCC unroll 2
+        UNROLLED
         for (int v = 0; v < vectors; v++) {
             f32x16 query = load(queries + c * STRIP + v * LANES);
-#pragma GCC unroll 8
+            UNROLLED
             for (int i = 0; i < keys; i++) dots[i][v] = fmadd(query, splat(k[i * stride + c]), dots[i][v]);
         }
-#pragma GCC unroll 8
+    UNROLLED
     for (int i = 0; i < keys; i++)
-#pragma GCC unroll 2
+        UNROLLED
         for (int v = 0; v < vectors; v++) {
             store(to + i * STRIP + v * LANES, dots[i][v]);
             top[v] = max(top[v], dots[i][v]);
@@ -37,20 +37,20 @@ INLINE void weighted_sum(const int queries, const int parts, const float *v, int
                  const float *weights, const float *inverse, float *to, int64_t to_stride) {
     for (int64_t part = 0; part < size; part += parts * LANES) {
         f32x16 context[UNROLL][4];
-#pragma GCC unroll 8
+        UNROLLED
         for (int i = 0; i < queries; i++)
-#pragma GCC unroll 4
+            UNROLLED
             for (int p = 0; p < parts; p++) context[i][p] = splat(0.0f);
         for (int64_t k = 0; k < n; k++)
-#pragma GCC unroll 4
+            UNROLLED
             for (int p = 0; p < parts; p++) {
                 f32x16 value = load(v + k * stride + part + p * LANES);
-#pragma GCC unroll 8
+                UNROLLED
                 for (int i = 0; i < queries; i++) context[i][p] = fmadd(value, splat(weights[k * STRIP + i]), context[i][p]);
             }
-#pragma GCC unroll 8
+        UNROLLED
         for (int i = 0; i < queries; i++)
-#pragma GCC unroll 4
+            UNROLLED
             for (int p = 0; p < parts; p++) store(to + i * to_stride + part + p * LANES, mul(context[i][p], splat(inverse[i])));
     }
 }
@@ -68,7 +68,7 @@ INLINE void attend(const int vectors, const int parts, int64_t live, const float
     SCORES(4);
     SCORES(2);
     SCORES(1);
-#pragma GCC unroll 2
+    UNROLLED
     for (int part = 0; part < vectors; part++) {
         f32x16 total = splat(0.0f);
         for (j = 0; j < n; j++) {
@@ -82,7 +82,7 @@ INLINE void attend(const int vectors, const int parts, int64_t live, const float
     if (contributions) {
         for (i = live; i < vectors * LANES; i++) inverse[i] = 0.0f; /* no query there */
         for (j = 0; j < n; j++)
-#pragma GCC unroll 2
+            UNROLLED
             for (int part = 0; part < vectors; part++)
                 store(s->contribution + j * LANES, fmadd(load(s->scores + j * STRIP + part * LANES), load(inverse + part * LANES),
                                                        load(s->contribution + j * LANES)));

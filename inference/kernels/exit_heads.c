@@ -67,22 +67,22 @@ INLINE void head_block(const int rows, const struct head *e, const float *pooled
     for (int64_t first = 0; first < e->hidden; first += VECTORS * LANES) {
         const float *weight = e->pooler + first / PANEL * PANEL * e->inputs + first % PANEL;
         f32x16 sums[ROWS][VECTORS];
-#pragma GCC unroll 6
+        UNROLLED
         for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+            UNROLLED
             for (int v = 0; v < VECTORS; v++) sums[r][v] = splat(0.0f);
         for (int64_t k = 0; k < e->inputs; k++)
-#pragma GCC unroll 6
+            UNROLLED
             for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+                UNROLLED
                 for (int v = 0; v < VECTORS; v++)
                     sums[r][v] =
                         fmadd(load(weight + k * PANEL + v * LANES), splat(pooled[r * e->inputs + k]), sums[r][v]);
-#pragma GCC unroll 4
+        UNROLLED
         for (int v = 0; v < VECTORS; v++) {
             int64_t column = first + v * LANES;
             if (column >= e->hidden) break;
-#pragma GCC unroll 6
+            UNROLLED
             for (int r = 0; r < rows; r++) {
                 f32x16 z = add(sums[r][v], load(e->pooler_bias + column));
                 f32x16 two = splat(2.0f), one = splat(1.0f);

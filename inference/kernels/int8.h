@@ -8,11 +8,13 @@
 
 #define LANES 16      /* numbers of a vector */
 #define STRIP 32      /* queries whose attention scores are computed together: two vectors, a query a lane */
-#define PANEL 64      /* columns of a panel of weights: four vectors */
+#define PANEL 64      /* columns of a panel of a pooler: four vectors */
+#define GROUP 16      /* inputs whose weights are limited together: see `dot` in simd.h */
+#define GROUP_LIMIT 128
 #define TERMS 9       /* of the polynomial that approximates the activation */
 #define EXIT_TEXTS 24 /* texts whose pooled states are kept at a time */
 
-/* out = in @ weight.T + bias; weight packed as (panels, inputs / 4, 64 columns, 4). */
+/* out = in @ weight.T + bias; weight packed as (outputs / 16, inputs / 4, 16 outputs, 4 inputs). */
 struct linear {
     const int8_t *weight;
     const float *scale;         /* (outputs,) of the weights */

@@ -55,37 +55,34 @@ INLINE f32x16 activate(f32x16 v, const struct layer *l) {
     if (l->activation == 0) return max(v, splat(0.0f));
     f32x16 z = min(max(v, splat(-l->activation_clamp)), splat(l->activation_clamp));
     f32x16 square = mul(z, z), p = splat(l->activation_terms[TERMS - 1]);
-#pragma GCC unroll 8
+    UNROLLED
     for (int term = TERMS - 2; term >= 0; term--) p = fmadd(p, square, splat(l->activation_terms[term]));
     return mul(v, fmadd(z, p, splat(0.5f)));
 }
 
 enum epilogue { STORE, ADD, ACTIVATE };
 
-/* `rows` tokens (at most ROWS, a constant at each call) times VECTORS vectors of columns of a panel. */
-INLINE void block(const int rows, enum epilogue epilogue, const struct linear *w, int64_t panel, int64_t vector,
+/* `rows` tokens (at most STEP_ROWS, a constant at each call) times STEP_VECTORS vectors of columns. */
+INLINE void block(const int rows, enum epilogue epilogue, const struct linear *w, int64_t first_column,
                   const struct workspace *s, int64_t first, float *out, int64_t stride, const struct layer *l) {
     const int64_t inputs = w->inputs;
-    const uint8_t *a = s->bytes + first * inputs;
-    const int8_t *weight = w->weight + panel * PANEL * inputs + vector * 64;
-    i32x16 sums[ROWS][VECTORS];
-#pragma GCC unroll 6
+    const uint8_t *bytes = s->bytes + first * inputs;
+    const int8_t *weight = w->weight + first_column * inputs;
+    i32x16 sums[STEP_ROWS][STEP_VECTORS];
+    int64_t panel[STEP_VECTORS]; /* columns beyond the last are not stored: any weights will do */
+    UNROLLED
+    for (int v = 0; v < STEP_VECTORS; v++) panel[v] = first_column + v * LANES < w->outputs ? v * LANES * inputs : 0;
+    UNROLLED
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS; v++) sums[r][v] = zero_sums();
-    for (int64_t k = 0; k < inputs; k += 4) {
-#pragma GCC unroll 6
-        for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; v++)
-                sums[r][v] = dot4(sums[r][v], a + r * inputs + k, weight + k * PANEL + v * 64);
-    }
-#pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; v++) {
-        int64_t column = panel * PANEL + (vector + v) * LANES;
+        UNROLLED
+        for (int v = 0; v < STEP_VECTORS; v++) sums[r][v] = zero_sums();
+    for (int64_t k = 0; k < inputs; k += STEP) dot(rows, sums, bytes + k, inputs, weight + k * LANES, panel);
+    UNROLLED
+    for (int v = 0; v < STEP_VECTORS; v++) {
+        int64_t column = first_column + v * LANES;
         if (column >= w->outputs) break;
         f32x16 scale = load(w->scale + column), bias = load(w->bias + column);
-#pragma GCC unroll 6
+        UNROLLED
         for (int r = 0; r < rows; r++) {
             i32x16 product = unbias(sums[r][v], w->column_sums + column, s->zero_point[first + r]);
             f32x16 value = fmadd(to_float(product), mul(scale, splat(s->scale[first + r])), bias);
@@ -97,17 +94,17 @@ INLINE void block(const int rows, enum epilogue epilogue, const struct linear *w
     }
 }
 
-/* The workspace's quantised rows times a matrix. A panel stays in the L1 cache for all rows. */
+/* The workspace's quantised rows times a matrix. Its columns go through the L1 cache once for all rows. */
 INLINE void matmul(enum epilogue epilogue, const struct linear *w, int64_t rows, const struct workspace *s, float *out,
                    int64_t stride, const struct layer *l) {
-    for (int64_t panel = 0; panel * PANEL < w->outputs; panel++)
-    for (int64_t vector = 0; vector < PANEL / LANES && panel * PANEL + vector * LANES < w->outputs; vector += VECTORS) {
+    for (int64_t column = 0; column < w->outputs; column += STEP_VECTORS * LANES) {
         int64_t row = 0;
-        for (; row + ROWS <= rows; row += ROWS) block(ROWS, epilogue, w, panel, vector, s, row, out + row * stride, stride, l);
+        for (; row + STEP_ROWS <= rows; row += STEP_ROWS)
+            block(STEP_ROWS, epilogue, w, column, s, row, out + row * stride, stride, l);
         float *to = out + row * stride;
 #define REST(n) \
     case n: \
-        if (n < ROWS) block(n < ROWS ? n : 1, epilogue, w, panel, vector, s, row, to, stride, l); \
+        if (n < STEP_ROWS) block(n < STEP_ROWS ? n : 1, epilogue, w, column, s, row, to, stride, l); \
         break
         switch (rows - row) {
             REST(1);

@@ -92,6 +92,7 @@ void earlybell_layout(int64_t *layout) {
         sizeof(struct head),         sizeof(struct exit),  sizeof(struct exit_rule),
         sizeof(struct window_state), sizeof(struct model), sizeof(struct batch), sizeof(struct workspace),
         sizeof(struct tokenizer),   sizeof(struct form),  LANES, PANEL, STRIP, TERMS, EXIT_TEXTS,
+        GROUP,                       GROUP_LIMIT,
     };
     memcpy(layout, values, sizeof values);
 }

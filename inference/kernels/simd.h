@@ -1,11 +1,14 @@
 /* Vectors of 16 numbers, and the one place that knows which form of them is compiled.
  *
  * A form is a header that holds everything that differs between kinds of processor (`build.py` lists the forms and
- * compiles `form.c` for each); nothing else here looks at the processor. Every form computes the same bits: no operation is left to the compiler's choice (no contraction: a
- * multiply-add is `fma`, in one rounding), reductions have one order, and rounding is to nearest even. A form defines
+ * compiles `form.c` for each); nothing else here looks at the processor. Every form computes the same bits: no operation
+ * is left to the compiler's choice (no contraction: a multiply-add is `fma`, in one rounding), reductions have one order,
+ * and rounding is to nearest even. A form defines
  *
  *   NEEDS                       the instructions that it needs (see `form.h`)
- *   ROWS, VECTORS               tokens and vectors of columns that a block of a matrix product keeps in registers
+ *   ROWS, VECTORS               texts and vectors of columns that a block of a product of floats keeps in registers
+ *   STEP                        inputs that a product of integers takes at a time: 4, or 16 = GROUP
+ *   STEP_ROWS, STEP_VECTORS     tokens and vectors of columns that a block of such a product keeps in registers
  *   UNROLL                      keys or queries that attention takes at a time
  *   f32x16, i32x16              16 floats, 16 signed integers of 32 bits, by value
  *   load, store, splat          of floats; nothing need be aligned
@@ -16,8 +19,9 @@
  *   round_to_int, to_float      to nearest even, and back
  *   scale2(v, n)                v * 2^n by adding n to the exponent
  *   zero_sums                   an i32x16 of zeros
- *   dot4(sums, bytes, weight)   adds, to each of 16 sums, 4 unsigned bytes (the same in all lanes) times 4 signed ones,
- *                               which lie in [-64, 64], so that two products fit into 16 bits with a sign
+ *   dot4(sums, bytes, weight)   if STEP is 4: adds, to each of 16 sums, 4 unsigned bytes (the same in all lanes) times
+ *                               4 signed ones
+ *   dot16(rows, sums, ...)      if STEP is 16: adds the products of 16 inputs (see `dot`)
  *   unbias(sums, columns, zero) sums - zero * the integers at `columns`
  *   quantise16                  16 floats times a factor, rounded, plus a zero point, clamped to a byte
  *   transpose16                 up to 16 rows of 16 floats, scaled, to columns that are STRIP apart
@@ -34,7 +38,33 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Before a loop of few, constant turns: all of them in line, so that arrays of vectors stay in registers. */
+#ifdef __clang__
+#define UNROLLED _Pragma("clang loop unroll(full)")
+#else
+#define UNROLLED _Pragma("GCC unroll 16")
+#endif
+
 #include FORM_HEADER
+
+/* Adds to the sums of `rows` tokens, `stride` bytes apart, and STEP_VECTORS vectors of columns, `panel` bytes apart, the
+ * products of STEP inputs.
+ *
+ * In a form without a dot product of its own, pairs of products are added in 16 bits, and four such pairs to one
+ * another before they are widened: of 16 inputs the eight whose number leaves 0 or 1 when divided by 4, and the other
+ * eight. They fit, since the positive weights of such eight sum to at most GROUP_LIMIT, and the negative ones too:
+ * 255 * 128 < 2^15 (`int8_weights.py` sees to it). */
+INLINE void dot(const int rows, i32x16 (*sums)[STEP_VECTORS], const uint8_t *bytes, int64_t stride,
+                const int8_t *weight, const int64_t *panel) {
+#if STEP == 4
+    UNROLLED
+    for (int r = 0; r < rows; r++)
+        UNROLLED
+        for (int v = 0; v < STEP_VECTORS; v++) sums[r][v] = dot4(sums[r][v], bytes + r * stride, weight + panel[v]);
+#else
+    dot16(rows, sums, bytes, stride, weight, panel);
+#endif
+}
 
 /* 2^t to about 2e-7, as 2^(integer + fraction), for t up to 126; below -126 it is 2^-126. */
 INLINE f32x16 exp2_approx(f32x16 t) {

@@ -1,9 +1,15 @@
 /* AVX2 with FMA (Haswell, Zen and later), and AVX-VNNI (Alder Lake and later): a vector is two registers. */
 #include <immintrin.h>
 
-#define ROWS 6 /* 6 x 2 accumulators, 2 weights, a broadcast and a constant fill the 16 registers */
+#define ROWS 6 /* 6 x 2 accumulators, 2 weights and a broadcast fit the 16 registers */
 #define VECTORS 1
+#define STEP_VECTORS 1
 #define UNROLL 4
+
+/* Keeps a value in a register and a chain of sums in its order, which a compiler might widen until registers run out. */
+#ifndef PIN
+#define PIN(value) __asm__("" : "+x"(value))
+#endif
 
 typedef struct { __m256 a, b; } f32x16;
 typedef struct { __m256i a, b; } i32x16;
@@ -56,6 +62,10 @@ INLINE f32x16 scale2(f32x16 v, i32x16 n) {
 
 INLINE i32x16 zero_sums(void) { return (i32x16){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 
+#if defined(__AVXVNNI__) || defined(EMULATE_VNNI)
+#define STEP 4
+#define STEP_ROWS 6
+
 #if defined(EMULATE_VNNI) /* by tests, on a processor without it */
 #define NEEDS AVX2
 INLINE __m256i dot4_half(__m256i sums, __m256i bytes, const int8_t *weight) {
@@ -66,16 +76,10 @@ INLINE __m256i dot4_half(__m256i sums, __m256i bytes, const int8_t *weight) {
     for (int i = 0; i < 32; i++) totals[i / 4] += (int32_t)a[i] * weight[i];
     return _mm256_loadu_si256((const __m256i *)totals);
 }
-#elif defined(__AVXVNNI__)
+#else
 #define NEEDS (AVX2 | AVX_VNNI)
 INLINE __m256i dot4_half(__m256i sums, __m256i bytes, const int8_t *weight) {
     return _mm256_dpbusd_avx_epi32(sums, bytes, _mm256_loadu_si256((const __m256i *)weight));
-}
-#else
-#define NEEDS AVX2
-INLINE __m256i dot4_half(__m256i sums, __m256i bytes, const int8_t *weight) {
-    __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_loadu_si256((const __m256i *)weight));
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 #endif
 
@@ -85,6 +89,38 @@ INLINE i32x16 dot4(i32x16 sums, const uint8_t *bytes, const int8_t *weight) {
     __m256i broadcast = _mm256_set1_epi32(four);
     return (i32x16){dot4_half(sums.a, broadcast, weight), dot4_half(sums.b, broadcast, weight + 32)};
 }
+#else
+#define NEEDS AVX2
+#define STEP 16
+#define STEP_ROWS 3 /* 3 x 2 sums of 32 bits, as many of 16 bits, 2 weights, a broadcast and a product */
+
+INLINE void dot16(const int rows, i32x16 (*sums)[STEP_VECTORS], const uint8_t *bytes, int64_t stride,
+                  const int8_t *weight, const int64_t *panel) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i a[STEP_ROWS], b[STEP_ROWS]; /* 16-bit sums of the lower and the upper columns */
+    UNROLLED
+    for (int k = 0; k < STEP; k += 4) {
+        const int8_t *from = weight + panel[0] + k * LANES;
+        __m256i low = _mm256_loadu_si256((const __m256i *)from), high = _mm256_loadu_si256((const __m256i *)(from + 32));
+        UNROLLED
+        for (int r = 0; r < rows; r++) {
+            int32_t four;
+            memcpy(&four, bytes + r * stride + k, 4);
+            __m256i broadcast = _mm256_set1_epi32(four);
+            __m256i pairs_a = _mm256_maddubs_epi16(broadcast, low), pairs_b = _mm256_maddubs_epi16(broadcast, high);
+            a[r] = k ? _mm256_add_epi16(a[r], pairs_a) : pairs_a;
+            b[r] = k ? _mm256_add_epi16(b[r], pairs_b) : pairs_b;
+            PIN(a[r]);
+            PIN(b[r]);
+        }
+    }
+    UNROLLED
+    for (int r = 0; r < rows; r++) {
+        sums[r][0].a = _mm256_add_epi32(sums[r][0].a, _mm256_madd_epi16(a[r], ones));
+        sums[r][0].b = _mm256_add_epi32(sums[r][0].b, _mm256_madd_epi16(b[r], ones));
+    }
+}
+#endif
 
 INLINE i32x16 unbias(i32x16 sums, const int32_t *columns, int32_t zero_point) {
     __m256i zero = _mm256_set1_epi32(zero_point);
@@ -127,12 +163,12 @@ INLINE void transpose16(const float *from, int64_t stride, int64_t rows, float s
     for (int64_t row = 0; row < LANES; row += 8)
         for (int64_t column = 0; column < LANES; column += 8) {
             __m256 block[8];
-#pragma GCC unroll 8
+UNROLLED
             for (int64_t i = 0; i < 8; i++)
                 block[i] = row + i < rows ? _mm256_mul_ps(_mm256_loadu_ps(from + (row + i) * stride + column), factor)
                                           : _mm256_setzero_ps();
             transpose8(block);
-#pragma GCC unroll 8
+UNROLLED
             for (int64_t i = 0; i < 8; i++) _mm256_storeu_ps(to + (column + i) * STRIP + row, block[i]);
         }
 }

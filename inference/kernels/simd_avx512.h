@@ -3,7 +3,13 @@
 
 #define ROWS 6 /* 6 x 4 accumulators, 4 weights and a broadcast fill the 32 registers */
 #define VECTORS 4
+#define STEP_VECTORS 4
 #define UNROLL 8
+
+/* Keeps a value in a register and a chain of sums in its order, which a compiler might widen until registers run out. */
+#ifndef PIN
+#define PIN(value) __asm__("" : "+v"(value))
+#endif
 
 typedef struct { __m512 a; } f32x16;
 typedef struct { __m512i a; } i32x16;
@@ -52,18 +58,50 @@ INLINE f32x16 scale2(f32x16 v, i32x16 n) {
 
 INLINE i32x16 zero_sums(void) { return (i32x16){_mm512_setzero_si512()}; }
 
+#if defined(__AVX512VNNI__) || defined(EMULATE_VNNI)
+#define NEEDS (AVX2 | AVX512 | AVX512_VNNI)
+#define STEP 4
+#define STEP_ROWS 6
+
 INLINE i32x16 dot4(i32x16 sums, const uint8_t *bytes, const int8_t *weight) {
     int32_t four;
     memcpy(&four, bytes, 4);
-#if defined(__AVX512VNNI__) || defined(EMULATE_VNNI)
-#define NEEDS (AVX2 | AVX512 | AVX512_VNNI)
     return (i32x16){_mm512_dpbusd_epi32(sums.a, _mm512_set1_epi32(four), _mm512_loadu_si512(weight))};
+}
 #else
 #define NEEDS (AVX2 | AVX512)
-    __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(four), _mm512_loadu_si512(weight));
-    return (i32x16){_mm512_add_epi32(sums.a, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
-#endif
+#define STEP 16
+#define STEP_ROWS 3 /* 3 x 4 sums of 32 bits, as many of 16 bits, 4 weights, a broadcast, a product and ones */
+
+INLINE void dot16(const int rows, i32x16 (*sums)[STEP_VECTORS], const uint8_t *bytes, int64_t stride,
+                  const int8_t *weight, const int64_t *panel) {
+    const __m512i ones = _mm512_set1_epi16(1);
+    __m512i words[STEP_ROWS][STEP_VECTORS]; /* 16-bit sums */
+    UNROLLED
+    for (int k = 0; k < STEP; k += 4) {
+        __m512i weights[STEP_VECTORS];
+        UNROLLED
+        for (int v = 0; v < STEP_VECTORS; v++) weights[v] = _mm512_loadu_si512(weight + panel[v] + k * LANES);
+        UNROLLED
+        for (int r = 0; r < rows; r++) {
+            int32_t four;
+            memcpy(&four, bytes + r * stride + k, 4);
+            __m512i broadcast = _mm512_set1_epi32(four);
+            UNROLLED
+            for (int v = 0; v < STEP_VECTORS; v++) {
+                __m512i pairs = _mm512_maddubs_epi16(broadcast, weights[v]);
+                words[r][v] = k ? _mm512_add_epi16(words[r][v], pairs) : pairs;
+                PIN(words[r][v]);
+            }
+        }
+    }
+    UNROLLED
+    for (int r = 0; r < rows; r++)
+        UNROLLED
+        for (int v = 0; v < STEP_VECTORS; v++)
+            sums[r][v].a = _mm512_add_epi32(sums[r][v].a, _mm512_madd_epi16(words[r][v], ones));
 }
+#endif
 
 INLINE i32x16 unbias(i32x16 sums, const int32_t *columns, int32_t zero_point) {
     __m512i product = _mm512_mullo_epi32(_mm512_loadu_si512(columns), _mm512_set1_epi32(zero_point));
@@ -79,10 +117,10 @@ INLINE void quantise16(const float *from, float factor, int32_t zero_point, uint
 INLINE void transpose16(const float *from, int64_t stride, int64_t rows, float scale, float *to) {
     __m512 a[LANES], b[LANES];
     const __m512 factor = _mm512_set1_ps(scale);
-#pragma GCC unroll 16
+UNROLLED
     for (int i = 0; i < LANES; i++)
         a[i] = i < rows ? _mm512_mul_ps(_mm512_loadu_ps(from + i * stride), factor) : _mm512_setzero_ps();
-#pragma GCC unroll 4
+UNROLLED
     for (int i = 0; i < LANES; i += 4) {
         b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
@@ -93,7 +131,7 @@ INLINE void transpose16(const float *from, int64_t stride, int64_t rows, float s
         a[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
         a[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
     }
-#pragma GCC unroll 4
+UNROLLED
     for (int i = 0; i < 4; i++) {
         __m512 even = _mm512_shuffle_f32x4(a[i], a[4 + i], 0x88), odd = _mm512_shuffle_f32x4(a[i], a[4 + i], 0xdd);
         __m512 evens = _mm512_shuffle_f32x4(a[8 + i], a[12 + i], 0x88);

@@ -4,6 +4,9 @@
 #define NEEDS DOTPROD
 #define ROWS 5 /* 5 x 4 accumulators, 4 weights and a broadcast fit the 32 registers */
 #define VECTORS 1
+#define STEP 4
+#define STEP_ROWS 5
+#define STEP_VECTORS 1
 #define UNROLL 4
 
 typedef struct { float32x4_t v[4]; } f32x16;

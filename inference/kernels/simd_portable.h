@@ -1,8 +1,17 @@
 /* Plain C: compiles for every processor, and is as fast as its compiler makes it. */
 #define NEEDS 0
-#define ROWS 4
+#define ROWS 2
 #define VECTORS 1
+#define STEP 4
+#define STEP_ROWS 2
+#define STEP_VECTORS 1
 #define UNROLL 4
+
+/* The compiler's choice here: these vectors do not fit into registers anyhow, and all in line take it a minute. */
+#undef INLINE
+#undef UNROLLED
+#define INLINE static inline
+#define UNROLLED
 
 typedef struct { float v[LANES]; } f32x16;
 typedef struct { int32_t v[LANES]; } i32x16;

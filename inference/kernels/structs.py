@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 #: Values of a vector, columns of a panel of weights, queries of a strip, terms of the activation's polynomial, and
 #: texts whose pooled states are kept at a time: as in `int8.h`.
-LANES, PANEL, STRIP, TERMS, EXIT_TEXTS = 16, 64, 32, 9, 24
+LANES, PANEL, STRIP, TERMS, EXIT_TEXTS, GROUP, GROUP_LIMIT = 16, 64, 32, 9, 24, 16, 128
 
 
 class Linear(Structure):
@@ -130,7 +130,15 @@ class Form(Structure):
 _STRUCTURES = (
     Linear, Norm, Layer, Embedding, Head, Exit, ExitRule, WindowState, Model, Batch, Workspace, Tokenizer, Form,
 )  # fmt: skip
-_CONSTANTS = {"LANES": LANES, "PANEL": PANEL, "STRIP": STRIP, "TERMS": TERMS, "EXIT_TEXTS": EXIT_TEXTS}
+_CONSTANTS = {
+    "LANES": LANES,
+    "PANEL": PANEL,
+    "STRIP": STRIP,
+    "TERMS": TERMS,
+    "EXIT_TEXTS": EXIT_TEXTS,
+    "GROUP": GROUP,
+    "GROUP_LIMIT": GROUP_LIMIT,
+}
 #: Of the library itself, as above.
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "earlybell_form": (POINTER(Form), [c_int64, POINTER(c_int32)]),

@@ -21,15 +21,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from earlybell.errors import UserError
+from earlybell.inference.kernels.structs import GROUP, GROUP_LIMIT
 from earlybell.inference.model.config import Config
 
 INT8_FILE = "int8.safetensors"
-INT8_FORMAT = {"format": "elbert-int8", "version": "1"}
-#: Weights lie in [-64, 64]: two products with unsigned bytes then fit into signed 16 bits (2 * 255 * 64 < 2^15), so
-#: that AVX2 and AVX-512 without VNNI compute them exactly. No dev slice lost accuracy by it (docs/experiments.md).
-WEIGHT_LIMIT = 64
-#: Token embeddings are looked up, not multiplied, so they may use all of a byte.
-TOKEN_LIMIT = 127
+#: One key: safetensors writes several in any order, and the same weights are to be the same file.
+INT8_FORMAT = {"format": "elbert-int8-1"}
+#: Values lie in [-127, 127]: a byte's -128 has no opposite.
+LIMIT = 127
 TOKEN_EMBEDDING = "embedding.token.weight"
 #: The matrices that the kernels multiply in int8.
 _MATRICES = re.compile(
@@ -106,12 +105,43 @@ def parameters(config: Config) -> int:
     return sum(math.prod(shape) for shape in shapes(config).values())
 
 
-def quantise(weight: NDArray[Any], limit: int = WEIGHT_LIMIT) -> Quantised:
-    """Return a matrix in signed bytes of at most ``limit``, with the scale that its largest value of a row needs."""
+def quantise(weight: NDArray[Any], *, multiplied: bool = True) -> Quantised:
+    """Round a matrix to signed bytes, with the smallest scale for each row that keeps them within the limits.
+
+    A matrix that is ``multiplied`` keeps to one more limit, so that every processor multiplies it exactly. AVX2 and
+    AVX-512 without VNNI add products with unsigned bytes in 16 bits: two of neighbouring columns in the multiplication
+    itself, then four such pairs before they are widened. That cannot overflow if, in each 16 columns, the positive
+    values of the first two of every four sum to at most 128, the negative ones too, and likewise those of the last
+    two: 255 * 128 < 2^15. It costs less precision than limiting each value to 64, which lets no more than two products
+    be added (docs/experiments.md).
+    """
     weight = as_float32(weight)
-    scale = np.abs(weight).max(1) / np.float32(limit)
+    scale = np.abs(weight).max(1) / np.float32(LIMIT)
+    if multiplied:
+        scale = np.maximum(scale, _largest_sum(weight) / np.float32(GROUP_LIMIT))
     scale[scale == 0] = 1.0
-    return Quantised(np.rint(weight / scale[:, None]).astype(np.int8), scale)
+    values = np.rint(weight / scale[:, None])
+    rows = np.arange(len(weight) if multiplied else 0)
+    while len(rows := rows[_largest_sum(values[rows]) > GROUP_LIMIT]):  # rounding up went beyond the limit
+        scale[rows] *= np.float32(1.002)
+        values[rows] = np.rint(weight[rows] / scale[rows, None])
+    return Quantised(values.astype(np.int8), scale)
+
+
+def _largest_sum(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return, for each row, the largest sum of values of one sign that are added in 16 bits."""
+    padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % GROUP)))
+    positive = np.maximum(padded, 0)
+    # In an order of our own: that in which NumPy sums along an axis depends on the processor.
+    pairs = positive[:, 0::2] + positive[:, 1::2]
+    both = padded[:, 0::2] + padded[:, 1::2]
+    sums = []
+    for half in (0, 1):
+        of_half = [slice(half + pair, None, 8) for pair in (0, 2, 4, 6)]
+        up, total = (sum(values[:, columns] for columns in of_half) for values in (pairs, both))
+        sums.append(np.maximum(up, up - total).max(1))  # positive ones, and negative ones without their sign
+    largest: NDArray[np.float32] = np.maximum(*sums)
+    return largest
 
 
 def quantised(weights: Weights) -> dict[str, NDArray[Any] | Quantised]:
@@ -120,8 +150,8 @@ def quantised(weights: Weights) -> dict[str, NDArray[Any] | Quantised]:
     for name, value in weights.items():
         if isinstance(value, Quantised):
             stored[name] = value
-        elif limit := _limit(name):
-            stored[name] = quantise(value, limit)
+        elif is_quantised(name):
+            stored[name] = quantise(value, multiplied=name != TOKEN_EMBEDDING)
         else:
             stored[name] = as_float32(value)
     return stored
@@ -169,15 +199,16 @@ def read_int8(directory: Path, config: Config) -> dict[str, NDArray[Any] | Quant
         value = arrays.pop(name, None)
         if value is None:
             raise CheckpointError(f"{file} lacks {name}")
-        limit = _limit(name)
-        if value.dtype != (np.int8 if limit else np.float32):
+        if value.dtype != (np.int8 if is_quantised(name) else np.float32):
             raise CheckpointError(f"{file}: {name} is of type {value.dtype}")
-        if limit:
+        if is_quantised(name):
             scale = arrays.pop(name + _SCALE, np.empty(0, np.float32))
             if scale.shape != value.shape[:1] or scale.dtype != np.float32 or not bool((scale > 0).all()):
                 raise CheckpointError(f"{file}: {name} needs a positive scale for each row")
-            if max(int(value.max()), -int(value.min())) > limit:
-                raise CheckpointError(f"{file}: {name} has values beyond {limit}")
+            if value.min() < -LIMIT:
+                raise CheckpointError(f"{file}: {name} has values beyond {LIMIT}")
+            if name != TOKEN_EMBEDDING and _largest_sum(value.astype(np.float32)).max() > GROUP_LIMIT:
+                raise CheckpointError(f"{file}: {name} would overflow 16 bits: quantise the model again")
             weights[name] = Quantised(value, scale)
         else:
             weights[name] = value
@@ -224,11 +255,9 @@ def _array(tensor: Mapping[str, Any]) -> NDArray[Any]:
     return np.frombuffer(tensor["data"], dtype).reshape(tensor["shape"])
 
 
-def _limit(name: str) -> int:
-    """Return the largest value that a weight may have in int8; 0 for one that stays in float32."""
-    if name == TOKEN_EMBEDDING:
-        return TOKEN_LIMIT
-    return WEIGHT_LIMIT if _MATRICES.fullmatch(name) else 0
+def is_quantised(name: str) -> bool:
+    """Whether a weight of this name is served in int8."""
+    return name == TOKEN_EMBEDDING or _MATRICES.fullmatch(name) is not None
 
 
 def _finite(value: NDArray[Any]) -> bool:

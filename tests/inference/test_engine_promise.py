@@ -117,7 +117,7 @@ def test_int8_is_close_to_float32(checkpoints: dict[int, Path], texts: list[str]
     """Use a model whose large random weights make its answers sensitive to rounding."""
     full_int8 = cached_engine(checkpoints[groups], 0.0, "int8", "shrink").score(texts)
     full_float32 = cached_engine(checkpoints[groups], 0.0, "float32", "shrink").score(texts)
-    assert np.abs(full_int8.probabilities - full_float32.probabilities).mean() < 0.03
+    assert np.abs(full_int8.probabilities - full_float32.probabilities).mean() < 0.05
     assert (full_int8.probabilities.argmax(1) == full_float32.probabilities.argmax(1)).mean() > 0.9
     int8 = cached_engine(checkpoints[groups], dial, "int8", "shrink").score(texts)
     float32 = cached_engine(checkpoints[groups], dial, "float32", "shrink").score(texts)

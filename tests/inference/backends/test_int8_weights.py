@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(library.load() is None, reason="no kernels here"
 
 SHAPES = {
     "headlines": Config(vocabulary=200, embedding=64, hidden=64, heads=2, feed_forward=256, layers=3),
-    "factorised": Config(vocabulary=200, embedding=32, hidden=96, heads=4, feed_forward=160, layers=3, projection=True,
+    "factorised": Config(vocabulary=200, embedding=32, hidden=96, heads=6, feed_forward=160, layers=3, projection=True,
                          activation="gelu_new", head="cls", head_hidden=48, shared_head=True, depth_zero=False),
     "wide heads": Config(vocabulary=200, embedding=128, hidden=128, heads=2, feed_forward=80, layers=2, groups=2,
                          activation="relu", head_hidden=16),

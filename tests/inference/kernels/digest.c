@@ -39,19 +39,22 @@ static float *numbers(int64_t count, float size, float offset) {
 }
 
 static struct linear linear(int64_t inputs, int64_t outputs, float size) {
-    int64_t columns = (outputs + PANEL - 1) / PANEL * PANEL;
-    int8_t *weight = space(columns * inputs, 1);
-    int32_t *sums = space(columns, sizeof(int32_t));
-    for (int64_t panel = 0; panel < columns / PANEL; panel++)
-        for (int64_t k = 0; k < inputs; k++)
-            for (int64_t c = 0; c < PANEL; c++) {
-                if (panel * PANEL + c >= outputs) continue;
-                /* Extremes often: products that would saturate. */
-                int w = next() % 4 ? (int)(next() % 129) - 64 : next() % 2 ? 64 : -64;
-                weight[panel * PANEL * inputs + k / 4 * 4 * PANEL + c * 4 + k % 4] = (int8_t)w;
-                sums[panel * PANEL + c] += w;
-            }
-    return (struct linear){weight, numbers(columns, size / 128, size / 64), numbers(columns, size, 0), sums, inputs, outputs};
+    int8_t *weight = space(outputs * inputs, 1);
+    int32_t *sums = space(outputs, sizeof(int32_t));
+    for (int64_t c = 0; c < outputs; c++) {
+        int left[2][2]; /* what the weights of a group may still add, by half and sign */
+        for (int64_t k = 0; k < inputs; k++) {
+            if (k % GROUP == 0) left[0][0] = left[0][1] = left[1][0] = left[1][1] = GROUP_LIMIT;
+            int negative = next() % 2, *limit = &left[k / 2 % 2][negative], most = *limit < 127 ? *limit : 127;
+            int w = next() % 4 ? (int)(next() % 33) : 127; /* extremes often: sums that would overflow */
+            if (w > most) w = most;
+            *limit -= w;
+            if (negative) w = -w;
+            weight[c / LANES * LANES * inputs + k / 4 * 4 * LANES + c % LANES * 4 + k % 4] = (int8_t)w;
+            sums[c] += w;
+        }
+    }
+    return (struct linear){weight, numbers(outputs, size / 128, size / 64), numbers(outputs, size, 0), sums, inputs, outputs};
 }
 
 static struct norm norm(int64_t n) { return (struct norm){numbers(n, 0.5f, 1), numbers(n, 0.25f, 0), 1e-12f}; }

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -74,13 +77,33 @@ def test_a_file_written_from_what_was_read_is_the_same_file(tmp_path: Path) -> N
     assert (tmp_path / INT8_FILE).read_bytes() == first
 
 
-def test_quantising_is_close_and_bounded() -> None:
+@pytest.mark.parametrize("multiplied", [True, False])
+def test_quantising_is_close_and_bounded(multiplied: bool) -> None:
     matrix = np.random.default_rng(1).normal(size=(20, 50)).astype(np.float32)
     matrix[3] = 0.0
-    stored = quantise(matrix)
-    assert int(np.abs(stored.values).max()) == 64
+    stored = quantise(matrix, multiplied=multiplied)
+    assert int(np.abs(stored.values).max()) <= 127
     assert np.all(np.abs(stored.floats() - matrix) <= stored.scale[:, None] * 0.5001)
     assert stored.scale[3] == 1.0
+    largest = np.abs(matrix).max(1)
+    most = {True: 12.0, False: 1.001}[multiplied]  # eight values of one sign and size share 128
+    assert np.all(stored.scale[largest > 0] <= most * largest[largest > 0] / 127)
+
+
+@given(
+    rows=arrays(np.float32, (3, 37), elements=st.floats(-1e6, 1e6, width=32)),
+    flat=st.booleans(),
+)
+def test_what_is_added_in_16_bits_fits(rows: NDArray[np.float32], flat: bool) -> None:
+    """Of 16 columns, the products that AVX2 adds before widening, whatever the unsigned bytes are."""
+    values = np.zeros((3, 48), np.int64)
+    values[:, :37] = quantise(np.full_like(rows, 0.3) if flat else rows).values
+    eights = [
+        values[:, 16 * group + 2 * half + np.array([0, 1, 4, 5, 8, 9, 12, 13])] for group in range(3) for half in (0, 1)
+    ]
+    for eight in eights:
+        assert 255 * np.maximum(eight, 0).sum(1).max() <= 32_767
+        assert 255 * np.minimum(eight, 0).sum(1).min() >= -32_768
 
 
 def test_float16_is_widened_exactly() -> None:
@@ -127,8 +150,8 @@ def with_first(value: float) -> Callable[[NDArray[Any]], NDArray[Any]]:
         (edited(MATRIX, lambda matrix: matrix[:-1]), "needs a positive scale for each row"),
         (edited(MATRIX, lambda matrix: np.ascontiguousarray(matrix[:, :-4])), "has the shape"),
         (edited(MATRIX, lambda matrix: matrix.astype(np.float32)), "is of type float32"),
-        (edited(MATRIX, with_first(65)), "values beyond 64"),
-        (edited(MATRIX, with_first(-128)), "values beyond 64"),
+        (edited(MATRIX, with_first(-128)), "values beyond 127"),
+        (edited(MATRIX, lambda matrix: np.full_like(matrix, 17)), "would overflow 16 bits"),
         (edited(MATRIX + ".scale", with_first(np.nan)), "needs a positive scale for each row"),
         (edited(MATRIX + ".scale", with_first(0)), "needs a positive scale for each row"),
         (edited(MATRIX + ".scale", with_first(np.inf)), "infinite"),
