@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import structlog
 
 from earlybell.errors import UserError
 from earlybell.inference.backends.int8 import Int8Backend
@@ -30,8 +29,6 @@ from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
 from earlybell.inference.precision import PRECISIONS, arithmetic_name, cpu_precision, int8_kernels
 from earlybell.inference.predictions import ModelDescription, Predictions
 from earlybell.inference.token_ids import TokenIds
-
-log = structlog.get_logger(__name__)
 
 #: Padded tokens of a batch. On a CPU more than this exceeds the caches; a GPU wants to be filled, but a batch of fixed
 #: shape costs a small window as much as a large one (estimated, not measured: 0.1 to 0.2 ms a layer on an H200).
@@ -82,7 +79,9 @@ class Engine:
         kernels = None if self._on_gpu else int8_kernels(config)
         if precision == "auto":
             if not self._on_gpu and (reason := library.missing()):
-                log.warning("kernels_missing", reason=reason)
+                import structlog  # costs a process that has nothing to log a tenth of its start
+
+                structlog.get_logger(__name__).warning("kernels_missing", reason=reason)
             precision = _torch_backends().gpu_precision() if self._on_gpu else cpu_precision(kernels is not None)
         if precision not in PRECISIONS:
             raise EngineError(f"no precision {precision!r}: choose auto, {' or '.join(PRECISIONS)}")

@@ -26,15 +26,13 @@ import ssl
 from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import faust
 import structlog
 import uvloop
 
 from earlybell.inference.pool.pool import Pool
-from earlybell.storage import migrations
-from earlybell.storage.writer import Writer
 from earlybell.streams.model import open_pool
 from earlybell.streams.probes import Probes, serving
 from earlybell.streams.producer import Outgoing
@@ -46,6 +44,9 @@ from earlybell.streams.storing import Storing, storing_news, storing_signals
 from earlybell.streams.topics import check_topics, create_topics
 from earlybell.streams.transport import DRAIN_S, Chunk, ChunkSchema, Transport
 from earlybell.streams.windows import Windows
+
+if TYPE_CHECKING:
+    from earlybell.storage.writer import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -120,6 +121,8 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
 
     Raises
     ------
+    BrokerError, TopicError
+        No broker answers, or a topic is not what the answers depend on.
     PoolError
         The checkpoint cannot be loaded, or a device does not exist.
     StorageError
@@ -132,14 +135,16 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
             pool = open_pool(settings)
             resources.push_async_callback(pool.stop)
             probes.pool = pool
-            starting = asyncio.create_task(pool.start())
+            log.info("model_load_started", devices=settings.devices)
+            # The model loads while the broker is asked.
+            starting = asyncio.gather(pool.start(), asyncio.to_thread(_prepare_topics, settings))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
                 starting.cancel()
                 return 0
             stopping.cancel()
-            model = await starting
+            model, _ = await starting
             log.info(
                 "model_loaded",
                 model=model.model,
@@ -150,6 +155,12 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
             )
             pipeline = scoring_pipeline(settings, pool)
         else:
+            # SQLAlchemy and Alembic take as long to import as everything that the scoring role needs.
+            from earlybell.storage import migrations
+            from earlybell.storage.writer import Writer
+
+            log.info("database_check_started")
+            await asyncio.to_thread(_prepare_topics, settings)
             await asyncio.to_thread(migrations.check, settings.database)
             news, signals = (
                 resources.enter_context(Writer(settings.database, statement_timeout_s=settings.store_timeout_s))
@@ -167,6 +178,7 @@ async def run_pipeline(pipeline: Pipeline, stop: asyncio.Event) -> int:
     for windows in pipeline.windows:
         windows.start()
     reporting = asyncio.create_task(_report(app.conf.id, pipeline.counts))
+    log.info("group_join_started", group=app.conf.id)
     await app.start()
     endings = [asyncio.create_task(event.wait()) for event in (stop, app._crashed, app._stopped)]
     await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
@@ -184,8 +196,6 @@ async def run_pipeline(pipeline: Pipeline, stop: asyncio.Event) -> int:
 
 def run(role: Role, settings: Settings) -> int:
     """Run one role in this process until SIGTERM or SIGINT: the body of `earlybell run --role ROLE`."""
-    create_topics(settings)
-    check_topics(settings)
 
     async def main() -> int:
         stop = asyncio.Event()
@@ -194,6 +204,11 @@ def run(role: Role, settings: Settings) -> int:
         return await serve(role, settings, stop)
 
     return uvloop.run(main())
+
+
+def _prepare_topics(settings: Settings) -> None:
+    create_topics(settings)
+    check_topics(settings)
 
 
 async def _report(app: str, counts: Callable[[], dict[str, int]], every_s: float = 10.0) -> None:

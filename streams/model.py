@@ -1,16 +1,20 @@
 """The pool that the settings describe, and how its workers build the model.
 
-Imports no torch: only the workers need it, and it costs every other process seconds and hundreds of megabytes.
+A worker imports this module for `_open`, so it imports nothing at the top level: the settings alone would cost a worker
+as much time as the engine.
 """
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from earlybell.inference.pool.pool import MakeScorer, Pool, devices
-from earlybell.inference.predictions import Scorer
-from earlybell.streams.settings import Settings
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from earlybell.inference.pool.pool import MakeScorer, Pool
+    from earlybell.inference.predictions import Scorer
+    from earlybell.streams.settings import Settings
 
 
 def open_pool(settings: Settings) -> Pool:
@@ -21,6 +25,8 @@ def open_pool(settings: Settings) -> Pool:
     PoolError
         The devices are malformed.
     """
+    from earlybell.inference.pool.pool import Pool, devices
+
     return Pool(scorer(settings), devices(settings.devices), mixed_arithmetic=settings.mixed_arithmetic)
 
 

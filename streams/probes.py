@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import structlog
@@ -29,11 +29,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from earlybell.inference.pool.pool import Pool, PoolError
 from earlybell.storage.exceptions import StorageError
-from earlybell.storage.writer import Writer
 from earlybell.streams import metrics
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from earlybell.streams.windows import Windows
+
+if TYPE_CHECKING:
+    from earlybell.storage.writer import Writer
 
 log = structlog.get_logger(__name__)
 

@@ -11,18 +11,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
-from earlybell.storage.writer import Writer, Written
 from earlybell.streams import dead_letters, metrics
 from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import BadNews, broker_time, decode_news, decode_signal
 from earlybell.streams.settings import Settings
 from earlybell.streams.transport import Chunk
 from earlybell.streams.windows import Limits, Windows
+
+if TYPE_CHECKING:
+    from earlybell.storage.writer import Writer, Written
 
 log = structlog.get_logger(__name__)
 

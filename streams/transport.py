@@ -349,6 +349,7 @@ class Consumer(driver.Consumer):
         self._upheavals += 1
         self.book.begin({})
         await super().on_partitions_assigned(assigned, generation_id)
+        log.info("partitions_assigned", group=self.app.conf.id, partitions=len(assigned))
 
     async def perform_seek(self) -> None:
         """Open the book at the committed offsets, or at the earliest if the group has none."""

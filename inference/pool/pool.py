@@ -70,8 +70,8 @@ class Pool:
     Parameters
     ----------
     make_scorer
-        Called in each worker with its device's name. Must be picklable: a module's function, or a
-        ``functools.partial`` of one.
+        Called in each worker with its device's name. Must be picklable: a function of a module that
+        the worker can import, which the main script is not, or a ``functools.partial`` of one.
     devices
         One worker each; see `devices`.
     windows_per_worker

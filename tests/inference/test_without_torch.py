@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from earlybell.inference.kernels import library
 from earlybell.inference.pool.pool import Pool
-from earlybell.inference.predictions import ModelDescription, Predictions, Scorer
 from earlybell.streams.model import scorer
 from earlybell.streams.settings import Settings
+from tests.inference.pool.scorers import sparing
 
 pytestmark = pytest.mark.skipif(library.load() is None, reason="no kernels here")
 
@@ -68,32 +67,8 @@ if __name__ == "__main__":
     assert (ran.returncode, json.loads(ran.stdout)["label"]) == (0, "positive"), ran.stderr
 
 
-class Listing:
-    """A scorer that answers with the number of refused modules that its process has imported."""
-
-    def __init__(self, inner: Scorer) -> None:
-        self.inner = inner
-
-    @property
-    def description(self) -> ModelDescription:
-        return self.inner.description
-
-    def warm_up(self) -> None:
-        self.inner.warm_up()
-
-    def score(self, texts: Sequence[str]) -> Predictions:
-        predictions = self.inner.score(texts)
-        imported = {name.partition(".")[0] for name in sys.modules}
-        predictions.tokens[:] = len(imported & set(REFUSED))
-        return predictions
-
-
-def listing(device: str) -> Scorer:
-    return Listing(scorer(Settings(devices="cpu", precision="int8"))(device))
-
-
-async def test_a_worker_of_the_pool_imports_neither() -> None:
-    async with Pool(listing, ["cpu"]) as pool:
-        result = await pool.score(["Acme profit soars to a record", "Ærø A/S fyrer folk"])
-    assert not result.faults
-    assert np.array_equal(result.predictions.tokens, [0, 0])
+async def test_a_worker_of_the_pool_imports_no_more_than_it_needs() -> None:
+    make_scorer = partial(sparing, scorer(Settings(devices="cpu", precision="int8")))
+    async with Pool(make_scorer, ["cpu"]) as pool:
+        result = await pool.score(["Acme profit soars to a record"])
+    assert result.predictions.probabilities.argmax(1).tolist() == [2]

@@ -81,6 +81,8 @@ def test_a_dead_role_is_restarted_and_all_stop_together(running: Running, number
     running.until(lambda: running.pids(Role.SCORING) and running.pids(Role.STORING))
     [scoring], [storing] = running.pids(Role.SCORING), running.pids(Role.STORING)
     running.until(lambda: "model_loaded" in running.logged())
+    assert "model_load_started" in running.logged(), "it says what it waits for"
+    running.until(lambda: "partitions_assigned" in running.logged())
     os.kill(storing, signal.SIGKILL)
     running.until(lambda: len(running.pids(Role.STORING)) == 2)
     assert running.pids(Role.SCORING) == [scoring], "the other role keeps running"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +36,7 @@ from earlybell.inference.model.weights import (
     shapes,
     write_int8,
 )
+from earlybell.streams import cli
 from tests.inference.tiny_models import outspoken, tiny
 
 CONFIGS = {
@@ -205,6 +207,14 @@ def test_a_checkpoint_in_int8_answers_as_before_in_every_precision(tiny_checkpoi
     assert (described["weights"], described["revision"]) == (INT8_FILE, revision)
     with pytest.raises(CheckpointError, match="in int8 already"):
         checkpoint.quantise(tiny_checkpoint)
+
+
+def test_the_command_prints_the_new_revision(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.execute(["quantise", str(tiny_checkpoint), "--keep-floats"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"model_revision": checkpoint.verify(tiny_checkpoint)}
+    assert (tiny_checkpoint / "model.safetensors").is_file()
+    assert cli.execute(["quantise", str(tiny_checkpoint)]) == 2
+    assert "in int8 already" in capsys.readouterr().err
 
 
 def test_training_starts_from_either_form(tiny_checkpoint: Path, tiny_config: Config) -> None:

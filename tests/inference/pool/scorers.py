@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from earlybell.inference.pool.worker import MakeScorer
-from earlybell.inference.predictions import ModelDescription, Predictions
+from earlybell.inference.predictions import ModelDescription, Predictions, Scorer
 
 
 class OutOfMemoryError(RuntimeError):
@@ -107,3 +107,19 @@ def _obey(text: str) -> int:
         case ["stdout"]:
             sys.stdout.write("a print in a window\n")
     return int(number) if number.isdigit() else 0
+
+
+#: What a worker has no use for, and what would cost each of them seconds and megabytes.
+UNUSED = {"aiokafka", "asyncio", "faust", "kafka", "pydantic", "sqlalchemy", "structlog", "typer"}
+UNUSED |= {"torch", "transformers"}
+
+
+def sparing(make_scorer: MakeScorer, device: str) -> Scorer:
+    """Return the scorer after it has scored texts, or raise if by then anything unused has been imported."""
+    scorer = make_scorer(device)
+    scorer.warm_up()
+    scorer.score(["Acme profit soars to a record", "Ærø A/S fyrer folk"])
+    imported = sorted({name.partition(".")[0] for name in sys.modules} & UNUSED)
+    if imported:
+        raise RuntimeError(f"imported {', '.join(imported)}")
+    return scorer
