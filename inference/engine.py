@@ -37,7 +37,7 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 16_384
 EXACT_BATCH_TOKENS = 256
 #: Of a packed batch: as many as the largest chunk has, so that no small batch is left over.
 PACKED_BATCH_TOKENS = 6_144
-#: Characters that a thread takes at a time. While it computes, the next chunk is tokenized.
+#: Characters that a thread reads and computes at a time.
 SMALLEST_CHUNK, LARGEST_CHUNK, CHUNKS_PER_THREAD = 1_200, 18_000, 1.5
 #: Characters counted per text: about as many as are read of a long one.
 COUNTED_CHARACTERS = 2_500

@@ -163,8 +163,7 @@ class Slots:
         x = model.embed(self._ids)
         self._x.index_copy_(0, slots, x)
         self._outcome.index_fill_(0, slots, 0.0)
-        self._window.run.index_fill_(0, slots, 0)
-        self._window.label.index_fill_(0, slots, -1)
+        self._window.reset(slots)
         if model.config.depth_zero:
             self._decide(model.exit_logits(x, self._live(length), 0))
 
@@ -222,11 +221,6 @@ class SlotsByWidth:
         with torch.inference_mode(False):
             dtype = model.embedding.token.weight.dtype
             self._states = torch.zeros(tokens, config.hidden, dtype=dtype, device=device)
-
-    @property
-    def widths(self) -> set[int]:
-        """The widths that have slots."""
-        return set(self._slots)
 
     def of_width(self, width: int) -> Slots:
         """Return slots of this width; what those of the previous width held is lost."""

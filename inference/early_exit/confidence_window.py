@@ -85,10 +85,10 @@ class ConfidenceWindow:
         self.run, self.label, self.lead = self.run[rows], self.label[rows], self.lead[rows]
 
     def reset(self, rows: Tensor) -> None:
-        """Start new texts in these rows (indices, or a bool mask)."""
-        self.run[rows] = 0
-        self.label[rows] = -1
-        self.lead[rows] = 0.0
+        """Start new texts in these rows (indices), updating the state in place in memory."""
+        self.run.index_fill_(0, rows, 0)
+        self.label.index_fill_(0, rows, -1)
+        self.lead.index_fill_(0, rows, 0.0)
 
 
 def exit_depths(probabilities: Tensor, rule: ExitRule, first_depth: int) -> Tensor:

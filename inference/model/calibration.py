@@ -115,10 +115,3 @@ class Calibration:
             default_dial=float(values["default_dial"]),
             token_table=token_table,
         )
-
-    @classmethod
-    def uncalibrated(cls, name: str, exits: int, max_tokens: int, languages: tuple[str, ...] = ("en",)) -> Self:
-        """Return a calibration with full depth at every dial and temperatures of 1."""
-        nan = float("nan")
-        point = OperatingPoint(0.0, ExitRule(), 1.0, accuracy=nan, accuracy_lost=0.0, mean_depth=nan, cost=1.0)
-        return cls(name, languages, max_tokens, (1.0,) * exits, (point,), 0.0)

@@ -18,11 +18,11 @@ from torch import Tensor
 from earlybell.inference.early_exit.confidence_window import normalised_entropy
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.engine import Engine
-from earlybell.inference.model.calibration import Calibration, OperatingPoint
+from earlybell.inference.model.calibration import OperatingPoint
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
-from tests.benchmarks.every_exit import every_exit
+from tests.benchmarks.every_exit import every_exit, uncalibrated
 
 #: ALBERT-base, arXiv 1909.11942, table 1, with the vocabulary of the shipped tokenizer.
 SHAPE = Config(embedding=128, hidden=768, heads=12, feed_forward=3_072, layers=12, projection=True,
@@ -36,7 +36,7 @@ def untrained(config: Config) -> Checkpoint:
     shipped = load(SHIPPED)
     torch.manual_seed(0)
     model = ElbertForSequenceClassification(config)
-    calibration = Calibration.uncalibrated("albert-base-random", len(config.depths), shipped.calibration.max_tokens)
+    calibration = uncalibrated("albert-base-random", len(config.depths), shipped.calibration.max_tokens)
     return Checkpoint(shipped.directory, config, model.weights(), shipped.reader, calibration, revision="random")
 
 

@@ -27,7 +27,6 @@ from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.early_exit.confidence_window import exit_depths
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.engine import Engine
-from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.checkpoint import TOKENIZER_FILE, Checkpoint
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.huggingface import read_pretrained
@@ -35,7 +34,7 @@ from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.calibrate import Judgement, fit_temperature, judge
 from earlybell.inference.training.data import DEV_SEED, data_directory, hash_file, is_held_out
 from tests.benchmarks import engine_clock
-from tests.benchmarks.every_exit import every_exit
+from tests.benchmarks.every_exit import every_exit, uncalibrated
 
 MODEL = Path(os.environ.get("EARLYBELL_LONG_MODEL", "runs/imdb12-pruned"))
 PLAIN = Path(os.environ.get("EARLYBELL_LONG_PLAIN", "runs/imdb12-plain"))
@@ -119,7 +118,7 @@ class MeasuredModel:
             config, weights = read_pretrained(directory)
             longest = min(MAX_TOKENS, config.positions)
             reader = Reader.open(directory / TOKENIZER_FILE, longest)
-            calibration = Calibration.uncalibrated(directory.name, len(config.depths), longest)
+            calibration = uncalibrated(directory.name, len(config.depths), longest)
             checkpoint = Checkpoint(directory, config, weights, reader, calibration, revision="")
             engines[precision] = Engine(
                 checkpoint, device="cpu", dial=None, precision=precision, threads=engine_clock.THREADS

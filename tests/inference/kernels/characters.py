@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator, Mapping
 
@@ -41,6 +42,7 @@ static const struct range {
 """
 
 
+@functools.cache
 def actions() -> dict[str, str | int]:
     """Return what becomes of each character: an action by name, or the code point of one other character.
 

@@ -8,6 +8,7 @@ import random
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -124,6 +125,20 @@ def test_the_table_of_characters_is_that_of_the_tokenizers_library() -> None:
 def test_news_is_read_without_the_tokenizers_library() -> None:
     texts = [NEWS, NEWS.upper() * 30, "", " ", "a" * 100, "b" * 101, "a lone \ud800", "nul\0", "see www.a.b"]
     assert assert_agreement([*texts, "Caf\xe9[SEP]", "\u682a\u4fa1 \U0001f600"]) == 0
+
+
+def test_the_tokenizers_library_is_not_even_loaded_for_news() -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from earlybell.inference.model.tokenizer import Reader
+reader = Reader.open(Path({str(TOKENIZER)!r}), 512)
+for text in ({NEWS!r}, "\ud55c"):
+    reader.read([text])
+    print("tokenizers" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=120)
+    assert ran.stdout.split() == ["False", "True"]
 
 
 def test_real_texts_are_read_as_by_the_tokenizers_library() -> None:
