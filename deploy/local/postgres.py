@@ -2,7 +2,7 @@
 
 Knows where the server's files are, how to initialise and start it and how to check its health; not who uses it.
 PostgreSQL refuses to run as root. Started by root, it runs as ``nobody``, and the directories above its programs and
-its data become traversable (``o+x``), but not readable, for other users.
+its data become traversable (``o+x``), but not readable, for other users, if they are root's own.
 """
 
 from __future__ import annotations
@@ -167,12 +167,24 @@ def _unprivileged() -> int | None:
 
 
 def _make_traversable(directory: Path, programs: Path) -> None:
-    """Let another user reach the data directory and the programs."""
+    """Let another user reach the data directory and the programs, through directories that are our own.
+
+    Raises
+    ------
+    StackError
+        A directory on the way is closed and belongs to another user.
+    """
     for destination in (directory, programs):
         for parent in destination.parents:
-            mode = parent.stat().st_mode
-            if not mode & 0o001:
-                parent.chmod(mode | 0o001)
+            status = parent.stat()
+            if status.st_mode & 0o001:
+                continue
+            if status.st_uid != os.geteuid():
+                raise StackError(
+                    f"{parent} belongs to another user, and Postgres, which may not run as root, cannot enter it: set "
+                    "EARLYBELL_HOME to a directory elsewhere, or run this as that user"
+                )
+            parent.chmod(status.st_mode | 0o001)
     # The package may have been installed under a strict umask.
     if not (programs / "postgres").stat().st_mode & 0o001:
         for path in (programs.parent, *programs.parent.rglob("*")):
