@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 KERNELS = "earlybell/inference/kernels/kernels.so"
 DIRECTORIES = ("deploy", "inference", "storage", "streams")
 #: The package's own files; the rest of it is links to the directories.
-TOP_LEVEL = {"earlybell/__init__.py", "earlybell/errors.py", "earlybell/py.typed"}
+TOP_LEVEL = {f"earlybell/{path.name}" for path in (ROOT / "earlybell").iterdir() if path.suffix in (".py", ".typed")}
 #: Of these each wheel must hold at least one; a build that loses a kind of file still installs.
 NEEDED_AT_RUN_TIME = [
     "earlybell/py.typed",

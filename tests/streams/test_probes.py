@@ -122,11 +122,12 @@ async def test_a_role_at_work(
     assert not health.report(settings, Role.SCORING)["running"]
     assert (await asyncio.to_thread(servers.status, settings, as_json=True)) == 3
     async with serving(settings, Role.SCORING):
-        before = {name: value(settings, Role.SCORING, name) for name in metrics.names()}
+        names = (*metrics.names(), "earlybell_window_texts_sum")
+        before = {name: value(settings, Role.SCORING, name) for name in names}
         publish(settings, [*(story(number) for number in range(30)), b"broken", story(99, f"wait for {answered}")])
 
         def grown(name: str) -> float:
-            return value(settings, Role.SCORING, name) - before.get(name.partition("{")[0], 0.0)
+            return value(settings, Role.SCORING, name) - before[name]
 
         await until(lambda: grown("earlybell_stories_total") == 32)
         await until(lambda: value(settings, Role.SCORING, "earlybell_lag_messages") > 0)
