@@ -96,7 +96,7 @@ class Engine:
                 Int8Weights(config, checkpoint.weights),
                 point.rule,
                 np.array(calibration.temperatures, np.float32),
-                point.alpha,
+                point.pruning,
                 batch_tokens or PACKED_BATCH_TOKENS,
             )
             self._thread_count = threads or available_cores()

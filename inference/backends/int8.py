@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.batching.backend import Answers
 from earlybell.inference.early_exit.exit_rule import ExitRule
-from earlybell.inference.early_exit.token_pruning import kept_tokens
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.kernels import structs
 from earlybell.inference.kernels.library import Kernels
 from earlybell.inference.kernels.structs import EXIT_TEXTS, LANES, STRIP, address, aligned
@@ -41,8 +41,8 @@ class Int8Backend:
     ----------
     temperatures
         (exits,) in the order of ``config.depths``.
-    alpha
-        The share of tokens that a layer keeps (ACC); 1: no pruning.
+    pruning
+        How many tokens the layers keep of a text (ACC).
     batch_tokens
         Tokens of a batch.
     """
@@ -55,11 +55,11 @@ class Int8Backend:
         weights: Int8Weights,
         rule: ExitRule,
         temperatures: NDArray[np.float32],
-        alpha: float,
+        pruning: Pruning,
         batch_tokens: int,
     ) -> None:
         self.kernels, self.weights, self.batch_tokens = kernels, weights, batch_tokens
-        self._alpha = alpha
+        self._pruning = pruning
         config = weights.config
         first = config.depths[0]
         groups = [weights.layers[config.group_at(depth)] for depth in range(1, config.layers + 1)]
@@ -102,8 +102,8 @@ class Int8Backend:
         lengths = texts.lengths
         layers = self.config.layers if depth is None else depth
         keep = None
-        if prunes and self._alpha < 1.0 and layers:
-            keep = kept_tokens(lengths, self._alpha, layers).astype(np.int32)
+        if prunes and not self._pruning.never and layers:
+            keep = self._pruning.kept(lengths, layers).astype(np.int32)
         longest = int(lengths.max())
         self.kernels.forward(
             byref(self._model if depth is None else self._model_to_depth[depth]),

@@ -20,7 +20,7 @@ from earlybell.inference.batching.backend import Answers
 from earlybell.inference.cores import available_cores
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
-from earlybell.inference.early_exit.token_pruning import tokens_by_depth
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model.calibration import OperatingPoint
 from earlybell.inference.model.checkpoint import Checkpoint
 from earlybell.inference.model.config import Config
@@ -38,7 +38,7 @@ class PaddedBackend:
     model: ElbertForSequenceClassification
     rule: ExitRule
     temperatures: Tensor  # (exits,) float32 on the device
-    alpha: float  # the share of tokens that a layer keeps (ACC); 1: no pruning
+    pruning: Pruning
     device: torch.device
     batch_tokens: int
     refill_every: int = 1  # continuous batching: steps between looks at which texts have exited
@@ -62,20 +62,19 @@ class PaddedBackend:
         with torch.inference_mode():
             if continuous:
                 return self.slots.of_width(width).run(texts, self.refill_every)
-            return self._shrink(texts, width, depth, self.alpha if prunes else 1.0)
+            return self._shrink(texts, width, depth, self.pruning if prunes else Pruning())
 
     @cached_property
     def slots(self) -> SlotsByWidth:
         """The fixed slots of continuous batching, made at the first use of each width."""
-        return SlotsByWidth(self.model, self.rule, self.temperatures, self.alpha, self.device, self.batch_tokens)
+        return SlotsByWidth(self.model, self.rule, self.temperatures, self.pruning, self.device, self.batch_tokens)
 
-    def _shrink(self, texts: TokenIds, width: int, depth: int | None, alpha: float) -> Answers:
+    def _shrink(self, texts: TokenIds, width: int, depth: int | None, pruning: Pruning) -> Answers:
         config = self.config
         answers = Answers.empty(len(texts), config.classes)
         lengths, ids = pad(texts, width, config.pad_id)
-        kept = tokens_by_depth(lengths, alpha, config.layers)  # (texts, L + 1)
-        # What a text of full width would keep: a shape that does not depend on the neighbours.
-        widths = tokens_by_depth(np.array([width]), alpha, config.layers)[0]
+        kept = pruning.by_depth(lengths, config.layers)  # (texts, L + 1)
+        widths = pruning.widths(width, config.layers)  # a shape that does not depend on the neighbours
         x = self.model.embed(staged(ids, self.device))
         live = torch.arange(width, device=self.device) < staged(lengths, self.device)[:, None]
         last = config.layers if depth is None else depth
@@ -83,7 +82,7 @@ class PaddedBackend:
         first_exit = last if depth is not None or self.rule.never else config.depths.start
         rows, window = np.arange(len(texts)), ConfidenceWindow(self.rule, len(texts))
         for level in range(last + 1):
-            if level > 0 and alpha < 1.0:
+            if level > 0 and not pruning.never:
                 keep = staged(kept[rows, level], self.device)
                 x, live = self.model.deepen(x, live, level, keep, int(widths[level]))
             elif level > 0:
@@ -131,7 +130,7 @@ def open_padded(
     model.embedding.to(DTYPES[precision])
     model.layers.to(DTYPES[precision])
     temperatures = torch.tensor(checkpoint.calibration.temperatures, device=device)
-    return PaddedBackend(model, point.rule, temperatures, point.alpha, torch.device(device), batch_tokens)
+    return PaddedBackend(model, point.rule, temperatures, point.pruning, torch.device(device), batch_tokens)
 
 
 def gpus() -> int:

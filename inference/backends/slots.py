@@ -35,7 +35,7 @@ from earlybell.inference.batching.backend import Answers
 from earlybell.inference.batching.planning import texts_within
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
-from earlybell.inference.early_exit.token_pruning import tokens_by_depth
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.token_ids import TokenIds
@@ -61,19 +61,21 @@ class Slots:
         model: ElbertForSequenceClassification,
         rule: ExitRule,
         temperatures: Tensor,
-        alpha: float,
+        pruning: Pruning,
         rows: int,
         width: int,
         states: Tensor,
         recorder: Recorder | None,
     ) -> None:
         config, device = model.config, states.device
-        self._model, self._rule, self._temperatures, self._prunes = model, rule, temperatures, alpha < 1.0
+        self._model, self._rule, self._temperatures, self._prunes = model, rule, temperatures, not pruning.never
         self._width, self._device = width, device
         self.rows = rows
         self.count = (config.groups + 1) * rows
         #: (width + 1, L + 1): how many tokens a text of each length has at each depth.
-        self.tokens = tokens_by_depth(np.arange(width + 1), alpha, config.layers)
+        self.tokens = pruning.by_depth(np.arange(width + 1), config.layers)
+        #: (L + 1,): the most that any text of this width has.
+        self._widest = pruning.widths(width, config.layers)
         # One slot more than there are: idle rows read from it and write to it.
         places = self.count + 1
         # No inference tensors: torch refuses to write to those outside inference mode, and a capture that began in it
@@ -171,8 +173,8 @@ class Slots:
         model = self._model
         slots, depth, before, after = self._plan
         depths = [level for level in range(1, model.config.layers + 1) if model.config.group_at(level) == group]
-        # No pruned text of the group has more tokens than the longest has before and after the group's first depth.
-        wide, narrow = self.tokens[self._width, depths[0] - 1], self.tokens[self._width, depths[0]]
+        # No text of the group has more tokens than the most before and after the group's first depth.
+        wide, narrow = self._widest[depths[0] - 1], self._widest[depths[0]]
         keep = after if self._prunes else None
         x, live = model.deepen(self._x[slots, :wide], self._live(before)[:, :wide], depths[0], keep, int(narrow))
         self._x[:, :narrow].index_copy_(0, slots, x)
@@ -207,11 +209,11 @@ class SlotsByWidth:
         model: ElbertForSequenceClassification,
         rule: ExitRule,
         temperatures: Tensor,
-        alpha: float,
+        pruning: Pruning,
         device: torch.device,
         batch_tokens: int,
     ) -> None:
-        self._model, self._rule, self._temperatures, self._alpha = model, rule, temperatures, alpha
+        self._model, self._rule, self._temperatures, self._pruning = model, rule, temperatures, pruning
         self._batch_tokens = batch_tokens
         self._slots: dict[int, Slots] = {}
         self._recorder = Recorder(device)
@@ -231,7 +233,7 @@ class SlotsByWidth:
             self._model,
             self._rule,
             self._temperatures,
-            self._alpha,
+            self._pruning,
             texts_within(self._batch_tokens, width),
             width,
             self._states,

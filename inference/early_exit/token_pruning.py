@@ -7,6 +7,7 @@ reconstruction (ours). Which tokens are kept is decided in `elbert.strongest_tok
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,42 +18,52 @@ from numpy.typing import NDArray
 LEAST_TOKENS = 2
 
 
-def kept_tokens(
-    tokens: NDArray[np.integer[Any]], alpha: float, layers: int, least: int = LEAST_TOKENS
-) -> NDArray[np.int64]:
-    """Return n_l = max(n_min, ceil(alpha^l n_0)), never more than the text has.
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """How many tokens the layers keep of a text, by its own length alone; the defaults keep all."""
 
-    Parameters
-    ----------
-    tokens
-        (B,) n_0, each text's own length without padding: what a text keeps does not depend on its neighbours.
-    alpha
-        Share of tokens that a layer keeps, 0 < alpha <= 1.
+    alpha: float = 1.0  # share of tokens that a layer keeps
+    from_tokens: int = 0  # of the shortest text that is pruned
 
-    Returns
-    -------
-    keep
-        (B, layers) int64, for depths 1..layers.
-    """
-    if not 0.0 < alpha <= 1.0:
-        raise ValueError(f"alpha must be above 0 and at most 1, not {alpha}")
-    shares = np.array([alpha**depth for depth in range(1, layers + 1)])
-    # 1e-9: 0.9 * 10 is 9, also in binary floating point.
-    keep: NDArray[np.int64] = np.ceil(tokens[:, None] * shares - 1e-9).astype(np.int64)
-    return np.minimum(np.maximum(keep, least), tokens[:, None].astype(np.int64))
+    def __post_init__(self) -> None:
+        if not 0.0 < self.alpha <= 1.0:
+            raise ValueError(f"alpha must be above 0 and at most 1, not {self.alpha}")
+        if self.from_tokens < 0:
+            raise ValueError(f"texts are pruned from a length of 0 or more, not {self.from_tokens}")
 
+    @property
+    def never(self) -> bool:
+        """Whether every text keeps all its tokens."""
+        return self.alpha == 1.0
 
-def tokens_by_depth(tokens: NDArray[np.int64], alpha: float, layers: int) -> NDArray[np.int64]:
-    """Return how many of each text's n_0 tokens, (B,), are alive at depths 0..layers: (B, layers + 1)."""
-    return np.concatenate([tokens[:, None], kept_tokens(tokens, alpha, layers)], axis=1)
+    def kept(self, tokens: NDArray[np.integer[Any]], layers: int) -> NDArray[np.int64]:
+        """Return how many of each text's n_0 tokens, (B,), are alive after layers 1..: (B, layers).
+
+        n_l = max(n_min, ceil(alpha^l n_0)), never more than the text has.
+        """
+        # Products, since a C library's power function may differ from another's in the last bit.
+        shares = np.cumprod(np.full(layers, self.alpha))
+        # 1e-9: 0.9 * 10 is 9, also in binary floating point.
+        pruned = np.maximum(np.ceil(tokens[:, None] * shares - 1e-9).astype(np.int64), LEAST_TOKENS)
+        whole = tokens[:, None].astype(np.int64)
+        return np.where(whole >= self.from_tokens, np.minimum(pruned, whole), whole)
+
+    def by_depth(self, tokens: NDArray[np.integer[Any]], layers: int) -> NDArray[np.int64]:
+        """Return how many of each text's tokens, (B,), are alive at depths 0..layers: (B, layers + 1)."""
+        return np.concatenate([tokens[:, None].astype(np.int64), self.kept(tokens, layers)], axis=1)
+
+    def widths(self, width: int, layers: int) -> NDArray[np.int64]:
+        """Return the most tokens that a text of at most ``width`` tokens has at depths 0..layers: (layers + 1,)."""
+        widest: NDArray[np.int64] = self.by_depth(np.arange(width + 1), layers).max(0)
+        return widest
 
 
 def speed_up(tokens: int, alpha: float, layers: int, hidden: int) -> float:
-    """Return K, the analytical speed-up over no pruning, for a feed-forward of 4h and n_l from `kept_tokens`.
+    """Return K, the analytical speed-up over no pruning, for a feed-forward of 4h and n_l from `Pruning`.
 
     K = L (24 n_0 h^2 + 4 n_0^2 h) / sum_l [8 n_{l-1} h^2 + 4 n_{l-1}^2 h + 16 n_l h^2].
     """
-    counts: list[int] = [tokens, *kept_tokens(np.array([tokens]), alpha, layers)[0].tolist()]
+    counts: list[int] = [tokens, *Pruning(alpha).kept(np.array([tokens]), layers)[0].tolist()]
     full = layers * (24 * tokens * hidden**2 + 4 * tokens**2 * hidden)
     pruned: int = sum(
         8 * before * hidden**2 + 4 * before**2 * hidden + 16 * after * hidden**2 for before, after in pairwise(counts)

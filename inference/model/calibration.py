@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import Pruning
 
-FORMAT_VERSION = 1
+#: 2: pruning may begin at a length. A reader of format 1 would prune every text.
+FORMAT_VERSION = 2
+READABLE_FORMATS = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class OperatingPoint:
 
     dial: float  # 0: full depth, no pruning .. 1: the fastest calibrated
     rule: ExitRule
-    alpha: float  # ACC: share of tokens that a layer keeps; 1: no pruning
+    pruning: Pruning
     accuracy: float
     accuracy_lost: float  # relative to dial 0: 0.005 is half a point; of the kind of text that loses most
     mean_depth: float
@@ -36,7 +39,8 @@ class OperatingPoint:
             "window_rule": self.rule.window_rule,
             "window": self.rule.window,
             "margin": self.rule.margin,
-            "alpha": self.alpha,
+            "alpha": self.pruning.alpha,
+            "prunes_from_tokens": self.pruning.from_tokens,
             "accuracy": self.accuracy,
             "accuracy_lost": self.accuracy_lost,
             "mean_depth": self.mean_depth,
@@ -45,10 +49,11 @@ class OperatingPoint:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Read what `to_json` returned."""
+        """Read what `to_json` returned; in format 1 pruning begins at any length."""
         rule = ExitRule(values["threshold"], values["window_rule"], values["window"], values["margin"])
         measured = {name: float(values[name]) for name in ("accuracy", "accuracy_lost", "mean_depth", "cost")}
-        return cls(dial=float(values["dial"]), rule=rule, alpha=float(values["alpha"]), **measured)
+        pruning = Pruning(float(values["alpha"]), int(values.get("prunes_from_tokens", 0)))
+        return cls(dial=float(values["dial"]), rule=rule, pruning=pruning, **measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,8 @@ class Calibration:
     token_table: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        if not self.curve or self.curve[0].dial != 0.0 or not self.curve[0].rule.never or self.curve[0].alpha != 1.0:
+        start = self.curve[0] if self.curve else None
+        if start is None or start.dial != 0.0 or not start.rule.never or not start.pruning.never:
             raise ValueError("the dial's curve must start at dial 0 with full depth and no pruning")
         if list(self.curve) != sorted(self.curve, key=lambda point: point.dial):
             raise ValueError("the dial's curve must ascend")
@@ -104,8 +110,9 @@ class Calibration:
     @classmethod
     def from_json(cls, values: dict[str, Any], token_table: NDArray[np.float32] | None) -> Self:
         """Read what `to_json` returned; raise ``ValueError``, ``KeyError`` or ``TypeError`` on anything else."""
-        if values["format"] != FORMAT_VERSION:
-            raise ValueError(f"calibration format {values['format']}, but this version reads {FORMAT_VERSION}")
+        if values["format"] not in READABLE_FORMATS:
+            known = " and ".join(map(str, READABLE_FORMATS))
+            raise ValueError(f"calibration format {values['format']}, but this version reads {known}")
         return cls(
             name=str(values["name"]),
             languages=tuple(values["languages"]),

@@ -332,7 +332,7 @@ class ElbertForSequenceClassification(nn.Module):
         ids, live
             (B, T) token ids, and False for padding.
         keep
-            (B, L) how many tokens of each text to keep at depths 1..L (``token_pruning.kept_tokens``); None: all.
+            (B, L) how many tokens of each text to keep at depths 1..L (``token_pruning.Pruning``); None: all.
 
         Returns
         -------

@@ -1,7 +1,7 @@
-"""`earlybell calibrate`: finds what a checkpoint needs to be served: temperatures, exits, pruning, token table, dial.
+"""`earlybell calibrate`: finds what a checkpoint needs to be served: temperatures, exits, token table, dial.
 
-Everything is found on a dev set, in this order: temperatures, exits, pruning, token table. Must never see the report
-sets.
+Everything is found on a dev set, in this order; `prune` then adds token pruning for long texts. Must never see the
+report sets.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,14 @@ from numpy.typing import NDArray
 
 from earlybell.inference.early_exit.confidence_window import exit_depths
 from earlybell.inference.early_exit.exit_rule import ExitRule
-from earlybell.inference.early_exit.token_pruning import speed_up
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration, OperatingPoint
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.data import Example
 from earlybell.inference.training.measures import expected_calibration_error, softmax
-from earlybell.inference.training.optimise import all_logits, keep_of
+from earlybell.inference.training.optimise import all_logits
 
 #: Entropy thresholds to try; finer where a trained model's entropies are dense.
 THRESHOLDS = tuple(np.round(np.concatenate([np.linspace(0, 0.1, 21), np.linspace(0.11, 1.0, 90)]), 4).tolist())
@@ -51,8 +50,6 @@ class Budget:
     max_loss: float = 0.005  # of accuracy against full depth, at the default dial
     max_behaviour_loss: float = 0.02  # the same on the behavioural suite's cases, which are far harder
     windows: bool = True  # try windows; without them the exit is FastBERT's, by entropy alone
-    alphas: tuple[float, ...] = (1.0,)  # shares of tokens to try
-    max_pruning_loss: float = 0.0075  # ACC's budget in its paper
     smoothing: float = 1.0  # lambda of the token table
     device: str = "cpu"
     precision: str = "bfloat16"
@@ -99,19 +96,11 @@ def calibrate_model(
     rows = reader.read([example.text for example in dev])
     truth = np.array([model.config.labels.index(example.label) for example in dev], np.int64)
     first, layers = model.config.depths.start, model.config.layers
-    tokens = rows.lengths.astype(np.int64)
 
-    def logits_with(alpha: float) -> NDArray[np.float32]:
-        keep = partial(keep_of, alpha=alpha, layers=layers) if alpha < 1.0 else None
-        return all_logits(model, rows, device=budget.device, precision=budget.precision, keep=keep)
-
-    logits = logits_with(1.0)
+    logits = all_logits(model, rows, device=budget.device, precision=budget.precision)
     temperatures = tuple(fit_temperature(logits[:, exit_], truth) for exit_ in range(logits.shape[1]))
     scale = np.array(temperatures, np.float32)[:, None]
     probabilities = softmax(logits / scale)
-    by_alpha = {1.0: probabilities}
-    for alpha in budget.alphas:
-        by_alpha.setdefault(alpha, softmax(logits_with(alpha) / scale))
     full_accuracy = float(np.mean(probabilities[:, -1].argmax(-1) == truth))
 
     suite = None
@@ -123,36 +112,19 @@ def calibrate_model(
         suite = _Suite(softmax(suite_logits / scale), suite_truth, share)
 
     family = best_family(probabilities, truth, first) if budget.windows else ExitRule()
-    curve = [OperatingPoint(0.0, ExitRule(), 1.0, full_accuracy, 0.0, float(layers), 1.0)]
+    curve = [OperatingPoint(0.0, ExitRule(), Pruning(), full_accuracy, 0.0, float(layers), 1.0)]
     sources = judged_sources([example.source for example in dev])
     settings = [
-        _operating_point(
-            replace(family, threshold=threshold),
-            alpha,
-            pruned,
-            probabilities[:, -1],
-            truth,
-            tokens,
-            model,
-            sources,
-            suite,
-        )
-        for alpha, pruned in by_alpha.items()
+        _operating_point(replace(family, threshold=threshold), probabilities, truth, model, sources, suite)
         for threshold in THRESHOLDS
-        if alpha == 1.0 or _pruning_loss(pruned, probabilities, truth) <= budget.max_pruning_loss
     ]
     usable = [point for point in settings if point.accuracy_lost <= MAX_LOSS]
     min_cost = min(point.cost for point in usable)
     for dial in DIALS[1:]:
+        # The slowest setting that is fast enough. The best of all that are would be picked by noise.
         max_cost = 1.0 - dial * (1.0 - min_cost)
-        # For each share of tokens the slowest setting that is fast enough; of these, the one that loses least.
-        # Taking the best of all that are fast enough would pick noise.
-        candidates = [
-            max(affordable, key=lambda point: point.cost)
-            for alpha in by_alpha
-            if (affordable := [point for point in usable if point.alpha == alpha and point.cost <= max_cost + 1e-6])
-        ]
-        curve.append(replace(min(candidates, key=lambda point: point.accuracy_lost), dial=dial))
+        affordable = [point for point in usable if point.cost <= max_cost + 1e-6]
+        curve.append(replace(max(affordable, key=lambda point: point.cost), dial=dial))
     default = default_point(settings, budget.max_loss, min_cost) or curve[0]
     # The default has a position between two steps of the dial, so that it uses its budget to the full.
     curve = sorted([*(point for point in curve if point.dial != default.dial), default], key=lambda point: point.dial)
@@ -194,19 +166,16 @@ def fit_temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> fl
 
 
 def default_point(settings: Sequence[OperatingPoint], max_loss: float, min_cost: float) -> OperatingPoint | None:
-    """Return the fastest setting that, like every slower one of its share of tokens, loses at most ``max_loss``.
+    """Return the fastest setting that, like every slower one, loses at most ``max_loss``.
 
     Its dial follows from its cost, on a dial whose 1 costs ``min_cost``. None if none is faster than full depth.
     """
-    fastest_by_alpha = []
-    for alpha in {point.alpha for point in settings}:
-        slowest_first = sorted((point for point in settings if point.alpha == alpha), key=lambda point: -point.cost)
-        fastest_by_alpha += list(takewhile(lambda point: point.accuracy_lost <= max_loss, slowest_first))[-1:]
-    fastest = min(fastest_by_alpha, key=lambda point: point.cost, default=None)
-    if fastest is None or fastest.cost >= 1.0:
+    slowest_first = sorted(settings, key=lambda point: -point.cost)
+    within = list(takewhile(lambda point: point.accuracy_lost <= max_loss, slowest_first))
+    if not within or within[-1].cost >= 1.0:
         return None
-    dial = math.floor((1.0 - fastest.cost) / (1.0 - min_cost) * 100) / 100
-    return replace(fastest, dial=dial) if dial else None
+    dial = math.floor((1.0 - within[-1].cost) / (1.0 - min_cost) * 100) / 100
+    return replace(within[-1], dial=dial) if dial else None
 
 
 def families(exits: int) -> list[ExitRule]:
@@ -331,37 +300,27 @@ def judged_sources(sources: Sequence[str]) -> list[NDArray[np.int64]]:
 
 def _operating_point(
     rule: ExitRule,
-    alpha: float,
     probabilities: NDArray[np.float32],
-    full: NDArray[np.float32],
     truth: NDArray[np.int64],
-    tokens: NDArray[np.int64],
     model: ElbertForSequenceClassification,
     sources: Sequence[NDArray[np.int64]],
     suite: _Suite | None,
 ) -> OperatingPoint:
-    first = model.config.depths.start
+    first, full = model.config.depths.start, probabilities[:, -1]
     overall = judge(rule, probabilities, full, truth, first)
     source_losses = [judge(rule, probabilities[texts], full[texts], truth[texts], first).lost for texts in sources]
     if suite is not None:
         lost = judge(rule, suite.probabilities, suite.probabilities[:, -1], suite.truth, first).lost
         source_losses.append(lost * suite.share)
-    layers = model.config.layers
-    speed = speed_up(int(np.median(tokens)), alpha, layers, model.config.hidden) if alpha < 1.0 else 1.0
     return OperatingPoint(
         dial=math.nan,
         rule=rule,
-        alpha=alpha,
+        pruning=Pruning(),
         accuracy=round(overall.accuracy, 5),
         accuracy_lost=round(max([overall.lost, *source_losses]), 5),
         mean_depth=round(overall.mean_depth, 4),
-        cost=round(overall.mean_depth / layers / speed, 5),
+        cost=round(overall.mean_depth / model.config.layers, 5),
     )
-
-
-def _pruning_loss(pruned: NDArray[np.float32], unpruned: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-    """Return the accuracy that pruning alone loses at full depth."""
-    return float(np.mean(unpruned[:, -1].argmax(-1) == truth) - np.mean(pruned[:, -1].argmax(-1) == truth))
 
 
 def _ece(probabilities: NDArray[Any], truth: NDArray[np.int64]) -> float:

@@ -1,4 +1,4 @@
-"""The commands that make and measure a checkpoint: `train`, `distil`, `calibrate`, `quantise`, `evaluate` and others.
+"""The commands that make and measure a checkpoint, from `train` and `distil` to `evaluate` and `card`.
 
 Thin; mounted by the CLI. Modules that load torch are imported inside the commands, so that `--help` stays quick. An
 option that several commands share is declared once, below.
@@ -192,9 +192,6 @@ def calibrate(
     label_map: LabelMap = None,
     name: Annotated[str, typer.Option(help="Name of the model, as signals carry it.")] = "elbert-small",
     lost: Annotated[float, typer.Option(help="Accuracy that the default dial may lose, as a fraction.")] = 0.005,
-    alpha: Annotated[
-        list[float] | None, typer.Option(help="ACC: a share of tokens to try. Repeatable. Default: no pruning.")
-    ] = None,
     table_texts: Annotated[
         int, typer.Option(help="Headlines, or texts of the labelled file, counted in the token table; 0: no table.")
     ] = 20_000,
@@ -206,7 +203,7 @@ def calibrate(
     device: Device = "cpu",
     precision: Precision = "auto",
 ) -> None:
-    """Find temperatures, exit rule, pruning, token table and the dial's curve on held-out texts."""
+    """Find temperatures, exit rule, token table and the dial's curve on held-out texts; removes pruning."""
     from earlybell.inference.model.huggingface import read_pretrained
     from earlybell.inference.training.behaviour import as_examples, read_suite
     from earlybell.inference.training.calibrate import Budget
@@ -233,9 +230,8 @@ def calibrate(
             else []
         )
     budget = Budget(
-        name=name, max_loss=lost, alphas=tuple(alpha or (1.0,)), windows=windows, device=device,
-        precision=training_precision(device, precision),
-    )  # fmt: skip
+        name=name, max_loss=lost, windows=windows, device=device, precision=training_precision(device, precision)
+    )
     cases = [] if behaviour is None else as_examples(read_suite(behaviour))
     revision, record = run(directory, dev, texts, budget, cases)
     (directory / CALIBRATION_RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -253,6 +249,44 @@ def quantise(
     from earlybell.inference.model import checkpoint
 
     typer.echo(json.dumps({"model_revision": checkpoint.quantise(directory, keep_floats=keep_floats)}))
+
+
+@app.command()
+def prune(
+    directory: Annotated[Path, typer.Argument(help="A calibrated checkpoint, changed in place.")],
+    data: Data = None,
+    labelled: Labelled = None,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    label_map: LabelMap = None,
+    from_tokens: Annotated[int, typer.Option(help="Prune texts of at least this many tokens.", min=2)] = 128,
+    lost: Annotated[float, typer.Option(help="Accuracy that pruning may lose at any dial, as a fraction.")] = 0.0075,
+    alpha: Annotated[
+        list[float] | None, typer.Option(help="ACC: a share of tokens to try. Repeatable. Default: 0.95, 0.9 .. 0.7.")
+    ] = None,
+    texts: Annotated[int, typer.Option(help="Judge on this many long texts.", min=1)] = 500,
+    device: Device = "cpu",
+    precision: Precision = "float32",
+) -> None:
+    """Find how many tokens of long texts the layers may drop, on news articles or any labelled file."""
+    from earlybell.inference.model.checkpoint import load
+    from earlybell.inference.training.data import read_articles
+    from earlybell.inference.training.labelled import split
+    from earlybell.inference.training.prune import ALPHAS, Search
+    from earlybell.inference.training.prune import prune as run
+
+    dev: Sequence[Example | str]
+    if labelled is not None:
+        file = _labelled_file(labelled, text_column, label_column, label_map)
+        dev = split(file.read(load(directory).config.labels))[1]
+    else:
+        dev = read_articles(_data_directory(data))[0]
+    search = Search(
+        alphas=tuple(alpha or ALPHAS), from_tokens=from_tokens, max_loss=lost, texts=texts, device=device,
+        precision=precision,
+    )  # fmt: skip
+    revision, record = run(directory, dev, search)
+    typer.echo(json.dumps({"model_revision": revision, **record}))
 
 
 @app.command()

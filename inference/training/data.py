@@ -22,6 +22,7 @@ from earlybell.inference.model.tokenizer import normalise
 
 REPORT_SEED = "earlybell-report-1"
 DEV_SEED = "earlybell-dev-1"
+ARTICLES_SEED = "earlybell-articles-1"
 SOURCES = ("tfns", "sentfin", "finentity")
 LABELS = ("negative", "neutral", "positive")
 
@@ -162,6 +163,23 @@ def read_unlabelled(path: Path, count: int, seed: int, exclude: Iterable[Example
         if text and text_key(text) not in excluded:
             chosen.append(text)
     return chosen
+
+
+def read_articles(directory: Path) -> tuple[list[str], list[str]]:
+    """Read news articles, headline and body, without labels: the half that choices are made on, and the reported half.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    path = directory / "long" / "articles.jsonl.xz"
+    if not path.is_file():
+        raise DataError(f"no articles at {path}")
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        texts = [f"{row['title']}. {row['body']}" for row in map(json.loads, lines)]
+    dev = [text for text in texts if is_held_out(text, ARTICLES_SEED, 0.5)]
+    return dev, [text for text in texts if not is_held_out(text, ARTICLES_SEED, 0.5)]
 
 
 def hash_file(path: Path) -> str:

@@ -87,7 +87,7 @@ def evaluate_curve(
     results: list[dict[str, Any]] = []
     rules: list[Any] = []
     for point in curve:
-        rule = (point.rule, point.alpha)
+        rule = (point.rule, point.pruning)
         if rule in rules:
             results.append({**results[rules.index(rule)], "dial": point.dial})
         else:

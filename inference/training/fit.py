@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.backbones import backbone_directory
@@ -121,7 +122,7 @@ def fit(
         if run.loss == "one-step":
             return one_step(model, ids, mask, answer)
         alpha = ramp.alpha
-        keep = None if alpha >= 1.0 else keep_of(mask.sum(1), alpha, model.config.layers)
+        keep = None if alpha >= 1.0 else keep_of(mask.sum(1), Pruning(alpha), model.config.layers)
         if run.loss in ("last", "two-step"):
             x = model.embed(ids)
             for depth in range(1, model.config.layers + 1):

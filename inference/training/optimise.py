@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from earlybell.inference.early_exit.token_pruning import kept_tokens
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.training.data import length_sorted_batches
 
@@ -150,9 +150,9 @@ def pad(rows: Sequence[NDArray[np.int32]], pad_id: int, device: str = "cpu") -> 
     return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
 
 
-def keep_of(lengths: Tensor, alpha: float, layers: int) -> Tensor:
-    """Return what `kept_tokens` does, from lengths on any device: (B,) -> (B, L)."""
-    return torch.from_numpy(kept_tokens(lengths.cpu().numpy(), alpha, layers)).to(lengths.device)
+def keep_of(lengths: Tensor, pruning: Pruning, layers: int) -> Tensor:
+    """Return what `Pruning.kept` does, from lengths on any device: (B,) -> (B, L)."""
+    return torch.from_numpy(pruning.kept(lengths.cpu().numpy(), layers)).to(lengths.device)
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from earlybell.inference.backends.padded import DTYPES
-from earlybell.inference.early_exit.token_pruning import LEAST_TOKENS, solve_alpha, speed_up
+from earlybell.inference.early_exit.token_pruning import LEAST_TOKENS, Pruning, solve_alpha, speed_up
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.training.data import length_sorted_batches
 from earlybell.inference.training.measures import accuracy, macro_f1
@@ -164,7 +164,7 @@ class _Runner:
         layers = self.model.config.layers
         started = self._now()
         with torch.inference_mode():
-            keep = keep_of(mask.sum(1), alpha, layers) if alpha < 1.0 else None
+            keep = keep_of(mask.sum(1), Pruning(alpha), layers) if alpha < 1.0 else None
             x = self.model.embed(ids)
             for depth in range(1, layers + 1):
                 x, mask = self.model.deepen(x, mask, depth, None if keep is None else keep[:, depth - 1])

@@ -17,6 +17,7 @@ from rich.progress import track
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.kernels.library import Kernels
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.huggingface import WEIGHTS_FILE
@@ -69,7 +70,7 @@ def _int8_logits(model: ElbertForSequenceClassification, kernels: Kernels, rows:
     config = model.config
     untempered = np.ones(len(config.depths), np.float32)
     backend = Int8Backend(
-        kernels, Int8Weights(config, model.weights()), ExitRule(), untempered, alpha=1.0, batch_tokens=BATCH_TOKENS
+        kernels, Int8Weights(config, model.weights()), ExitRule(), untempered, Pruning(), BATCH_TOKENS
     )
     logits = []
     for start in track(range(0, len(rows), BATCH_TEXTS), "labels"):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from earlybell.inference.early_exit.confidence_window import normalised_entropy
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.engine import Engine
 from earlybell.inference.model.calibration import OperatingPoint
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
@@ -43,7 +44,9 @@ def untrained(config: Config) -> Checkpoint:
 def with_exits(checkpoint: Checkpoint, temperatures: Sequence[float]) -> Checkpoint:
     """Return the same model, where at dial 1 texts exit by their entropy at these temperatures."""
     nan = float("nan")
-    fast = OperatingPoint(1.0, ExitRule(THRESHOLD), 1.0, accuracy=nan, accuracy_lost=nan, mean_depth=nan, cost=nan)
+    fast = OperatingPoint(
+        1.0, ExitRule(THRESHOLD), Pruning(), accuracy=nan, accuracy_lost=nan, mean_depth=nan, cost=nan
+    )
     full_depth = checkpoint.calibration
     calibration = replace(full_depth, curve=(*full_depth.curve, fast), temperatures=tuple(temperatures))
     return replace(checkpoint, calibration=calibration)

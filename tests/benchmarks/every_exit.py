@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from earlybell.inference.batching.backend import Backend, Window
 from earlybell.inference.batching.planning import batches
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model.calibration import Calibration, OperatingPoint
 from earlybell.inference.token_ids import TokenIds
 from tests.benchmarks import engine_clock
@@ -16,7 +17,7 @@ from tests.benchmarks import engine_clock
 def uncalibrated(name: str, exits: int, max_tokens: int) -> Calibration:
     """Return a calibration of full depth at every dial, and temperatures of 1."""
     nan = float("nan")
-    point = OperatingPoint(0.0, ExitRule(), 1.0, accuracy=nan, accuracy_lost=0.0, mean_depth=nan, cost=1.0)
+    point = OperatingPoint(0.0, ExitRule(), Pruning(), accuracy=nan, accuracy_lost=0.0, mean_depth=nan, cost=1.0)
     return Calibration(name, ("en",), max_tokens, (1.0,) * exits, (point,), 0.0)
 
 

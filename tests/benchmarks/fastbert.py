@@ -19,6 +19,7 @@ import torch
 
 from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model.checkpoint import MANIFEST_FILE, SHIPPED, load
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.predictions import Predictions
@@ -71,7 +72,7 @@ def scorer(checkpoint: Path, dtype: torch.dtype, batch: int) -> Callable[[Sequen
     model.layers.to(dtype)
     threshold = calibration.point(calibration.default_dial).rule.threshold
     temperatures = torch.tensor(calibration.temperatures[1 if has_depth_zero else 0 :])
-    backend = PaddedBackend(model, ExitRule(threshold), temperatures, 1.0, torch.device("cpu"), batch_tokens=0)
+    backend = PaddedBackend(model, ExitRule(threshold), temperatures, Pruning(), torch.device("cpu"), batch_tokens=0)
 
     def score(texts: Sequence[str]) -> Predictions:
         parts = []

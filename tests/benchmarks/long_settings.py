@@ -26,6 +26,7 @@ from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.early_exit.confidence_window import exit_depths
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.engine import Engine
 from earlybell.inference.model.checkpoint import TOKENIZER_FILE, Checkpoint
 from earlybell.inference.model.config import Config
@@ -169,11 +170,11 @@ class MeasuredModel:
         backend = engine.backend
         if isinstance(backend, Int8Backend):
             engine.backend = Int8Backend(
-                backend.kernels, backend.weights, rule, self.temperatures, alpha, backend.batch_tokens
+                backend.kernels, backend.weights, rule, self.temperatures, Pruning(alpha), backend.batch_tokens
             )
         elif isinstance(backend, PaddedBackend):
             tensor = torch.from_numpy(self.temperatures)
-            engine.backend = replace(backend, rule=rule, alpha=alpha, temperatures=tensor)
+            engine.backend = replace(backend, rule=rule, pruning=Pruning(alpha), temperatures=tensor)
 
 
 def read_reviews(part: str) -> Reviews:

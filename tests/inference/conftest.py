@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration, OperatingPoint
 from earlybell.inference.model.config import Config
@@ -52,8 +53,8 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_calibration() -> Calibration:
-    def point(dial: float, rule: ExitRule, alpha: float) -> OperatingPoint:
-        return OperatingPoint(dial, rule, alpha, accuracy=0.5, accuracy_lost=0.0, mean_depth=2.0, cost=0.5)
+    def point(dial: float, rule: ExitRule, pruning: Pruning) -> OperatingPoint:
+        return OperatingPoint(dial, rule, pruning, accuracy=0.5, accuracy_lost=0.0, mean_depth=2.0, cost=0.5)
 
     generator = torch.Generator().manual_seed(1)
     return Calibration(
@@ -62,10 +63,10 @@ def tiny_calibration() -> Calibration:
         max_tokens=128,
         temperatures=(1.0, 1.5, 0.8, 1.2, 1.0),
         curve=(
-            point(0.0, ExitRule(), 1.0),
-            point(0.5, ExitRule(0.7, "agreement", 3, 0.1), 1.0),
-            point(0.75, ExitRule(0.7, "trend", 2, 0.0), 0.8),
-            point(1.0, ExitRule(0.9), 0.6),
+            point(0.0, ExitRule(), Pruning()),
+            point(0.5, ExitRule(0.7, "agreement", 3, 0.1), Pruning()),
+            point(0.75, ExitRule(0.7, "trend", 2, 0.0), Pruning(0.8, from_tokens=20)),
+            point(1.0, ExitRule(0.9), Pruning(0.6)),
         ),
         default_dial=0.5,
         token_table=(8 * torch.rand((64, 5), generator=generator)).softmax(-1).numpy(),

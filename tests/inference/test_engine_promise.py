@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.engine import Engine, open_engine
 from earlybell.inference.kernels import library
 from earlybell.inference.model import checkpoint
@@ -19,7 +20,8 @@ from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.predictions import Predictions
 from tests.inference.tiny_models import outspoken, tiny
 
-DIALS = (0.0, 0.5, 0.75, 1.0)  # full depth; agreement window; trend window, pruned; entropy, pruned more
+DIALS = (0.0, 0.5, 0.75, 1.0)  # full depth; agreement window; trend window, long texts pruned; entropy, all pruned
+PRUNING = (Pruning(), Pruning(), Pruning(0.8, from_tokens=20), Pruning(0.6))
 STRATEGIES = ("shrink", "presort", "refill")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3, "int8": 0.0}
 
@@ -45,8 +47,8 @@ def _calibration() -> Calibration:
 
     rules = (ExitRule(), ExitRule(0.7, "agreement", 3, 0.1), ExitRule(0.7, "trend", 2, 0.0), ExitRule(0.9))
     curve = tuple(
-        OperatingPoint(dial, rule, alpha, accuracy=0.5, accuracy_lost=0.0, mean_depth=2.0, cost=0.5)
-        for dial, rule, alpha in zip(DIALS, rules, (1.0, 1.0, 0.8, 0.6), strict=True)
+        OperatingPoint(dial, rule, pruning, accuracy=0.5, accuracy_lost=0.0, mean_depth=2.0, cost=0.5)
+        for dial, rule, pruning in zip(DIALS, rules, PRUNING, strict=True)
     )
     table = (8 * torch.rand((64, 5), generator=torch.Generator().manual_seed(1))).softmax(-1).numpy()
     return Calibration("tiny", ("en",), 128, (1.0, 1.5, 0.8, 1.2, 1.0), curve, 0.5, table)

@@ -15,11 +15,13 @@ from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.batching.backend import Answers
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
-from earlybell.inference.early_exit.token_pruning import kept_tokens
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.kernels import library
 from earlybell.inference.kernels.structs import address
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.token_ids import Ids, TokenIds
+
+UNPRUNED = Pruning()
 
 
 @dataclass(slots=True)
@@ -40,10 +42,10 @@ class Stepwise:
         self._backend = self.backend(ExitRule(), np.ones(len(model.config.depths), np.float32))
 
     def backend(
-        self, rule: ExitRule, temperatures: NDArray[np.float32], alpha: float = 1.0, batch_tokens: int = 300
+        self, rule: ExitRule, temperatures: NDArray[np.float32], pruning: Pruning = UNPRUNED, batch_tokens: int = 300
     ) -> Int8Backend:
         """The backend under test, over the same weights."""
-        return Int8Backend(self.kernels, self.weights, rule, temperatures, alpha, batch_tokens)
+        return Int8Backend(self.kernels, self.weights, rule, temperatures, pruning, batch_tokens)
 
     def embed(self, texts: Sequence[Ids]) -> Packed:
         packed = TokenIds.pack(texts)
@@ -84,15 +86,15 @@ class Stepwise:
         )
         packed.lengths = packed.lengths[:count].copy()
 
-    def run(self, text: Ids, rule: ExitRule, temperatures: NDArray[np.float32], alpha: float) -> Answers:
+    def run(self, text: Ids, rule: ExitRule, temperatures: NDArray[np.float32], pruning: Pruning) -> Answers:
         """Run one text to its exit, which Python's `ConfidenceWindow` decides."""
         config = self.config
         packed = self.embed([text])
-        keep = kept_tokens(np.array([len(text)]), alpha, config.layers)[0].astype(np.int32)
+        keep = pruning.kept(np.array([len(text)]), config.layers)[0].astype(np.int32)
         window = ConfidenceWindow(rule, 1)
         for depth in range(config.layers + 1):
             if depth:
-                self.deepen(packed, config.group_at(depth), keep[depth - 1 : depth] if alpha < 1.0 else None)
+                self.deepen(packed, config.group_at(depth), None if pruning.never else keep[depth - 1 : depth])
             if depth in config.depths:
                 temperature = float(temperatures[depth - config.depths.start])
                 probabilities = self.softmax(self.logits(packed, depth), temperature)

@@ -13,6 +13,7 @@ from earlybell.inference.backends.cuda_graphs import Recorder, fetched, staged
 from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.batching.backend import Window
 from earlybell.inference.batching.planning import bucket
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.engine import open_engine
 from earlybell.inference.token_ids import TokenIds
 from tests.inference.backends.test_slots import MODELS, assert_same, in_precision, open_backend, refill, shrink, window
@@ -26,8 +27,8 @@ needs_bfloat16 = pytest.mark.skipif(not has_bfloat16, reason="no CUDA device her
 PRECISIONS = [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)]
 
 
-def on_gpu(model: str, alpha: float, precision: torch.dtype) -> PaddedBackend:
-    return in_precision(open_backend(model, "trend", alpha, device=torch.device("cuda")), precision)
+def on_gpu(model: str, pruning: Pruning, precision: torch.dtype) -> PaddedBackend:
+    return in_precision(open_backend(model, "trend", pruning, device=torch.device("cuda")), precision)
 
 
 @pytest.mark.parametrize("device", [CPU, *GPUS], ids=str)
@@ -97,12 +98,12 @@ def test_running_out_of_memory_while_recording_is_an_error() -> None:
 
 @needs_a_gpu
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("alpha", [1.0, 0.7])
+@pytest.mark.parametrize("pruning", [Pruning(), Pruning(0.7)])
 @pytest.mark.parametrize("model", MODELS)
 def test_graphs_give_the_answers_of_eager_steps(
-    model: str, alpha: float, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    model: str, pruning: Pruning, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = on_gpu(model, alpha, precision)
+    backend = on_gpu(model, pruning, precision)
     windows = [window([8] * 60 + [3, 40, 21, 22, 37]), window([40, 7, 6]), window([20] * 30, seed=5)]
     with torch.inference_mode():
         graphed = [refill(backend, texts, every=every) for texts in windows for every in (1, 3)]
@@ -123,7 +124,7 @@ def test_graphs_give_the_answers_of_eager_steps(
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_text_has_the_same_bits_alone_and_in_a_window_on_a_gpu(model: str, precision: torch.dtype) -> None:
-    backend = on_gpu(model, 0.8, precision)
+    backend = on_gpu(model, Pruning(0.8), precision)
     texts = window([3, 9, 30, 5, 8, 7, 8, 12, 8, 8, 6, 31, 29, 8, 7] * 4, seed=2)
     with torch.inference_mode():
         together = refill(backend, texts)

@@ -16,7 +16,7 @@ from earlybell.inference.batching.backend import Answers, Window
 from earlybell.inference.batching.strategies import STRATEGIES
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, normalised_entropy
 from earlybell.inference.early_exit.exit_rule import ExitRule
-from earlybell.inference.early_exit.token_pruning import kept_tokens
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.kernels import library
 from earlybell.inference.kernels.library import Kernels
 from earlybell.inference.kernels.structs import WindowState, address
@@ -44,15 +44,16 @@ def kernels() -> Kernels:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(
-    ("alpha", "shape"),
+    ("pruning", "shape"),
     [
-        (1.0, {"depth_zero_filters": 16}),
-        (1.0, {"groups": 4, "depth_zero": False, "head": "cls"}),
-        (0.7, {"groups": 2, "inner_layers": 2}),
+        (Pruning(), {"depth_zero_filters": 16}),
+        (Pruning(), {"groups": 4, "depth_zero": False, "head": "cls"}),
+        (Pruning(0.7), {"groups": 2, "inner_layers": 2}),
+        (Pruning(0.7, from_tokens=20), {"groups": 2}),
     ],
 )
 def test_one_call_gives_the_answers_of_the_kernels_step_by_step(
-    rule: ExitRule, alpha: float, shape: dict[str, int]
+    rule: ExitRule, pruning: Pruning, shape: dict[str, int]
 ) -> None:
     model = outspoken(tiny(**shape), seed=5)
     exits = len(model.config.depths)
@@ -64,31 +65,31 @@ def test_one_call_gives_the_answers_of_the_kernels_step_by_step(
     stepwise = Stepwise(model)
     expected = Answers.empty(len(texts), model.config.classes)
     for row, text in enumerate(texts):
-        expected.put(np.array([row]), stepwise.run(text, rule, temperatures, alpha))
+        expected.put(np.array([row]), stepwise.run(text, rule, temperatures, pruning))
     if 0 < rule.threshold < 1:
         assert len(set(expected.exit_depth.tolist())) > 1
     for batch_tokens in (1, 300, 100_000):
-        backend = stepwise.backend(rule, temperatures, alpha, batch_tokens)
+        backend = stepwise.backend(rule, temperatures, pruning, batch_tokens)
         assert_same(backend.run(texts), expected)
         for strategy in ("shrink", "presort", "refill"):
             assert_same(STRATEGIES[strategy].run(backend, window), expected)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.7])
-def test_a_batch_runs_to_the_given_depth(alpha: float) -> None:
+@pytest.mark.parametrize("pruning", [Pruning(), Pruning(0.7)])
+def test_a_batch_runs_to_the_given_depth(pruning: Pruning) -> None:
     model = outspoken(tiny(groups=2), seed=5)
     temperatures = np.linspace(0.7, 2.0, 5, dtype=np.float32)
     generator = np.random.default_rng(2)
     texts = TokenIds.pack(generator.integers(1, 64, length, dtype=np.int32) for length in (2, 40, 17))
     stepwise = Stepwise(model)
-    backend = stepwise.backend(RULES[2], temperatures, alpha)
+    backend = stepwise.backend(RULES[2], temperatures, pruning)
     for depth in model.config.depths:
         answers = backend.run(texts, depth=depth)
         assert answers.exit_depth.tolist() == [depth] * 3
         packed = stepwise.embed(texts)
-        keep = kept_tokens(packed.lengths, alpha, 4).astype(np.int32)
+        keep = pruning.kept(packed.lengths, 4).astype(np.int32)
         for level in range(1, depth + 1):
-            kept = np.ascontiguousarray(keep[:, level - 1]) if alpha < 1.0 else None
+            kept = None if pruning.never else np.ascontiguousarray(keep[:, level - 1])
             stepwise.deepen(packed, model.config.group_at(level), kept)
         expected = stepwise.softmax(stepwise.logits(packed, depth), float(temperatures[depth]))
         assert np.array_equal(answers.probabilities, expected)

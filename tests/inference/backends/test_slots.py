@@ -21,6 +21,7 @@ from earlybell.inference.backends.slots import MAX_WIDTHS, Slots
 from earlybell.inference.batching.backend import Answers, Window
 from earlybell.inference.batching.strategies import STRATEGIES
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.token_ids import TokenIds
 from tests.inference.tiny_models import outspoken, tiny
 
@@ -41,11 +42,14 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+PRUNING = (Pruning(), Pruning(0.7), Pruning(0.7, from_tokens=18))
+
+
 @cache
-def open_backend(name: str, rule: str, alpha: float, tokens: int = 64, device: torch.device = CPU) -> PaddedBackend:
+def open_backend(name: str, rule: str, pruning: Pruning, tokens: int = 64, device: torch.device = CPU) -> PaddedBackend:
     model = outspoken(tiny(**MODELS[name]), seed=3).to(device)
     temperatures = torch.tensor([1.0, 1.5, 0.8, 1.2, 1.0], device=device)[5 - len(model.config.depths) :]
-    return PaddedBackend(model, RULES[rule], temperatures, alpha, device, tokens)
+    return PaddedBackend(model, RULES[rule], temperatures, pruning, device, tokens)
 
 
 def refill(backend: PaddedBackend, window: Window, every: int = 1) -> Answers:
@@ -73,16 +77,16 @@ def window(lengths: list[int], seed: int = 0) -> Window:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), model=st.sampled_from(list(MODELS)), rule=st.sampled_from(list(RULES)),
-       alpha=st.sampled_from([1.0, 0.7]), every=st.integers(1, 5))  # fmt: skip
+       pruning=st.sampled_from(PRUNING), every=st.integers(1, 5))  # fmt: skip
 def test_slots_give_the_answers_of_shrinking_batches(
-    data: st.DataObject, model: str, rule: str, alpha: float, every: int
+    data: st.DataObject, model: str, rule: str, pruning: Pruning, every: int
 ) -> None:
     """Queues shorter and longer than a load; loads of one row and of many; pruning on and off."""
     tokens = data.draw(st.sampled_from([8, 64, 1_000]), "tokens of a load")
     texts = window(data.draw(st.lists(st.integers(2, 40), min_size=1, max_size=50), "lengths"), seed=1)
     with torch.inference_mode():
-        refilled = refill(open_backend(model, rule, alpha, tokens), texts, every=every)
-        shrunk = shrink(open_backend(model, rule, alpha, tokens), texts)
+        refilled = refill(open_backend(model, rule, pruning, tokens), texts, every=every)
+        shrunk = shrink(open_backend(model, rule, pruning, tokens), texts)
     assert_same(refilled, shrunk, tolerance=1e-5)
 
 
@@ -90,7 +94,7 @@ def test_slots_give_the_answers_of_shrinking_batches(
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_a_text_has_the_same_bits_alone_and_in_a_window(model: str, precision: torch.dtype) -> None:
     texts = window([3, 9, 30, 5, 8, 7, 8, 12, 8, 8, 6, 31, 29, 8, 7], seed=2)
-    backend = in_precision(open_backend(model, "trend", 0.8), precision)
+    backend = in_precision(open_backend(model, "trend", Pruning(0.8)), precision)
     with torch.inference_mode():
         together = refill(backend, texts)
         backwards = refill(backend, Window(texts.texts[::-1], texts.predicted), every=3)
@@ -117,7 +121,7 @@ def test_no_row_idles_before_the_queue_runs_dry(model: str, monkeypatch: pytest.
     monkeypatch.setattr(Slots, "admit", admitted)
     monkeypatch.setattr(Slots, "deepen", deepened)
     with torch.inference_mode():
-        answers = refill(open_backend(model, "confidence", 1.0), window([8] * 83))
+        answers = refill(open_backend(model, "confidence", Pruning()), window([8] * 83))
     assert len(set(answers.exit_depth.tolist())) > 2
     last_admission = max(index for index, (step, _) in enumerate(loads) if step == "admit")
     assert last_admission > 10
@@ -168,16 +172,16 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.mark.parametrize("rule", ["confidence", "trend"])
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("alpha", "precision"), [(1.0, torch.bfloat16), (0.7, torch.float32)])
+@pytest.mark.parametrize(("pruning", "precision"), [(Pruning(), torch.bfloat16), (Pruning(0.7), torch.float32)])
 def test_steps_can_be_captured_and_replayed(
-    model: str, rule: str, alpha: float, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    model: str, rule: str, pruning: Pruning, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "earlybell.inference.model.elbert.pays_fused", lambda device, tokens: tokens > 20
     )  # as on a GPU
     tape = Tape()
     monkeypatch.setattr("earlybell.inference.backends.slots.Recorder", lambda device: tape)
-    backend = in_precision(open_backend(model, rule, alpha), precision)
+    backend = in_precision(open_backend(model, rule, pruning), precision)
     windows = [window([8] * 30 + [3, 40, 21, 22, 37]), window([40, 7, 6]), window([20] * 9, seed=5)]
     with torch.inference_mode():
         replayed = [refill(backend, texts, every=every) for texts in windows for every in (1, 2)]
@@ -189,7 +193,7 @@ def test_steps_can_be_captured_and_replayed(
 
 def test_slots_keep_their_addresses() -> None:
     """A graph reads and writes the addresses that it was captured with."""
-    backend = replace(open_backend("two groups of two", "trend", 0.7))
+    backend = replace(open_backend("two groups of two", "trend", Pruning(0.7)))
     slots = backend.slots.of_width(8)
     addresses = addresses_of(slots)
     window_addresses = addresses_of(slots._window)
@@ -207,7 +211,7 @@ def addresses_of(owner: object) -> dict[str, int]:
 
 
 def test_a_failed_window_does_not_affect_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = replace(open_backend("one group", "trend", 1.0))
+    backend = replace(open_backend("one group", "trend", Pruning()))
     texts = window([8] * 30)
     with torch.inference_mode():
         expected = refill(backend, texts)
@@ -227,7 +231,7 @@ def test_a_failed_window_does_not_affect_the_next(monkeypatch: pytest.MonkeyPatc
 
 
 def test_more_widths_than_are_kept_are_answered_too() -> None:
-    backend = replace(open_backend("one group", "trend", 1.0), model=outspoken(tiny(positions=1_500), seed=3))
+    backend = replace(open_backend("one group", "trend", Pruning()), model=outspoken(tiny(positions=1_500), seed=3))
     texts = window([8, 1_200, *range(40, 1_400, 32)], seed=4)
     assert len(texts.texts) > MAX_WIDTHS
     with torch.inference_mode():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earlybell.inference.early_exit.token_pruning import kept_tokens, solve_alpha, speed_up
+from earlybell.inference.early_exit.token_pruning import Pruning, solve_alpha, speed_up
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import (
     ElbertForSequenceClassification,
@@ -40,14 +40,35 @@ def test_an_impossible_speed_up_is_refused(wanted: float) -> None:
         solve_alpha(wanted, 64, 6, 384)
 
 
-@given(tokens=st.lists(st.integers(2, 512), min_size=1, max_size=8), alpha=st.floats(0.3, 1.0))
-def test_the_tokens_kept_depend_on_the_texts_own_length(tokens: list[int], alpha: float) -> None:
-    keep = kept_tokens(np.array(tokens), alpha, 6)
-    alone = [kept_tokens(np.array([length]), alpha, 6)[0].tolist() for length in tokens]
+@given(
+    tokens=st.lists(st.integers(2, 512), min_size=1, max_size=8), alpha=st.floats(0.3, 1.0), start=st.integers(0, 512)
+)
+def test_the_tokens_kept_depend_on_the_texts_own_length(tokens: list[int], alpha: float, start: int) -> None:
+    pruning = Pruning(alpha, from_tokens=start)
+    keep = pruning.kept(np.array(tokens), 6)
+    alone = [pruning.kept(np.array([length]), 6)[0].tolist() for length in tokens]
     assert keep.tolist() == alone
     assert bool((keep[:, 1:] <= keep[:, :-1]).all())
     assert bool((keep >= 2).all())
     assert bool((keep <= np.array(tokens)[:, None]).all())
+
+
+def test_only_texts_from_a_length_on_are_pruned() -> None:
+    kept = Pruning(0.9, from_tokens=128).by_depth(np.array([20, 127, 128]), 3)
+    assert kept.tolist() == [[20] * 4, [127] * 4, [128, 116, 104, 94]]
+
+
+@given(width=st.integers(2, 300), alpha=st.floats(0.3, 1.0), start=st.integers(0, 300))
+def test_no_text_is_wider_than_its_width_allows(width: int, alpha: float, start: int) -> None:
+    pruning = Pruning(alpha, from_tokens=start)
+    each = [pruning.by_depth(np.array([length]), 4)[0] for length in range(1, width + 1)]
+    assert pruning.widths(width, 4).tolist() == np.max(each, axis=0).tolist()
+
+
+@pytest.mark.parametrize(("alpha", "start"), [(0.0, 0), (1.1, 0), (0.5, -1)])
+def test_pruning_that_makes_no_sense_is_refused(alpha: float, start: int) -> None:
+    with pytest.raises(ValueError, match=r"alpha|length"):
+        Pruning(alpha, from_tokens=start)
 
 
 def attention_of(seed: int, lengths: list[int], heads: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,7 +127,7 @@ def test_a_pruned_text_has_the_same_answer_alone_and_beside_a_longer_one(
 ) -> None:
     ids = torch.randint(5, 60, (2, 30), generator=torch.Generator().manual_seed(3))
     live = torch.arange(30) < torch.tensor([30, 11])[:, None]
-    keep = torch.from_numpy(kept_tokens(live.sum(1).numpy(), 0.7, tiny_model.config.layers))
+    keep = torch.from_numpy(Pruning(0.7).kept(live.sum(1).numpy(), tiny_model.config.layers))
     with torch.inference_mode():
         beside = tiny_model(ids, live, keep)[1]
         alone = tiny_model(ids[1:, :11], live[1:, :11], keep[1:])[0]

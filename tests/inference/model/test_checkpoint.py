@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.checkpoint import CheckpointError
@@ -135,3 +136,15 @@ def refused(directory: Path, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as error:
         checkpoint.load(directory)
     assert "\n" not in str(error.value)
+
+
+def test_pruning_by_length_is_kept_and_format_1_is_still_read(tiny_checkpoint: Path) -> None:
+    written = checkpoint.load(tiny_checkpoint).calibration
+    assert written.point(0.75).pruning == Pruning(0.8, from_tokens=20)
+    file = tiny_checkpoint / "calibration.json"
+    values = json.loads(file.read_text())
+    for point in values["curve"]:
+        del point["prunes_from_tokens"]
+    file.write_text(json.dumps({**values, "format": 1}))
+    checkpoint.seal(tiny_checkpoint)
+    assert checkpoint.load(tiny_checkpoint).calibration.point(0.75).pruning == Pruning(0.8), "texts of any length"

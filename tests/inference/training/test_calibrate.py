@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration, OperatingPoint
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
@@ -56,16 +57,13 @@ def test_a_window_is_chosen_where_it_helps() -> None:
 
 
 def test_the_default_uses_its_whole_budget() -> None:
-    def setting(cost: float, lost: float, alpha: float = 1.0) -> OperatingPoint:
-        return OperatingPoint(math.nan, ExitRule(cost), alpha, 0.9, lost, 6 * cost, cost)
+    def setting(cost: float, lost: float) -> OperatingPoint:
+        return OperatingPoint(math.nan, ExitRule(cost), Pruning(), 0.9, lost, 6 * cost, cost)
 
     settings = [setting(0.9, 0.0), setting(0.5, 0.004), setting(0.4, 0.006), setting(0.3, 0.005)]
     point = default_point(settings, 0.005, min_cost=0.2)
     assert point is not None
     assert (point.cost, point.dial) == (0.5, 0.62), "0.3 is luck: the slower 0.4 loses more"
-    pruned = default_point([*settings, setting(0.45, 0.001, 0.8)], 0.005, min_cost=0.2)
-    assert pruned is not None
-    assert pruned.alpha == 0.8
     assert default_point([setting(0.9, 0.01)], 0.005, min_cost=0.2) is None
 
 
@@ -102,8 +100,7 @@ def test_a_calibration_stays_within_its_budget(
 ) -> None:
     reader = Reader.open(tokenizer_file, 128)
     dev = labelled_by(tiny_model, reader, texts)
-    budget = replace(BUDGET, alphas=(1.0, 0.8))
-    calibration, record = calibrate_model(tiny_model, reader, dev, texts, budget)
+    calibration, record = calibrate_model(tiny_model, reader, dev, texts, BUDGET)
     assert calibration.curve[0].rule == ExitRule()
     steps = {round(step / 20, 2) for step in range(21)}
     assert {point.dial for point in calibration.curve} == steps | {calibration.default_dial}

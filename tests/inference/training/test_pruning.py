@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earlybell.inference.early_exit.token_pruning import speed_up
+from earlybell.inference.early_exit.token_pruning import Pruning, speed_up
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.training.optimise import all_logits, keep_of
 from earlybell.inference.training.pruning import by_layer, speed_up_over, sweep
@@ -40,7 +40,7 @@ def test_the_sweep_starts_without_pruning_and_agrees_with_the_model(
     first = points[0]
     assert first["alpha"] == first["speed_up_measured"] == first["speed_up_over_set"] == first["accuracy"] == 1.0
     for point in points[1:]:
-        keep = partial(keep_of, alpha=point["alpha"], layers=4)
+        keep = partial(keep_of, pruning=Pruning(point["alpha"]), layers=4)
         pruned = all_logits(model, rows, precision="float32", keep=keep)
         assert point["accuracy"] == pytest.approx(np.mean(pruned[:, -1].argmax(-1) == truth), abs=0.04)
         assert point["accuracy_lost"] == pytest.approx(1 - point["accuracy"], abs=1e-4)
