@@ -54,7 +54,11 @@ FORMS = {
         Form("avx2", "simd_avx2.h", _AVX2),
         PORTABLE,
     ),
-    "aarch64": (Form("neon_dotprod", "simd_neon.h", ("-march=armv8.2-a+dotprod",)), PORTABLE),
+    "aarch64": (
+        Form("neon_i8mm", "simd_neon.h", ("-march=armv8.2-a+dotprod+i8mm",)),
+        Form("neon_dotprod", "simd_neon.h", ("-march=armv8.2-a+dotprod",)),
+        PORTABLE,
+    ),
 }
 
 

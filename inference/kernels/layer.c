@@ -77,6 +77,7 @@ INLINE void block(const int rows, enum epilogue epilogue, const struct linear *w
         UNROLLED
         for (int v = 0; v < STEP_VECTORS; v++) sums[r][v] = zero_sums();
     for (int64_t k = 0; k < inputs; k += STEP) dot(rows, sums, bytes + k, inputs, weight + k * LANES, panel);
+    settle(rows, sums);
     UNROLLED
     for (int v = 0; v < STEP_VECTORS; v++) {
         int64_t column = first_column + v * LANES;

@@ -7,7 +7,7 @@
  *
  *   NEEDS                       the instructions that it needs (see `form.h`)
  *   ROWS, VECTORS               texts and vectors of columns that a block of a product of floats keeps in registers
- *   STEP                        inputs that a product of integers takes at a time: 4, or 16 = GROUP
+ *   STEP                        inputs that a product of integers takes at a time: 4, 8, or 16 = GROUP
  *   STEP_ROWS, STEP_VECTORS     tokens and vectors of columns that a block of such a product keeps in registers
  *   UNROLL                      keys or queries that attention takes at a time
  *   f32x16, i32x16              16 floats, 16 signed integers of 32 bits, by value
@@ -21,6 +21,8 @@
  *   zero_sums                   an i32x16 of zeros
  *   dot4(sums, bytes, weight)   if STEP is 4: adds, to each of 16 sums, 4 unsigned bytes (the same in all lanes) times
  *                               4 signed ones
+ *   dot8(rows, sums, ...)       if STEP is 8: adds the products of 8 inputs, in any order of the rows' sums, which
+ *   settle(rows, sums)          puts back: each row's own, by column
  *   dot16(rows, sums, ...)      if STEP is 16: adds the products of 16 inputs (see `dot`)
  *   unbias(sums, columns, zero) sums - zero * the integers at `columns`
  *   quantise16                  16 floats times a factor, rounded, plus a zero point, clamped to a byte
@@ -61,10 +63,16 @@ INLINE void dot(const int rows, i32x16 (*sums)[STEP_VECTORS], const uint8_t *byt
     for (int r = 0; r < rows; r++)
         UNROLLED
         for (int v = 0; v < STEP_VECTORS; v++) sums[r][v] = dot4(sums[r][v], bytes + r * stride, weight + panel[v]);
+#elif STEP == 8
+    dot8(rows, sums, bytes, stride, weight, panel);
 #else
     dot16(rows, sums, bytes, stride, weight, panel);
 #endif
 }
+
+#if STEP != 8
+INLINE void settle(const int rows, i32x16 (*sums)[STEP_VECTORS]) { (void)rows, (void)sums; }
+#endif
 
 /* 2^t to about 2e-7, as 2^(integer + fraction), for t up to 126; below -126 it is 2^-126. */
 INLINE f32x16 exp2_approx(f32x16 t) {

@@ -154,7 +154,9 @@ def on_arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return linked(directory, AARCH64, kernels)
 
 
-@pytest.mark.parametrize(("processor", "forms"), [("max", ["neon_dotprod", "portable"]), ("cortex-a53", ["portable"])])
+@pytest.mark.parametrize(
+    ("processor", "forms"), [("max", ["neon_i8mm", "neon_dotprod", "portable"]), ("cortex-a53", ["portable"])]
+)
 def test_arm_runs_the_forms_that_it_can(on_arm: Path, processor: str, forms: list[str]) -> None:
     assert digests(on_arm, *QEMU_AARCH64, "-cpu", processor) == dict.fromkeys(forms, DIGEST)
 

@@ -46,7 +46,7 @@ def test_the_forms_that_run_are_those_of_the_processors_flags() -> None:
     words = set(Path("/proc/cpuinfo").read_text().split())
     needs = {
         "avx512_vnni": {"avx512bw", "avx512_vnni"}, "avx512": {"avx512bw"}, "avx_vnni": {"avx_vnni"},
-        "avx2": {"avx2", "fma"}, "neon_dotprod": {"asimddp"}, "portable": set(),
+        "avx2": {"avx2", "fma"}, "neon_i8mm": {"asimddp", "i8mm"}, "neon_dotprod": {"asimddp"}, "portable": set(),
     }  # fmt: skip
     assert {form for form, flags in needs.items() if flags <= words} == set(library.forms())
 
