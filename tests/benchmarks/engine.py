@@ -6,14 +6,11 @@ whole batches at even intervals of the sorted texts), so that a round takes abou
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from earlybell.inference.engine import open_engine
-from earlybell.inference.kernels import build
+from earlybell.inference.kernels import library
 from earlybell.inference.model.checkpoint import SHIPPED, describe, load
 from earlybell.inference.predictions import Predictions
 from tests.benchmarks import engine_clock, engine_plots, engine_reading, engine_scaling, fastbert
-from tests.benchmarks.engine_peers import Peer, by_length, peers
+from tests.benchmarks.engine_peers import TORCH_PRECISION, Peer, by_length, peers
 from tests.benchmarks.engine_texts import Corpus, collect
+from tests.benchmarks.int8_peak import int8_peak
 
 ROUNDS = int(os.environ.get("EARLYBELL_BENCH_ROUNDS", "5"))
 WINDOW, LATENCY_WINDOW = 512, 64
@@ -38,13 +36,19 @@ CLOCKS = {
     "cpu": "processor time, one thread each: the machine was busy, so texts/s are per core",
 }
 #: Peers whose memory and time to the first answer are measured, each in a separate process.
-MEMORY_PEERS = ("bert_base_batch1", "bert_base_int8", "fastbert_bfloat16", "earlybell_bfloat16_presort", "earlybell")
+MEMORY_PEERS = (
+    "bert_base_batch1",
+    "bert_base_int8",
+    f"fastbert_{TORCH_PRECISION}",
+    f"earlybell_{TORCH_PRECISION}_presort",
+    "earlybell",
+)
 #: Peers that also score the unlabelled texts.
 UNLABELLED_PEERS = (
     "bert_base_batch1",
-    "bert_base_batch32_bfloat16",
+    f"bert_base_batch32_{TORCH_PRECISION}",
     "bert_base_int8",
-    "earlybell_bfloat16_presort",
+    f"earlybell_{TORCH_PRECISION}_presort",
     "earlybell_int8_padded",
     "earlybell",
 )
@@ -66,7 +70,9 @@ def measure(servers: object = None) -> dict[str, Any]:
     results["tables"] = tables
     results["fastbert"] = fastbert.describe()
     log_progress("precision")
-    results["precision"] = {precision: agreement(corpora[labelled], precision) for precision in ("bfloat16", "int8")}
+    results["precision"] = {
+        precision: agreement(corpora[labelled], precision) for precision in (TORCH_PRECISION, "int8")
+    }
     results["limit"] = limit(corpora[labelled], tables[labelled]["earlybell"]["texts_per_second"])
     log_progress("reading")
     results["reading"] = engine_reading.measure(corpora)
@@ -184,56 +190,31 @@ def agreement(corpus: Corpus, precision: str) -> dict[str, Any]:
     return figures
 
 
-def limit(corpus: Corpus, reached: float) -> dict[str, float]:
+def limit(corpus: Corpus, reached: float, dial: float | None = None) -> dict[str, float]:
     """Return the hardware limit in texts/s, and the share of it that the engine reaches.
 
-    Operations per text are counted from the model's shape; the peak of 8-bit products is measured.
+    Operations per text are counted from the model's shape; the peak of 8-bit products is measured, in the form of the
+    kernels that is in use.
 
     Parameters
     ----------
     reached
         The engine's measured texts/s.
     """
-    engine = open_engine("cpu", threads=engine_clock.THREADS)
+    engine = open_engine("cpu", dial=dial, threads=engine_clock.THREADS)
     answers = engine.score(corpus.texts)
     config = load(SHIPPED).config
     h, wide, n = config.hidden, config.feed_forward, answers.tokens.astype(np.float64)
     layer = n * (2 * h * (4 * h) + 4 * h * wide) + 4 * n**2 * h
     operations = float((layer * answers.exit_depth * config.inner_layers).mean())
-    peak = int8_peak()
+    form = library.chosen_form()
+    peak = int8_peak(form) if form else 0.0
     return {
         "operations_per_text": operations,
         "peak_operations_per_second": peak,
         "limit_texts_per_second": peak / operations,
         "reached_share": reached * operations / peak if peak else 0.0,
     }
-
-
-def int8_peak() -> float:
-    """Measure 8-bit operations/s of all cores together, in registers; 0 if the processor has no AVX-512 VNNI."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "peak.so"
-        source = Path(__file__).with_name("peak.c")
-        subprocess.run(["cc", *build.FLAGS, "-march=native", "-shared", str(source), "-o", str(file)], check=True)
-        library = ctypes.CDLL(str(file))
-        library.peak.restype = ctypes.c_int64
-        cores = engine_clock.THREADS or engine_clock.CORES
-        best = 0.0
-        for _ in range(7):
-            operations: list[int] = []
-            threads = [threading.Thread(target=_run_peak, args=(library, operations)) for _ in range(cores)]
-            began = engine_clock.now()
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            best = max(best, sum(operations) / (engine_clock.now() - began))
-    return best
-
-
-def _run_peak(library: ctypes.CDLL, operations: list[int]) -> None:
-    out = (ctypes.c_int32 * 16)()
-    operations.append(int(library.peak(ctypes.c_int64(20_000_000), out)))
 
 
 def in_new_process(name: str) -> dict[str, float]:
@@ -252,13 +233,13 @@ def ratios(table: dict[str, dict[str, Any]]) -> dict[str, float]:
     figures = {
         "vs_bert_base_batch1": ours / speed["bert_base_batch1"],
         "vs_bert_base_batch32_best": ours
-        / max(speed["bert_base_batch32_float32"], speed["bert_base_batch32_bfloat16"]),
+        / max(value for name, value in speed.items() if name.startswith("bert_base_batch32")),
         "vs_bert_base_int8": ours / speed["bert_base_int8"],
-        "vs_fastbert": ours / max(speed["fastbert_float32"], speed["fastbert_bfloat16"]),
+        "vs_fastbert": ours / max(speed["fastbert_float32"], speed[f"fastbert_{TORCH_PRECISION}"]),
         "engine_texts_per_second": ours,
     }
     figures["vs_fastbert_at_its_accuracy"] = figures["vs_fastbert"] * speed["earlybell_as_accurate"] / ours
-    for precision in ("bfloat16", "int8"):
+    for precision in (TORCH_PRECISION, "int8"):
         base = speed[f"earlybell_{precision}_shrink"]
         for strategy in ("presort", "refill", "predict"):
             figures[f"{precision}_{strategy}_vs_shrink"] = speed[f"earlybell_{precision}_{strategy}"] / base

@@ -20,18 +20,22 @@ import numpy as np
 import psutil
 import torch
 
+from earlybell.inference.backends.padded import DTYPES
 from earlybell.inference.batching.strategies import STRATEGIES
 from earlybell.inference.engine import open_engine
 from earlybell.inference.model.checkpoint import SHIPPED
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.predictions import Predictions
 from earlybell.inference.training.backbones import backbone_directory
+from earlybell.inference.training.optimise import training_precision
 from tests.benchmarks import engine_clock, fastbert
 
 BATCH = 32
 #: Where the student's teacher, a model without shared layers, is looked for.
 TEACHER = Path(os.environ.get("EARLYBELL_TEACHER", "runs/teacher-minilm"))
-TORCH_PRECISION = "bfloat16"
+#: Of torch's peers and strategies; a processor that has to emulate bfloat16 takes hours over it.
+TORCH_PRECISION = training_precision("cpu", "auto")
+DTYPE = DTYPES[TORCH_PRECISION]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,18 @@ def peers() -> dict[str, Callable[[], Peer]]:
     openers: dict[str, Callable[[], Peer]] = {
         "bert_base_batch1": lambda: _pipeline("bert_base_batch1", torch.float32, 1, 32),
         "bert_base_batch32_float32": lambda: _pipeline("bert_base_batch32_float32", torch.float32, BATCH, 2 * BATCH),
-        "bert_base_batch32_bfloat16": lambda: _pipeline("bert_base_batch32_bfloat16", torch.bfloat16, BATCH, 4 * BATCH),
         "bert_base_int8": _onnx,
         "fastbert_float32": lambda: _fastbert("fastbert_float32", fastbert.weights(), torch.float32),
-        "fastbert_bfloat16": lambda: _fastbert("fastbert_bfloat16", fastbert.weights(), torch.bfloat16),
     }
+    if TORCH_PRECISION == "bfloat16":
+        openers |= {
+            "bert_base_batch32_bfloat16": lambda: _pipeline(
+                "bert_base_batch32_bfloat16", torch.bfloat16, BATCH, 4 * BATCH
+            ),
+            "fastbert_bfloat16": lambda: _fastbert("fastbert_bfloat16", fastbert.weights(), torch.bfloat16),
+        }
     if fastbert.is_trained():
-        openers["fastbert_our_weights"] = lambda: _fastbert("fastbert_our_weights", SHIPPED, torch.bfloat16)
+        openers["fastbert_our_weights"] = lambda: _fastbert("fastbert_our_weights", SHIPPED, DTYPE)
     if TEACHER.is_dir():
         openers["teacher_unshared"] = _teacher
     for strategy in STRATEGIES:
@@ -151,8 +160,8 @@ def _teacher() -> Peer:
     from earlybell.inference.model.tokenizer import Reader
 
     reader = Reader.open(TEACHER / "tokenizer.json", 512)
-    model.embedding.to(torch.bfloat16)
-    model.layers.to(torch.bfloat16)
+    model.embedding.to(DTYPE)
+    model.layers.to(DTYPE)
     last = model.config.layers
 
     def score(texts: Sequence[str]) -> Predictions:

@@ -9,6 +9,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from tests.benchmarks.engine_peers import TORCH_PRECISION
+
 EARLYBELL, BERT, OTHER = "#1f77b4", "#8c8c8c", "#ff7f0e"
 
 
@@ -53,7 +55,7 @@ def _occupancy(axes: Axes, order: dict[str, Any]) -> None:
                   label=f"{name.replace('_', ', order: ')} ({figures['texts_per_second']:,.0f} texts/s)")  # fmt: skip
     axes.set_ylim(0, 105)
     axes.set_xlabel("depth")
-    axes.set_ylabel("occupied rows of the batch, % (bfloat16)")
+    axes.set_ylabel(f"occupied rows of the batch, % ({TORCH_PRECISION})")
     axes.legend(fontsize=8)
 
 

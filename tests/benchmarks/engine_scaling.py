@@ -22,13 +22,13 @@ from earlybell.inference.batching.strategies import STRATEGIES, Strategy
 from earlybell.inference.engine import Engine, open_engine
 from earlybell.inference.pool.pool import Pool
 from tests.benchmarks import engine_clock
+from tests.benchmarks.engine_peers import TORCH_PRECISION
 from tests.benchmarks.engine_texts import Corpus
 from tests.benchmarks.every_exit import every_exit
 
 WINDOWS = (1, 8, 32, 128, 512, 2_048)
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
 ROUNDS = 5
-TORCH_PRECISION = "bfloat16"
 ORDERS: tuple[Order, ...] = ("arrival", "length", "predicted")
 #: A common batch size, for the share of padding without buckets.
 BATCH = 32

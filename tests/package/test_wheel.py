@@ -16,7 +16,7 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -118,12 +118,19 @@ def build(target: str, source: Path, directory: Path) -> Path:
     return artifact
 
 
-def run(command: Sequence[str | Path], directory: Path, *, text: str = "", fails: bool = False) -> str:
+def run(
+    command: Sequence[str | Path],
+    directory: Path,
+    *,
+    text: str = "",
+    fails: bool = False,
+    variables: Mapping[str, str] | None = None,
+) -> str:
     """Run a command as a user of the new environment would, and return what it printed."""
     settings = {name: value for name, value in os.environ.items() if not name.startswith(("EARLYBELL_", "PYTHON"))}
     done = subprocess.run(
         [str(part) for part in command],
-        cwd=directory, env={**settings, "EARLYBELL_DEVICES": "cpu"}, input=text,
+        cwd=directory, env={**settings, "EARLYBELL_DEVICES": "cpu", **(variables or {})}, input=text,
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
@@ -196,6 +203,22 @@ def test_earlybell_score_runs_from_an_empty_directory(environment: Path, empty: 
     output = run([environment / "bin" / "earlybell", "score", "-"], empty, text=headlines)
     assert [json.loads(line)["label"] for line in output.splitlines()] == ["positive", "negative"]
     assert list(empty.iterdir()) == []
+
+
+def test_earlybell_score_needs_neither_a_compiler_nor_torch(environment: Path, empty: Path, tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    for name in ("torch", "transformers"):
+        (hidden / f"{name}.py").write_text(f"raise ImportError({name!r} + ' is hidden')\n")
+    variables = {"PATH": str(environment / "bin"), "PYTHONPATH": str(hidden)}
+    python = environment / "bin" / "python"
+    no_compiler = "import shutil; assert not any(map(shutil.which, ('cc', 'gcc', 'clang')))"
+    run([python, "-c", no_compiler], empty, variables=variables)
+    run([python, "-c", "import torch"], empty, fails=True, variables=variables)
+    output = run(
+        [environment / "bin" / "earlybell", "score", "-"], empty, text="Acme profit soars\n", variables=variables
+    )
+    assert json.loads(output)["label"] == "positive"
 
 
 def test_the_public_names_work_beside_the_other_package(environment: Path, empty: Path) -> None:
