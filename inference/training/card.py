@@ -60,12 +60,12 @@ def write_card(directory: Path, corpus: Corpus, trained: str) -> str:
 
 
 def _precisions(directory: Path) -> list[str]:
-    """Return the precisions to report: calibration's own, and int8 where this machine has kernels for it."""
+    """Return the precisions to report: float32, and int8 where this machine has kernels for it."""
     try:
         open_engine("cpu", checkpoint=directory, precision="int8")
     except EngineError:
-        return ["bfloat16"]
-    return ["bfloat16", "int8"]
+        return ["float32"]
+    return ["float32", "int8"]
 
 
 def model_card(
