@@ -87,7 +87,7 @@ def load(directory: Path) -> Checkpoint:
     try:
         values = json.loads((directory / CALIBRATION_FILE).read_text(encoding="utf-8"))
         calibration = Calibration.from_json(values, _token_table(directory))
-        reader = Reader.open(directory / TOKENIZER_FILE, calibration.max_tokens)
+        reader = Reader.open(directory / TOKENIZER_FILE, calibration.max_tokens, figures=config.figures)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(f"{directory} has a tokenizer or calibration that cannot be used: {error}") from error
     if len(calibration.temperatures) != len(config.depths):

@@ -40,6 +40,7 @@ class Config:
     depth_zero_filters: int = 0  # F, trigram features that the head at depth 0 reads too
     dropout: float = 0.0  # in training only; the paper uses none
     pad_id: int = 0
+    figures: bool = False  # whether a verdict on the figures in a text is read with it (`figures`)
     labels: tuple[str, ...] = field(default=("negative", "neutral", "positive"))  # class order
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from earlybell.inference.kernels import library, wordpiece
 from earlybell.inference.kernels.wordpiece import WordPieces
+from earlybell.inference.model.figures import with_verdict
 from earlybell.inference.token_ids import Ids, TokenIds
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Reader:
         Special tokens included.
     compiled
         Whether to use the compiled word pieces, where there are any. It changes no id.
+    figures
+        Whether to read a verdict on the figures in a text with it (`figures.with_verdict`).
 
     Raises
     ------
@@ -53,8 +56,8 @@ class Reader:
         The definition is not a tokenizer's, or lacks BERT's special tokens.
     """
 
-    def __init__(self, definition: str, max_tokens: int, *, compiled: bool = True) -> None:
-        self._definition, self.max_tokens = definition, max_tokens
+    def __init__(self, definition: str, max_tokens: int, *, compiled: bool = True, figures: bool = False) -> None:
+        self._definition, self.max_tokens, self._figures = definition, max_tokens, figures
         self._head_tokens = int((max_tokens - 2) * HEAD_SHARE)
         self._max_characters = max_tokens * _MAX_CHARACTERS_PER_TOKEN
         kernels = library.load() if compiled else None
@@ -80,10 +83,10 @@ class Reader:
             )
 
     @classmethod
-    def open(cls, tokenizer_file: Path, max_tokens: int, *, compiled: bool = True) -> Reader:
+    def open(cls, tokenizer_file: Path, max_tokens: int, *, compiled: bool = True, figures: bool = False) -> Reader:
         """Read a ``tokenizer.json``; raise ``ValueError`` if it is not one or lacks BERT's special tokens."""
         try:
-            return cls(tokenizer_file.read_text(encoding="utf-8"), max_tokens, compiled=compiled)
+            return cls(tokenizer_file.read_text(encoding="utf-8"), max_tokens, compiled=compiled, figures=figures)
         except (OSError, ValueError) as error:
             raise ValueError(f"{tokenizer_file}: {error}") from error
 
@@ -99,6 +102,8 @@ class Reader:
 
     def read(self, texts: Sequence[str]) -> TokenIds:
         """Return the ids of each text, special tokens included; an empty text is ``[CLS] [SEP]``."""
+        if self._figures:
+            texts = [with_verdict(text) for text in texts]
         if self._word_pieces is None:
             return TokenIds.pack(self._read_each(texts))
         read, left = self._word_pieces.read(texts)

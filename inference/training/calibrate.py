@@ -78,7 +78,7 @@ def calibrate(
     """
     model = ElbertForSequenceClassification.from_pretrained(directory)
     budget = replace(budget, max_tokens=min(budget.max_tokens, model.config.positions))
-    reader = Reader.open(directory / checkpoint.TOKENIZER_FILE, budget.max_tokens)
+    reader = Reader.open(directory / checkpoint.TOKENIZER_FILE, budget.max_tokens, figures=model.config.figures)
     calibration, record = calibrate_model(model, reader, dev, table_texts, budget, behaviour)
     checkpoint.write_calibration(calibration, directory)
     return checkpoint.seal(directory), record

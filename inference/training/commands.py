@@ -55,6 +55,10 @@ LearningRate = Annotated[float, typer.Option(help="Peak learning rate of the enc
 BatchTexts = Annotated[int, typer.Option(help="Maximum texts per batch.")]
 Seed = Annotated[int, typer.Option(help="Random seed; the same seed gives the same results on the same machine.")]
 
+Figures = Annotated[
+    bool, typer.Option("--figures", help="Let the model read a verdict on the figures in a text: beats, or misses.")
+]
+
 # What is measured, and on what it runs.
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint directory. Default: the shipped one.")]
 Dial = Annotated[float | None, typer.Option(help="0: full depth .. 1: fastest. Default: the checkpoint's.")]
@@ -143,6 +147,7 @@ def distil(
     ] = 0,
     mined: Annotated[int, typer.Option(help="Number of headlines whose label a rule knows for certain.")] = 0,
     emoji: Annotated[bool, typer.Option("--emoji", help="Give emoji pieces of their own in the vocabulary.")] = False,
+    figures: Figures = False,
     epochs: Epochs = 1,
     learning_rate: LearningRate = 3e-4,
     head_learning_rate: Annotated[float, typer.Option(help="Peak learning rate of the exit heads.")] = 1e-3,
@@ -165,12 +170,14 @@ def distil(
     from earlybell.inference.training.optimise import Schedule, training_precision
 
     shape = (("groups", groups), ("layers", layers), ("head_hidden", head_width), ("depth_zero_filters", filters))
-    changes = {} if exits_only else {name: value for name, value in shape if value}
+    changes: dict[str, Any] = {} if exits_only else {name: value for name, value in shape if value}
+    if figures:
+        changes["figures"] = True
     schedule = Schedule(
         epochs=epochs, learning_rate=learning_rate, head_learning_rate=head_learning_rate, batch_texts=batch_texts,
         seed=seed, device=device, precision=training_precision(device, precision), average=average,
     )  # fmt: skip
-    figures = run(
+    record = run(
         Distillation(
             data=_data_directory(data), out=out, teachers=tuple(teacher), start=start or teacher[0],
             cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled,
@@ -179,7 +186,21 @@ def distil(
             hard_weight=hard_weight, exits_only=exits_only, schedule=schedule,
         )
     )  # fmt: skip
-    typer.echo(json.dumps(figures))
+    typer.echo(json.dumps(record))
+
+
+@app.command()
+def blend(
+    out: Out,
+    start: Annotated[Path, typer.Argument(help="The model that a training started from.")],
+    end: Annotated[Path, typer.Argument(help="The model that it ended with.")],
+    share: Annotated[float, typer.Option(help="Share of the end's weights.", min=0.0, max=1.0)] = 0.8,
+    figures: Figures = False,
+) -> None:
+    """Average a model's weights before and after a training: most of what was learned, little of what was forgotten."""
+    from earlybell.inference.training.blend import blend as run
+
+    run(out, start, end, share, {"figures": True} if figures else {})
 
 
 @app.command()

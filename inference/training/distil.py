@@ -97,7 +97,7 @@ def distil(run: Distillation) -> dict[str, Any]:
     texts = unlabelled + [example.text for example in labelled]
     run.out.mkdir(parents=True, exist_ok=True)
     model = _write_tokenizer(run, model, unlabelled, [example.text for example in corpus.train])
-    reader = Reader.open(run.out / "tokenizer.json", model.config.positions)
+    reader = Reader.open(run.out / "tokenizer.json", model.config.positions, figures=model.config.figures)
     device, precision = run.schedule.device, run.schedule.precision
     soft = np.mean(
         [

@@ -107,7 +107,7 @@ def fit(
     tokenizer = run.tokenizer or start / "tokenizer.json"
     changes = {"labels": labels, "head": "cls_mean", "head_hidden": 128, "shared_head": False, **run.changes}
     model = ElbertForSequenceClassification.from_pretrained(start, **changes)
-    reader = Reader.open(tokenizer, model.config.positions)
+    reader = Reader.open(tokenizer, model.config.positions, figures=model.config.figures)
     rows = reader.read([example.text for example in examples])
     device = run.schedule.device
     truth = torch.tensor([labels.index(example.label) for example in examples], device=device)

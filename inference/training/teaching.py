@@ -47,7 +47,7 @@ def teacher_logits(
         if not file.is_file():
             if model is None:
                 model = ElbertForSequenceClassification.from_pretrained(teacher)
-                reader = Reader.open(teacher / "tokenizer.json", model.config.positions)
+                reader = Reader.open(teacher / "tokenizer.json", model.config.positions, figures=model.config.figures)
                 kernels = int8_kernels(model.config) if device == "cpu" else None
             assert reader is not None
             rows = reader.read(part)

@@ -1,0 +1,125 @@
+"""Figures are compared by rules: right, or not at all."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from earlybell.inference.model.checkpoint import SHIPPED
+from earlybell.inference.model.figures import LONGEST, WORDS, compared, with_verdict
+from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.training.judgement import figures as grammar
+
+#: Fewest of the grammar's pairs that must be compared. What is not is left to the model.
+COMPARED = 0.8
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("Q3 EPS $0.85 vs $1.02 expected", -1),
+        ("Q3 EPS $1.02 vs $0.85 expected", 1),
+        ("Q3 EPS $1.02 vs $1.02 expected", 0),
+        ("Adj. EPS 41c versus consensus of $0.47", -1),
+        ("EPS ($0.12) vs ($0.20) est", 1),
+        ("EPS -$0.20, est. -$0.12", -1),
+        ("Revenue $910M-$930M, analysts at $880M", 1),
+        ("Sales EUR 712 mln (consensus EUR 698 mln)", 1),
+        ("Sales of 1.2 billion against 980 million a year earlier", 1),
+        ("Sales 4.5 vs 4.6 billion expected", -1),
+        ("Net loss narrows to $3 million from $40 million", 1),
+        ("Net loss $40 million vs $3 million a year ago", -1),
+        ("Loss of $0.05 a share against estimates for a loss of $0.12", 1),
+        ("Profit of $2 million vs loss of $9 million last year", 1),
+        ("Loss of $2 million vs profit of $9 million last year", -1),
+        ("Net profit of 2.56 bln yen vs 5.29 bln yen loss year earlier", 1),
+        ("Profit falls 3% against a forecast of 10%", 1),
+        ("Profit falls 10% against a forecast fall of 3%", -1),
+        ("13% fall in sales compares with 7% forecast by analysts", -1),
+        ("Margin falls to 14.1% from 15.8%", -1),
+        ("Unemployment falls to 3.9% from 4.1%", 1),
+        ("Unemployment fell from 4.1% to 3.9%", 1),
+        ("CPI rises 0.5% vs 0.3% expected", -1),
+        ("Payrolls 98K vs 175K expected", -1),
+        ("Deliveries of 435,000 against the 410,000 the market expected", 1),
+        ("PMI at 47.3 from 50.1", -1),
+        ("Sales rose 5%. Costs of $4.2 million vs $4.0 million", -1),
+    ],
+)
+def test_what_is_compared(text: str, sign: int) -> None:
+    assert compared(text) == sign
+    assert with_verdict(text) == text + WORDS[sign]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Acme wins $5 billion contract",
+        "Q3 2025 results on May 4",
+        "UPDATE 2-Boeing to sell 99 V-22 aircraft from 2011",
+        "DIARY - earnings from Nov 30 to Dec 14",
+        "Price target raised to $24 from $20",
+        "Shares at $24.10 from $20.05",
+        "Fed raises rates to 5.25% from 5%",
+        "EPS $1.10, est. $1.05; revenue $3.2B, est. $3.3B",
+        "Revenues of $44.3bn and an operating profit of $10.0bn",
+        "Sees EBITDA between a loss of $250,000 and a profit of $250,000",
+        "Sales of 5% vs $5 million expected",
+        "EPS $1.10 vs 110 million expected",
+    ],
+)
+def test_what_is_not_certain_is_left_to_the_model(text: str) -> None:
+    assert compared(text) is None
+    assert with_verdict(text) == text
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        grammar.against_expected,
+        grammar.against_before,
+        grammar.change_against_expected,
+        grammar.loss_against,
+        grammar.swing,
+        grammar.bare,
+    ],
+)
+def test_no_verdict_is_wrong(pairs: Callable[[random.Random], grammar.Group]) -> None:
+    draw = random.Random(11)
+    sentences = [sentence for _ in range(200) for sentence in pairs(draw)]
+    verdicts = [(compared(text), sign, text) for sign, text in sentences]
+    assert [found for found in verdicts if found[0] not in (None, found[1])] == []
+    certain = [sign for sign, _ in sentences if sign]
+    assert sum(found is not None for found, *_ in verdicts) >= COMPARED * len(certain)
+
+
+@given(st.decimals("0.01", "9000", places=2), st.decimals("0.01", "9000", places=2))
+def test_exchanged_figures_exchange_the_verdict(first: object, second: object) -> None:
+    for shape in ("EPS ${} vs ${} expected", "Revenue of EUR {}m, consensus {}m", "Net loss {} mln from {} mln"):
+        there, back = compared(shape.format(first, second)), compared(shape.format(second, first))
+        assert there == (None if back is None else -back)
+
+
+@given(st.text(), st.text("0123456789.,%$()- vsfromto", max_size=80))
+def test_any_text_is_read(text: str, figures: str) -> None:
+    assert with_verdict(text + figures).startswith(text + figures)
+
+
+def test_only_a_headline_is_looked_at() -> None:
+    figures = "EPS $1.42 vs $1.31 expected"
+    assert compared("x" * (LONGEST - len(figures) - 1) + " " + figures) == 1
+    assert compared("x" * LONGEST + " " + figures) is None
+
+
+def test_a_reader_reads_the_verdict_only_if_its_model_does() -> None:
+    text = "profit $5 vs $4 expected"
+    file = SHIPPED / "tokenizer.json"
+    plain, reading = (Reader.open(file, 64, figures=figures).read([text, "profit"]) for figures in (False, True))
+    told = Reader.open(file, 64).read([text + WORDS[1], "profit"])
+    assert plain.ids.tolist() != told.ids.tolist()
+    assert reading.ids.tolist() == told.ids.tolist()
