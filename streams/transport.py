@@ -204,6 +204,7 @@ class Consumer(driver.Consumer):
         # Counts the moments after which a fetch under way may no longer follow what was handed out.
         self._upheavals = 0
         self._positions_agree = True
+        self._committing = asyncio.Lock()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -281,6 +282,8 @@ class Consumer(driver.Consumer):
                 reason="messages have expired unread" if position < first else "the log has become shorter",
             )
             self.book.reopen(tp, reopened_at)
+        # At once: when the new log has grown past the offset that the broker has, nothing tells that it is an old one.
+        await self.force_commit()
 
     def on_buffer_drop(self, tp: TP) -> None:
         """Fetch the partition again, at once: a fetch of the other partitions may be waiting."""
@@ -380,11 +383,12 @@ class Consumer(driver.Consumer):
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit what the book says is safe."""
-        offsets = self.book.committable()
-        if not offsets or not await self._commit(offsets):
-            return False
-        self.book.committed(offsets)
-        return True
+        async with self._committing:  # in order: of two commits under way, the older could arrive last
+            offsets = self.book.committable()
+            if not offsets or not await self._commit(offsets):
+                return False
+            self.book.committed(offsets)
+            return True
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Skip Faust's livelock detector, which reads bookkeeping that this consumer does not do."""
