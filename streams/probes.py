@@ -179,8 +179,7 @@ class Probes:
     async def _probe_broker(self) -> None:
         if self.app is None or not self.app.started:
             raise TimeoutError("there is no connection yet")
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            await self.app.producer.ping()
+        await self.app.producer.ping(PROBE_TIMEOUT_S)
 
     async def _probe_database(self) -> None:
         for writer in self.writers:

@@ -7,11 +7,13 @@ change. It knows nothing of what the messages are.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import aiokafka
 import structlog
+from aiokafka.conn import CloseReason
 from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerClosed
 from aiokafka.partitioner import DefaultPartitioner
 from faust.transport.drivers import aiokafka as driver
@@ -36,6 +38,7 @@ class Producer(driver.Producer):
 
     logger = driver.logger
     _producer: aiokafka.AIOKafkaProducer | None
+    _unanswered_since: float | None = None
 
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
@@ -60,16 +63,33 @@ class Producer(driver.Producer):
     async def flush(self) -> None:
         """Do nothing: `send_all` has waited already, and aiokafka would wait for ever for a broker that is away."""
 
-    async def ping(self) -> None:
+    async def ping(self, timeout_s: float) -> None:
         """Return when a broker has answered.
 
         Raises
         ------
         KafkaError
-            None does.
+            None does within the time.
         """
-        if self._producer is None or not await self._producer.client.force_metadata_update():
-            raise KafkaConnectionError("no broker answers")
+        if self._producer is None:
+            raise KafkaConnectionError("there is no connection yet")
+        client, now = self._producer.client, time.monotonic()
+        try:
+            async with asyncio.timeout(timeout_s):
+                answered = await client.force_metadata_update()
+        except TimeoutError:
+            answered = False
+        if answered:
+            self._unanswered_since = None
+            return
+        self._unanswered_since = self._unanswered_since or now
+        if time.monotonic() - self._unanswered_since > client._request_timeout_ms / 1000:
+            # aiokafka gives up a metadata request, but not its connection, which may be half-open for good. What else
+            # was sent on it has been given up by now, too.
+            for connection in list(client._conns.values()):
+                connection.close(reason=CloseReason.CONNECTION_TIMEOUT)
+            self._unanswered_since = None
+        raise KafkaConnectionError(f"not within {timeout_s:g} s")
 
     async def on_stop(self) -> None:
         """Send what is on its way, but do not wait for a broker that does not answer."""

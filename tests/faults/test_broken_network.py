@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 
 import pytest
+from aiokafka.errors import KafkaError
 
 from earlybell.inference.pool.pool import Pool
 from earlybell.streams import app
@@ -51,6 +53,27 @@ async def test_half_open_connections_are_given_up(servers: OwnServers, direct: S
             await until(lambda: scoring.counts()["signals"] >= 200, 120)
             await until(lambda: committed(direct) == ends(direct), 120)
     assert {message.key for message in messages(direct, direct.sentiment_topic)} == {b"s%d" % n for n in range(200)}
+
+
+async def test_an_idle_role_leaves_half_open_connections(servers: OwnServers, proxied: Settings) -> None:
+    async with servers.proxy() as network, Pool(ConstantScorer, ["cpu"]) as pool:
+        scoring = app.scoring_pipeline(proxied, pool)
+        async with running(scoring):
+            await answered(scoring, 60)
+            network.half_open()
+            with pytest.raises(KafkaError):
+                await scoring.app.producer.ping(1.0)
+            await answered(scoring, 60)
+
+
+async def answered(pipeline: app.Pipeline, timeout_s: float) -> None:
+    """Ask for the broker until it answers."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            with contextlib.suppress(KafkaError):
+                await pipeline.app.producer.ping(1.0)
+                return
+            await asyncio.sleep(0.5)
 
 
 @pytest.mark.parametrize("during", ["work", "idleness"])
