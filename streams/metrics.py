@@ -37,6 +37,10 @@ SIGNALS = _counter("signals_total", "Signals that the broker has acknowledged.")
 DEAD_LETTERS = _counter("dead_letters_total", "Dead letters that were sent, by the stage that failed.", "stage")
 ROWS = _counter("rows_total", "Rows submitted to a table: new, known already, or refused.", "table", "outcome")
 RETRIES = _counter("retries_total", "Attempts at a window's work or settlement that failed.", "step", "cause")
+COMMIT_FAILURES = _counter("commit_failures_total", "Commits that the broker refused or did not answer.")
+PARTITIONS_REOPENED = _counter(
+    "partitions_reopened_total", "Times that the broker did not have a position, by the reason.", "reason"
+)
 EXITS = _counter("exits_total", "Texts by the depth that answered.", "depth")
 PREDICTED_DEPTH = _counter("predicted_depth_total", "Sum of the predicted exit depths of texts.")
 ACTUAL_DEPTH = _counter("actual_depth_total", "Sum of the exit depths of the texts whose depth was predicted.")

@@ -29,7 +29,7 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from earlybell.streams import codecs
+from earlybell.streams import codecs, metrics
 from earlybell.streams.fetching import Fetched, Taker, Unreadable, end_of, size_of
 from earlybell.streams.offsets import OffsetBook, Ticket
 from earlybell.streams.producer import Producer
@@ -177,6 +177,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except (KafkaError, TimeoutError) as error:
             # A rebalance has overtaken the commit, or the broker is away. The offsets are committed at the next
             # interval, or the messages are read again by the partition's next owner.
+            metrics.COMMIT_FAILURES.inc()
             log.warning("commit_failed", reason=repr(error))
             return False
         return len(assigned) == len(offsets)
@@ -270,6 +271,8 @@ class Consumer(driver.Consumer):
             return
         for tp, position in out_of_range.items():
             offset, first = committed[tp], earliest[driver.ensure_aiokafka_TP(tp)]
+            expired = position < first
+            metrics.PARTITIONS_REOPENED.labels(reason="expired" if expired else "shortened").inc()
             reopened_at = offset if offset is not None and offset != position and offset >= first else first
             log.error(
                 "partition_reopened",
@@ -279,7 +282,7 @@ class Consumer(driver.Consumer):
                 committed=offset,
                 earliest=first,
                 reopened_at=reopened_at,
-                reason="messages have expired unread" if position < first else "the log has become shorter",
+                reason="messages have expired unread" if expired else "the log has become shorter",
             )
             self.book.reopen(tp, reopened_at)
         # At once: when the new log has grown past the offset that the broker has, nothing tells that it is an old one.

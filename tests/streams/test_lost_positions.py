@@ -7,6 +7,7 @@ from contextlib import closing
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
+from earlybell.streams import metrics
 from earlybell.streams.brokers import client_options
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
@@ -18,10 +19,12 @@ async def test_a_committed_offset_beyond_the_end_of_the_log(settings: Settings) 
     """A power cut or an unclean election loses the end of a log, but not the group's offsets."""
     publish(settings, (str(n).encode() for n in range(100)), partition=0)
     commit(settings, 0, 1_000)
+    before = reopened("shortened")
     async with working(settings, acknowledge) as worker:
         await until(lambda: committed(settings) == ends(settings))
     assert worker.app.crash_reason is None
     assert [int(value) for value in worker.values] == list(range(100))
+    assert reopened("shortened") == before + 1
 
 
 async def test_a_topic_made_again_under_a_running_worker(settings: Settings) -> None:
@@ -44,9 +47,15 @@ async def test_messages_that_expired_unread(settings: Settings) -> None:
     commit(settings, 0, 10)
     with closing(KafkaAdminClient(**client_options(settings))) as admin:
         admin.delete_records({TopicPartition(settings.news_topic, 0): 50})
+    before = reopened("expired")
     async with working(settings, acknowledge) as worker:
         await until(lambda: committed(settings) == ends(settings))
     assert [int(value) for value in worker.values] == list(range(50, 100))
+    assert reopened("expired") == before + 1
+
+
+def reopened(reason: str) -> float:
+    return metrics.REGISTRY.get_sample_value("earlybell_partitions_reopened_total", {"reason": reason}) or 0.0
 
 
 def commit(settings: Settings, partition: int, offset: int) -> None:
