@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
-from earlybell.deploy.local import kafka, processes, stack
-from earlybell.deploy.local.stack import Stack
+from earlybell.deploy.local import kafka, postgres, processes, stack
+from earlybell.deploy.local.stack import START_SECONDS, Stack
+from earlybell.deploy.local.waiting import Patience
 from tests.faults.tcp_proxy import TcpProxy, proxy
 
 
@@ -31,6 +33,28 @@ class OwnServers:
     def proxied_bootstrap(self) -> str:
         """``host:port`` of the brokers through the proxy."""
         return f"127.0.0.1:{self.before}"
+
+    def database_through(self, port: int) -> str:
+        """Return the database's URL, with another port."""
+        url = urlsplit(self.stack.database_url)
+        return url._replace(netloc=url.netloc.replace(f":{url.port}", f":{port}")).geturl()
+
+    @property
+    def database_port(self) -> int:
+        """The port on which the database listens."""
+        return urlsplit(self.stack.database_url).port or 5432
+
+    def start_kafka(self) -> int:
+        """Start the broker on its data and ports, wait until it answers, and return its process id."""
+        server = kafka.start(self.stack.home, _ignore, Patience(START_SECONDS), _ignore)
+        assert server.address == self.stack.kafka_bootstrap, "the broker must come back where the clients look for it"
+        return server.pid or 0
+
+    def start_postgres(self) -> int:
+        """Start the database on its data and port, wait until it answers, and return its process id."""
+        server = postgres.start(self.stack.home, _ignore, Patience(START_SECONDS), lasting=False)
+        assert server.address == self.stack.database_url
+        return server.pid or 0
 
     @asynccontextmanager
     async def proxy(self) -> AsyncIterator[TcpProxy]:
@@ -60,3 +84,7 @@ def own_servers(home: Path | None = None) -> Iterator[OwnServers]:
 
     with patch.object(kafka, "_configure", with_a_second_listener), stack.running(home) as servers:
         yield OwnServers(servers, behind, before)
+
+
+def _ignore(_: object) -> None:
+    return None
