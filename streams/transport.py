@@ -372,9 +372,15 @@ class Consumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Wait for what was handed out to become safe, for a limited time, and commit it."""
         await self.transport.drain(DRAIN_S)
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(STOP_S):
                 await self.commit()
+        except TimeoutError:
+            pass
+        except asyncio.CancelledError:
+            # A crash cancels the consumer's thread, and a commit in it: that must not cancel the stop of the rest.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
 
     # Committing
 
