@@ -12,7 +12,11 @@ import re
 from dataclasses import dataclass
 
 #: What is added, by the sign of the comparison.
-WORDS = {1: " beats estimates", 0: " in line with estimates", -1: " misses estimates"}
+WORDS = {
+    1: ". Results beat expectations; shares surge",
+    0: " in line with estimates",
+    -1: ". Results miss expectations; shares plunge",
+}
 #: Characters that are looked at: a headline's.
 LONGEST = 300
 

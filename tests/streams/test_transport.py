@@ -126,7 +126,7 @@ async def test_unsafe_chunks_of_a_stopped_worker_are_read_again(settings: Settin
 
 
 async def test_an_agent_that_raises_acknowledges_nothing(settings: Settings) -> None:
-    """Faust acknowledges the event that an agent raised on. The book does not."""
+    """Faust acknowledges the event that an agent raised on. The book does not; the commit of a crash may not arrive."""
     publish(settings, (str(n).encode() for n in range(30)), partition=0)
     small = settings.model_copy(update={"chunk_messages": 10})
 
@@ -138,10 +138,11 @@ async def test_an_agent_that_raises_acknowledges_nothing(settings: Settings) -> 
     async with working(small, raise_on_the_second) as worker:
         await until(lambda: len(worker.values) >= 20)
         await asyncio.sleep(3 * settings.commit_interval_s)
-        assert committed(settings)[0] == 10
+    safe = committed(settings)[0] or 0
+    assert safe in (0, 10)
     async with working(small, acknowledge) as second:
         await until(lambda: committed(settings)[0] == 30)
-    assert [int(value) for value in second.values] == list(range(10, 30))
+    assert [int(value) for value in second.values] == list(range(safe, 30))
 
 
 async def test_a_full_buffer_pauses_its_partitions_and_nothing_is_lost(settings: Settings) -> None:
