@@ -32,7 +32,7 @@ TOP_LEVEL = {f"earlybell/{path.name}" for path in (ROOT / "earlybell").iterdir()
 NEEDED_AT_RUN_TIME = [
     "earlybell/py.typed",
     "earlybell/deploy/local/*",
-    "earlybell/inference/checkpoints/elbert-small/model.safetensors",
+    "earlybell/inference/checkpoints/elbert-small/int8.safetensors",
     "earlybell/inference/checkpoints/elbert-small/tokenizer.json",
     "earlybell/inference/kernels/kernels.so",
     "earlybell/storage/migrations/versions/*.py",

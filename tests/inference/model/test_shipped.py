@@ -17,7 +17,7 @@ RECORD = json.loads((SHIPPED / "calibration-record.json").read_text(encoding="ut
 
 def test_it_is_complete_and_within_its_size() -> None:
     assert len(verify(SHIPPED)) == 16
-    assert (SHIPPED / "model.safetensors").stat().st_size <= 32_000_000
+    assert (SHIPPED / "int8.safetensors").stat().st_size <= 32_000_000
     described = describe(SHIPPED)
     assert described["name"] == "elbert-small"
     assert described["predicts_depth"]
