@@ -55,7 +55,7 @@
  * In a form without a dot product of its own, pairs of products are added in 16 bits, and four such pairs to one
  * another before they are widened: of 16 inputs the eight whose number leaves 0 or 1 when divided by 4, and the other
  * eight. They fit, since the positive weights of such eight sum to at most GROUP_LIMIT, and the negative ones too:
- * 255 * 128 < 2^15 (`int8_weights.py` sees to it). */
+ * 255 * 128 < 2^15 (`model/weights.py` sees to it). */
 INLINE void dot(const int rows, i32x16 (*sums)[STEP_VECTORS], const uint8_t *bytes, int64_t stride,
                 const int8_t *weight, const int64_t *panel) {
 #if STEP == 4

@@ -293,6 +293,7 @@ def prune(
     from earlybell.inference.model.checkpoint import load
     from earlybell.inference.training.data import read_articles
     from earlybell.inference.training.labelled import split
+    from earlybell.inference.training.optimise import training_precision
     from earlybell.inference.training.prune import ALPHAS, Search
     from earlybell.inference.training.prune import prune as run
 
@@ -304,7 +305,7 @@ def prune(
         dev = read_articles(_data_directory(data))[0]
     search = Search(
         alphas=tuple(alpha or ALPHAS), from_tokens=from_tokens, max_loss=lost, texts=texts, device=device,
-        precision=precision,
+        precision=training_precision(device, precision),
     )  # fmt: skip
     revision, record = run(directory, dev, search)
     typer.echo(json.dumps({"model_revision": revision, **record}))
