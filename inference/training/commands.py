@@ -33,7 +33,7 @@ Labelled = Annotated[
 ]
 LABELLED_TEXTS = typer.Argument(
     help="A file of labelled texts (CSV, TSV or JSONL; also .xz, .gz, .bz2), or corpus:NAME for a held-out part of the "
-    "project's own: tfns_validation, sentfin_report or finentity_unseen."
+    "project's own: tfns_validation, sentfin_report, finentity_unseen or written."
 )
 LabelledTexts = Annotated[Path, LABELLED_TEXTS]
 TextColumn = Annotated[str, typer.Option(help="Column that holds the text.")]
@@ -476,8 +476,11 @@ def _examples(
 ) -> tuple[list[Example], list[str]]:
     """Return the labelled texts that a command measures on, and texts that have no single label."""
     from earlybell.inference.training.data import held_out_part
+    from earlybell.inference.training.judgement.written import never_drawn
     from earlybell.inference.training.labelled import sample
 
+    if str(data) == "corpus:written":
+        return sample(never_drawn(), count), []
     if str(data).startswith("corpus:"):
         examples, unlabelled = held_out_part(_data_directory(None), str(data).removeprefix("corpus:"))
         return sample(examples, count), unlabelled

@@ -1,7 +1,8 @@
 """Sentences about companies, markets and the economy whose label is known because of how they were made.
 
-Each family returns a group: a minimal pair, or a single sentence. Which of two opposite wordings stands first is drawn,
-so that order tells nothing.
+Half of the groups come from sentences written by hand (`written`), the rest from templates. Each family returns a
+group: a minimal pair, or a single sentence. Which of two opposite wordings stands first is drawn, so that order tells
+nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 from collections.abc import Callable
 
 from earlybell.inference.training.data import Example
-from earlybell.inference.training.judgement import clauses, figures, markets, social
+from earlybell.inference.training.judgement import clauses, figures, markets, social, written
 from earlybell.inference.training.judgement.figures import Group
 from earlybell.inference.training.judgement.lexicon import lines, options
 from earlybell.inference.training.judgement.words import dress, fill
@@ -67,8 +68,10 @@ FAMILIES: dict[Callable[[random.Random], Group], float] = {
     social.cashtags: 4,
     social.emoji: 4,
     social.sarcasm: 5,
+    written.headlines: 155,
+    written.posts: 20,
 }
-_SOCIAL = (social.cashtags, social.emoji, social.sarcasm)
+_SOCIAL = (social.cashtags, social.emoji, social.sarcasm, written.posts)
 
 
 def groups(count: int, seed: int) -> list[list[Example]]:

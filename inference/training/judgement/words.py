@@ -81,18 +81,23 @@ _DAYS = section("names", "days")
 
 
 def company(rng: random.Random) -> str:
+    """Return a made-up company's name, or what kind of company it is: "the brewer"."""
+    return rng.choice(_KINDS) if rng.random() < 0.07 else name(rng)
+
+
+def name(rng: random.Random) -> str:
     """Return a made-up company's name."""
     draw = rng.random()
-    if draw < 0.55:
-        name = rng.choice(_STARTS) + rng.choice(_MIDDLES) + rng.choice(_ENDS)
-        return name + (f" {rng.choice(_TRADES)}" if rng.random() < 0.25 else rng.choice(_FORMS))
-    if draw < 0.78:
-        return f"{rng.choice(_WORDS)} {rng.choice(_TRADES)}"
+    if draw < 0.59:
+        word = rng.choice(_STARTS) + rng.choice(_MIDDLES) + rng.choice(_ENDS)
+        return word + (f" {rng.choice(_TRADES)}" if rng.random() < 0.25 else rng.choice(_FORMS))
     if draw < 0.84:
+        return f"{rng.choice(_WORDS)} {rng.choice(_TRADES)}"
+    if draw < 0.9:
         return f"{rng.choice(_STARTS)}{rng.choice(_ENDS)} {rng.choice(('&', 'and'))} {rng.choice(_LAST)}"
-    if draw < 0.89:
+    if draw < 0.96:
         return "".join(rng.choice("ABCDEFGHKLMNPRSTVWXZ") for _ in range(rng.choice((2, 3, 3, 4))))
-    return rng.choice(_WORDS) if draw < 0.93 else rng.choice(_KINDS)
+    return rng.choice(_WORDS)
 
 
 def cashtag(rng: random.Random) -> str:
@@ -138,7 +143,7 @@ def percent(rng: random.Random, low: float = 1, high: float = 60) -> str:
 
 _FILLERS: dict[str, Callable[[random.Random], str]] = {
     "n": company,
-    "r": company,
+    "r": name,  # may stand behind "rival"
     "m": money,
     "p": percent,
     "p2": lambda rng: f"{rng.randint(70, 98)}%",

@@ -18,7 +18,12 @@ def lines(file: str) -> tuple[str, ...]:
 
 def section(file: str, name: str) -> tuple[str, ...]:
     """Return the entries of a section."""
-    return _sections(file)[name]
+    return sections(file)[name]
+
+
+def files(directory: str) -> tuple[str, ...]:
+    """Return the names of the files in a directory of the lexicon, for `sections`."""
+    return tuple(sorted(f"{directory}/{file.stem}" for file in (_DIRECTORY / directory).glob("*.txt")))
 
 
 @cache
@@ -37,13 +42,14 @@ def options(entry: str) -> tuple[str, ...]:
 
 
 @cache
-def _sections(file: str) -> dict[str, tuple[str, ...]]:
+def sections(file: str) -> dict[str, tuple[str, ...]]:
+    """Return the entries of every section; those before the first are under ""."""
     found: dict[str, list[str]] = {"": []}
     name = ""
     for line in (_DIRECTORY / f"{file}.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             name = line.strip("[]")
-            found[name] = []
+            found.setdefault(name, [])
         elif line and not line.startswith("#"):
             found[name].append(line)
     return {name: tuple(entries) for name, entries in found.items()}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from earlybell.inference.training.behaviour import read_suite
 from earlybell.inference.training.data import LABELS, text_key
 from earlybell.inference.training.judgement.figures import Group
 from earlybell.inference.training.judgement.grammar import FAMILIES, groups, sentences
+from earlybell.inference.training.judgement.lexicon import pairs
 
 DEV = Path(__file__).parents[3] / "behaviour" / "dev"
 
@@ -47,3 +49,9 @@ def test_every_slot_is_filled(family: Callable[[random.Random], Group]) -> None:
 def test_no_case_of_the_suite_is_generated() -> None:
     cases = {text_key(case.text) for case in read_suite(DEV)}
     assert not cases & {text_key(example.text) for example in sentences(20_000, 1)}
+
+
+@pytest.mark.parametrize("part", [("events_pairs", ""), ("markets", "rival_pairs"), ("markets", "company_turns")])
+def test_the_wordings_of_a_pair_differ_in_more_than_names(part: tuple[str, str]) -> None:
+    for good, bad in pairs(*part):
+        assert re.sub(r"\{[nr]\}", "{}", good) != re.sub(r"\{[nr]\}", "{}", bad)
