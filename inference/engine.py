@@ -159,7 +159,7 @@ class Engine:
         UndefinedAnswerError
             The answer to a text is not a number, which is never returned as if it were one.
         """
-        classes = len(self._description.labels)
+        classes = self._description.labels
         if not texts:
             return Predictions.concatenate([], classes)
         if self._ahead is not None and len(texts) > PORTION:
@@ -199,6 +199,7 @@ class Engine:
             predicted_depth=window.predicted,
             tokens=texts.lengths,
             tokens_kept=answers.tokens_kept,
+            classes=self._description.labels,
         )
 
 

@@ -1,19 +1,24 @@
-"""What an engine says of a window of texts, and what it says of itself.
+"""An engine's answers to a window of texts, and its description of itself.
 
 Plain data that crosses process boundaries: it knows nothing of torch, Kafka or SQL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from importlib import import_module
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from earlybell.signal_fields import LABELS, NEGATIVE, POSITIVE
+
 #: The arithmetic of the int8 kernels. Raise the number whenever it changes an answer by a single bit.
 INT8_ARITHMETIC = "int8.2"
+#: Rows that the printed form of predictions shows.
+PRINTED_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +45,103 @@ class ModelDescription:
 
 
 @dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one text."""
+
+    label: str  # the class with the largest probability
+    score: float  # P(positive) - P(negative)
+    confidence: float  # the largest of the probabilities
+    probabilities: Mapping[str, float]
+    exit_depth: int  # the depth that answered
+    tokens: int  # that the model read
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Predictions:
-    """The answers to N texts: one row a text, in the order in which the texts came."""
+    """The answers to N texts, in the order in which the texts came: arrays with one row a text.
+
+    Iterate over them for one `Prediction` a text, or turn them into a frame with `to_pandas` or `to_polars`.
+    """
 
     probabilities: NDArray[np.float32]  # (texts, classes), after the exit's temperature
     exit_depth: NDArray[np.int16]  # (texts,) the depth that answered
     predicted_depth: NDArray[np.float32]  # (texts,) GEEP's expectation; NaN where the checkpoint has no token table
     tokens: NDArray[np.int32]  # (texts,) read, special tokens included
     tokens_kept: NDArray[np.int32]  # (texts,) alive in the last layer that ran
+    classes: tuple[str, ...] = LABELS  # of `probabilities`
 
     def __len__(self) -> int:
         return len(self.exit_depth)
 
+    def __getitem__(self, row: int) -> Prediction:
+        probabilities = dict(zip(self.classes, self.probabilities[row].tolist(), strict=True))
+        label = max(probabilities, key=probabilities.__getitem__)
+        return Prediction(
+            label=label,
+            score=probabilities.get(POSITIVE, 0.0) - probabilities.get(NEGATIVE, 0.0),
+            confidence=probabilities[label],
+            probabilities=probabilities,
+            exit_depth=int(self.exit_depth[row]),
+            tokens=int(self.tokens[row]),
+        )
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return map(self.__getitem__, range(len(self)))
+
+    @property
+    def labels(self) -> list[str]:
+        """The class with the largest probability, of each text."""
+        return [self.classes[best] for best in self.probabilities.argmax(1)]
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """P(positive) - P(negative) of each text; a class that the model does not have counts 0."""
+        positive, negative = (
+            self.probabilities[:, self.classes.index(name)] if name in self.classes else np.zeros(len(self), np.float32)
+            for name in (POSITIVE, NEGATIVE)
+        )
+        return positive - negative
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of a frame by name: label, score, confidence, a probability a class, depth and tokens."""
+        return {
+            "label": self.labels,
+            "score": self.scores,
+            "confidence": self.probabilities.max(1),
+            **{name: self.probabilities[:, number] for number, name in enumerate(self.classes)},
+            "exit_depth": self.exit_depth,
+            "tokens": self.tokens,
+        }
+
+    def to_pandas(self) -> Any:
+        """Return the `columns` as a pandas frame, if pandas is installed."""
+        return import_module("pandas").DataFrame(self.columns())
+
+    def to_polars(self) -> Any:
+        """Return the `columns` as a polars frame, if polars is installed."""
+        return import_module("polars").DataFrame(self.columns())
+
+    def __repr__(self) -> str:
+        shown = min(len(self), PRINTED_ROWS)
+        lines = [f"{'label':<9}{'score':>6}{'conf.':>7}{'depth':>7}"] if shown else []
+        lines += [
+            f"{answer.label:<9}{answer.score:>+6.2f}{answer.confidence:>7.2f}{answer.exit_depth:>7}"
+            for answer in map(self.__getitem__, range(shown))
+        ]
+        lines.append(f"({len(self):,} texts)" if shown == len(self) else f"... ({len(self):,} texts)")
+        return "\n".join(lines)
+
     @classmethod
-    def concatenate(cls, parts: Sequence[Predictions], classes: int) -> Predictions:
-        """The rows of all the parts, one part after the other; no parts give no rows."""
+    def concatenate(cls, parts: Sequence[Predictions], classes: tuple[str, ...]) -> Predictions:
+        """Return the rows of all the parts, one part after the other; no parts have no rows."""
         if not parts:
             return cls(
-                np.empty((0, classes), np.float32),
+                np.empty((0, len(classes)), np.float32),
                 np.empty(0, np.int16),
                 np.empty(0, np.float32),
                 np.empty(0, np.int32),
                 np.empty(0, np.int32),
+                classes,
             )
         return cls(
             np.concatenate([part.probabilities for part in parts]),
@@ -69,6 +149,7 @@ class Predictions:
             np.concatenate([part.predicted_depth for part in parts]),
             np.concatenate([part.tokens for part in parts]),
             np.concatenate([part.tokens_kept for part in parts]),
+            classes,
         )
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, Column, Double, Index, Integer, MetaData, Table, Text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 
+from earlybell.signal_fields import SIGNAL_FIELDS
+
 metadata = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -29,8 +31,9 @@ def _moment() -> TIMESTAMP:
     return TIMESTAMP(timezone=True)
 
 
-def _symbols(comment: str) -> Column[Any]:
-    return Column("symbols", ARRAY(Text), nullable=False, comment=comment)
+def _field(name: str, kind: Any, **options: Any) -> Column[Any]:
+    """Return a column for a field of a signal, with the field's meaning as its comment."""
+    return Column(name, kind, comment=SIGNAL_FIELDS[name], **options)
 
 
 def _symbols_are_a_plain_list() -> CheckConstraint:
@@ -54,7 +57,7 @@ news = Table(
     Column("headline", Text, nullable=False, comment="As it came, without U+0000."),
     Column("body", Text, comment="As it came, without U+0000."),
     Column("source", Text, comment="Who published it."),
-    _symbols("Instruments that the feed says the story is about."),
+    Column("symbols", ARRAY(Text), nullable=False, comment="Instruments that the feed says the story is about."),
     Column("language", Text, comment="BCP 47; null means the language of the model."),
     Column("url", Text, comment="Where it was published."),
     Column(
@@ -84,28 +87,19 @@ news = Table(
 signals = Table(
     "signals",
     metadata,
-    Column(
-        "signal_id",
-        Text,
-        primary_key=True,
-        comment="Hash of (news_id, revision, text_hash, model_revision, policy): the same work always has the same id.",
-    ),
-    Column("news_id", Text, nullable=False, comment="The story; joins news on (news_id, revision)."),
-    Column("revision", Integer, nullable=False, comment="The revision of the story that was scored."),
-    _symbols("Instruments that the feed says the story is about."),
-    Column("source", Text, comment="Who published the story."),
-    Column(
-        "text_hash",
-        Text,
-        comment="SHA-256 of the text that was scored, 32 hex digits; null for signals of earlier versions.",
-    ),
-    Column("label", Text, nullable=False, comment="The class with the largest probability."),
-    Column("score", Double, nullable=False, comment="P(positive) - P(negative), -1 .. 1."),
-    Column("probabilities", JSONB, nullable=False, comment="Probability of each class, after the exit's temperature."),
-    Column("confidence", Double, nullable=False, comment="The largest of the probabilities."),
-    Column("published_at", _moment(), comment="When the publisher says the story came out; not to be trusted."),
-    Column("ingested_at", _moment(), comment="When the broker took the story in (LogAppendTime)."),
-    Column("scored_at", _moment(), nullable=False, comment="When the model had answered, by the worker's clock."),
+    _field("signal_id", Text, primary_key=True),
+    _field("news_id", Text, nullable=False),
+    _field("revision", Integer, nullable=False),
+    _field("symbols", ARRAY(Text), nullable=False),
+    _field("source", Text),
+    _field("text_hash", Text),
+    _field("label", Text, nullable=False),
+    _field("score", Double, nullable=False),
+    _field("probabilities", JSONB, nullable=False),
+    _field("confidence", Double, nullable=False),
+    _field("published_at", _moment()),
+    _field("ingested_at", _moment()),
+    _field("scored_at", _moment(), nullable=False),
     Column(
         "available_at",
         _moment(),
@@ -113,21 +107,21 @@ signals = Table(
         comment="When the signal was on its topic (LogAppendTime): the first moment at which a strategy could act on "
         "it. Every as-of query goes by this time alone.",
     ),
-    Column("queue_ms", Double, comment="Milliseconds from the fetch of the story to the start of inference."),
-    Column("inference_ms", Double, nullable=False, comment="Milliseconds of inference of the window it was part of."),
-    Column("model", Text, nullable=False, comment="Name of the checkpoint."),
-    Column("model_revision", Text, nullable=False, comment="Hash over weights, tokenizer and calibration."),
-    Column("policy", Text, nullable=False, comment="How the model traded depth for speed: dial=0.50, or adaptive."),
-    Column("dial", Double, nullable=False, comment="0: full depth .. 1: the fastest calibrated."),
-    Column("precision", Text, nullable=False, comment="Arithmetic of the model: float32, bfloat16 ..."),
-    Column("exit_depth", Integer, nullable=False, comment="The depth that answered; 0 is before the first layer."),
-    Column("predicted_depth", Double, comment="The depth that was expected, where the model predicts it."),
-    Column("depth_limit", Integer, nullable=False, comment="The deepest it could have gone."),
-    Column("tokens", Integer, nullable=False, comment="Tokens that the model read."),
-    Column("tokens_kept", Integer, nullable=False, comment="Tokens alive in the last layer that ran."),
-    Column("topic", Text, comment="Origin of the story: the Kafka topic."),
-    Column("partition", Integer, comment="Origin of the story: the partition of the topic."),
-    Column("offset", BigInteger, comment="Origin of the story: the offset in the partition."),
+    _field("queue_ms", Double),
+    _field("inference_ms", Double, nullable=False),
+    _field("model", Text, nullable=False),
+    _field("model_revision", Text, nullable=False),
+    _field("policy", Text, nullable=False),
+    _field("dial", Double, nullable=False),
+    _field("precision", Text, nullable=False),
+    _field("exit_depth", Integer, nullable=False),
+    _field("predicted_depth", Double),
+    _field("depth_limit", Integer, nullable=False),
+    _field("tokens", Integer, nullable=False),
+    _field("tokens_kept", Integer, nullable=False),
+    _field("topic", Text),
+    _field("partition", Integer),
+    _field("offset", BigInteger),
     CheckConstraint("char_length(news_id) BETWEEN 1 AND 256", name="news_id"),
     CheckConstraint("revision >= 1", name="revision"),
     CheckConstraint("score BETWEEN -1 AND 1", name="score"),

@@ -46,5 +46,11 @@ def _open(
     device: str, *, checkpoint: Path | None, dial: float | None, precision: str, threads: int, exact: bool
 ) -> Scorer:
     from earlybell.inference.engine import open_engine
+    from earlybell.signal_fields import LABELS
+    from earlybell.streams.exceptions import CommandError
 
-    return open_engine(device, checkpoint=checkpoint, dial=dial, precision=precision, threads=threads, exact=exact)
+    engine = open_engine(device, checkpoint=checkpoint, dial=dial, precision=precision, threads=threads, exact=exact)
+    if set(engine.description.labels) != set(LABELS):
+        found = ", ".join(engine.description.labels)
+        raise CommandError(f"{checkpoint} answers {found}: serve a model whose labels are {', '.join(LABELS)}")
+    return engine

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+
+from earlybell.signal_fields import SIGNAL_FIELDS
 
 #: 1 MiB: the limit of the news and sentiment topics.
 MAX_MESSAGE_BYTES = 1_048_576
 #: The limit of the dead-letter topic: enough for a full message and the letter's headers.
 MAX_DEAD_LETTER_BYTES = 2 * MAX_MESSAGE_BYTES
-#: The labels that make up the score; without them a model's score is 0.
-POSITIVE, NEGATIVE = "positive", "negative"
 #: A message's ``timestamp_type`` if its timestamp is the broker's clock.
 LOG_APPEND_TIME = 1
 
-NewsId = Annotated[str, Meta(min_length=1, max_length=256, description="The feed's id for the story.")]
+NewsId = Annotated[str, Meta(min_length=1, max_length=256)]
 Symbol = Annotated[str, Meta(min_length=1, max_length=64)]
 Moment = Annotated[datetime, Meta(tz=True)]
+Label = Literal["negative", "neutral", "positive"]
 
 
 class BadNews(ValueError):
@@ -35,16 +36,26 @@ class BadNews(ValueError):
 class NewsItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One revision of one story, as a feed publishes it. Unknown fields are ignored."""
 
-    id: NewsId
-    headline: Annotated[str, Meta(min_length=1, max_length=4096)]
-    published_at: Annotated[
-        datetime, Meta(tz=True, description="When it came out, according to its publisher: RFC 3339 with an offset.")
+    id: Annotated[
+        NewsId, Meta(description="The feed's id for the story; also the message's key. A correction keeps it.")
     ]
-    body: str | None = None
-    source: Annotated[str, Meta(max_length=256)] | None = None
-    symbols: Annotated[list[Symbol], Meta(max_length=1024)] | None = None
-    language: Annotated[str, Meta(max_length=35, description="BCP 47; absent means the model's own.")] | None = None
-    url: Annotated[str, Meta(max_length=8192)] | None = None
+    headline: Annotated[str, Meta(min_length=1, max_length=4096, description="The headline, as plain text.")]
+    published_at: Annotated[
+        Moment, Meta(description="When it came out, according to its publisher: RFC 3339 with an offset.")
+    ]
+    body: Annotated[str | None, Meta(description="The text below the headline; the model reads both.")] = None
+    source: Annotated[
+        Annotated[str, Meta(max_length=256)] | None, Meta(description="Who published it, such as a newswire.")
+    ] = None
+    symbols: Annotated[
+        Annotated[list[Symbol], Meta(max_length=1024)] | None,
+        Meta(description="The instruments that the story is about, in the feed's own notation."),
+    ] = None
+    language: Annotated[
+        Annotated[str, Meta(max_length=35)] | None,
+        Meta(description="Its language in BCP 47, such as en-GB; absent means the model's own."),
+    ] = None
+    url: Annotated[Annotated[str, Meta(max_length=8192)] | None, Meta(description="Where it was published.")] = None
     revision: Annotated[int, Meta(ge=1, le=2**31 - 1, description="1 at first; each correction raises it.")] = 1
 
     @property
@@ -56,30 +67,30 @@ class NewsItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class SentimentSignal(msgspec.Struct, frozen=True, kw_only=True):
     """One model's answer to one revision of one story, with its provenance and times.
 
-    A field that is added later has a default, for ever: retained messages must stay readable. Times and origin are null
-    for a text that was scored without Kafka. Milliseconds are wall-clock durations.
+    Delivery is at least once: drop a signal_id that was seen before, and a revision of a story that is lower than the
+    highest seen. Times and origin are null for a text that was scored without Kafka. Milliseconds are wall-clock
+    durations.
     """
 
+    # `signal_fields` has the meaning of each field. One that is added later has a default, for ever: retained messages
+    # must stay readable.
     signal_id: str
     news_id: NewsId
     revision: int
     symbols: list[Symbol]
     source: str | None
-    text_hash: (
-        Annotated[str, Meta(description="SHA-256 of the text that was scored, 32 hex digits; null in old signals.")]
-        | None
-    ) = None
+    text_hash: str | None = None
     # The answer.
-    label: str
-    score: Annotated[float, Meta(ge=-1, le=1, description="P(positive) - P(negative).")]
+    label: Label
+    score: Annotated[float, Meta(ge=-1, le=1)]
     probabilities: dict[str, float]
-    confidence: Annotated[float, Meta(ge=0, le=1, description="The largest of the probabilities.")]
+    confidence: Annotated[float, Meta(ge=0, le=1)]
     # Times: of publication by the feed, of arrival at the broker, and of the answer.
     published_at: Moment | None
     ingested_at: Moment | None
     scored_at: Moment
-    queue_ms: Annotated[float, Meta(description="Milliseconds from the fetch to the start of inference.")] | None
-    inference_ms: Annotated[float, Meta(description="Milliseconds of inference for the text's window.")]
+    queue_ms: float | None
+    inference_ms: float
     # Provenance.
     model: str
     model_revision: str
@@ -89,8 +100,8 @@ class SentimentSignal(msgspec.Struct, frozen=True, kw_only=True):
     exit_depth: int
     predicted_depth: float | None
     depth_limit: int
-    tokens: Annotated[int, Meta(description="Tokens that the model read.")]
-    tokens_kept: Annotated[int, Meta(description="Tokens left in the last layer that ran.")]
+    tokens: int
+    tokens_kept: int
     # Origin.
     topic: str | None
     partition: int | None
@@ -110,12 +121,15 @@ def decode_news(value: bytes | None) -> NewsItem:
     Raises
     ------
     BadNews
-        The message is a tombstone, too large, not UTF-8, not JSON, or violates the contract; the text says which.
+        The message is a tombstone, empty, too large, not UTF-8, not JSON, or violates the contract; the text says
+        which.
     """
     if value is None:
         raise BadNews("tombstone: the message has no value")
     if len(value) > MAX_MESSAGE_BYTES:
         raise BadNews(f"message of {len(value)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    if not value or value.isspace():
+        raise BadNews("empty: the message has a value without content")
     try:
         item = _news_decoder.decode(value)
         if b"\\u0000" in value:
@@ -190,12 +204,16 @@ def text_id(text: str) -> str:
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """Return the JSON Schema (2020-12) of each record, by name."""
+    """Return the JSON Schema (2020-12) of each record, by name; every field has a description."""
     records: tuple[type[NewsItem] | type[SentimentSignal], ...] = (NewsItem, SentimentSignal)
-    return {
+    schemas = {
         record.__name__: {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(record)}
         for record in records
     }
+    signal = schemas[SentimentSignal.__name__]["$defs"][SentimentSignal.__name__]["properties"]
+    for name, meaning in SIGNAL_FIELDS.items():
+        signal[name] = {"description": meaning, **signal[name]}
+    return schemas
 
 
 def _without_nul(value: Any) -> Any:

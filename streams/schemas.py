@@ -44,8 +44,9 @@ def asyncapi() -> dict[str, Any]:
             "title": "Earlybell",
             "version": version("earlybell"),
             "description": (
-                "News in, sentiment signals out. Delivery is at least once: consumers of signals should deduplicate by"
-                " signal_id. Topic names are settings; these are the defaults."
+                "News in, sentiment signals out. Delivery is at least once: a consumer of signals drops a signal_id"
+                " that it has seen, and a revision of a story that is lower than the highest it has seen. Topic names"
+                " are settings; these are the defaults."
             ),
             "license": {"name": "Apache-2.0"},
         },

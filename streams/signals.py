@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from earlybell.inference.predictions import ModelDescription, Predictions
+from earlybell.signal_fields import NEGATIVE, POSITIVE
 from earlybell.streams.records import (
-    NEGATIVE,
-    POSITIVE,
+    Label,
     NewsItem,
     SentimentSignal,
     broker_time,
@@ -86,7 +86,7 @@ def build_signal(
         symbols=item.symbols or [],
         source=item.source,
         text_hash=scored_text,
-        label=model.labels[best],
+        label=cast(Label, model.labels[best]),
         score=by_label.get(POSITIVE, 0.0) - by_label.get(NEGATIVE, 0.0),
         probabilities=by_label,
         confidence=probabilities[best],

@@ -117,7 +117,7 @@ class WindowBisection:
         if isinstance(outcome.event, Died):
             self._hung |= outcome.event.hung
 
-    def predictions(self, classes: int) -> Predictions:
+    def predictions(self, classes: tuple[str, ...]) -> Predictions:
         """Return the predictions of all texts without a fault, in the window's order."""
         return Predictions.concatenate([answered.predictions for answered, _ in self._in_order()], classes)
 

@@ -226,7 +226,7 @@ class Pool:
         started = time.monotonic()
         description = self.description
         if not texts:
-            return WindowResult(Predictions.concatenate([], len(description.labels)), [], {}, 0.0, 0.0)
+            return WindowResult(Predictions.concatenate([], description.labels), [], {}, 0.0, 0.0)
         window = WindowBisection(list(texts), self._kills_per_text)
         first = True
         while (span := window.next_span()) is not None:
@@ -240,7 +240,7 @@ class Pool:
             log.warning("texts_failed", faults=len(window.faults), texts=len(texts))
         elapsed_s, inference_s = time.monotonic() - started, window.inference_s
         return WindowResult(
-            window.predictions(len(description.labels)),
+            window.predictions(description.labels),
             window.descriptions(),
             dict(sorted(window.faults.items())),
             max(0.0, elapsed_s - inference_s),

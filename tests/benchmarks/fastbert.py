@@ -78,7 +78,7 @@ def scorer(checkpoint: Path, dtype: torch.dtype, batch: int) -> Callable[[Sequen
         parts = []
         for start in range(0, len(texts), batch):
             parts.append(_score_batch(backend, loaded.reader.read(texts[start : start + batch])))
-        return Predictions.concatenate(parts, model.config.classes)
+        return Predictions.concatenate(parts, model.config.labels)
 
     return score
 

@@ -18,6 +18,7 @@ from earlybell.inference.kernels import library
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.predictions import Predictions
+from earlybell.signal_fields import LABELS
 from tests.inference.tiny_models import outspoken, tiny
 
 DIALS = (0.0, 0.5, 0.75, 1.0)  # full depth; agreement window; trend window, long texts pruned; entropy, all pruned
@@ -81,7 +82,7 @@ def test_an_answer_does_not_depend_on_the_neighbours(
 def scored_alone(directory: Path, dial: float, precision: str, texts: tuple[str, ...]) -> Predictions:
     """Return the reference: each text scored in a window by itself."""
     engine = cached_engine(directory, dial, precision, "shrink")
-    return Predictions.concatenate([engine.score([text]) for text in texts], 3)
+    return Predictions.concatenate([engine.score([text]) for text in texts], LABELS)
 
 
 @settings(max_examples=40, deadline=None)
@@ -100,7 +101,7 @@ def test_in_exact_mode_an_answer_has_the_same_bits_in_every_window(
 @functools.cache
 def scored_alone_exactly(directory: Path, dial: float, precision: str, texts: tuple[str, ...]) -> Predictions:
     engine = cached_engine(directory, dial, precision, "auto", 256, exact=True)
-    return Predictions.concatenate([engine.score([text]) for text in texts], 3)
+    return Predictions.concatenate([engine.score([text]) for text in texts], LABELS)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -129,7 +130,8 @@ def test_int8_is_close_to_float32(checkpoints: dict[int, Path], texts: list[str]
 
 
 def select(answers: Predictions, window: list[int]) -> Predictions:
-    return Predictions(**{field.name: getattr(answers, field.name)[window] for field in fields(Predictions)})
+    arrays = [field.name for field in fields(Predictions) if field.name != "classes"]
+    return Predictions(**{name: getattr(answers, name)[window] for name in arrays}, classes=answers.classes)
 
 
 def assert_same(actual: Predictions, expected: Predictions, tolerance: float) -> None:

@@ -15,6 +15,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from earlybell.signal_fields import LABELS
+from earlybell.storage import tables
 from earlybell.streams import dead_letters, records
 from earlybell.streams.records import NewsItem, SentimentSignal
 from earlybell.streams.schemas import documents
@@ -70,6 +72,19 @@ def signal() -> SentimentSignal:
 def test_every_published_file_is_up_to_date() -> None:
     published = {path.name: path.read_text() for path in DIRECTORY.iterdir() if path.suffix in {".json", ".yaml"}}
     assert published == documents(), "run `make schemas`"
+
+
+@pytest.mark.parametrize("record", [NewsItem, SentimentSignal])
+def test_every_field_has_a_description(record: type[NewsItem] | type[SentimentSignal]) -> None:
+    properties = json.loads((DIRECTORY / f"{record.__name__}.json").read_text())["$defs"][record.__name__]["properties"]
+    assert [name for name, field in properties.items() if not field.get("description", "").endswith(".")] == []
+
+
+def test_schema_and_table_say_the_same_of_a_signal() -> None:
+    properties = records.json_schemas()["SentimentSignal"]["$defs"]["SentimentSignal"]["properties"]
+    comments = {column.name: column.comment for column in tables.signals.columns if column.name != "available_at"}
+    assert comments == {name: field["description"] for name, field in properties.items()}
+    assert tuple(properties["label"]["enum"]) == LABELS
 
 
 moments = st.datetimes(

@@ -56,7 +56,7 @@ def test_each_text_has_one_prediction_or_one_fault(data: st.DataObject, n: int, 
     window = WindowBisection(["x"] * n, kills)
     deaths, _ = run(window, killing, bad - killing)
     assert set(window.faults) == bad
-    assert window.predictions(2).tokens.tolist() == [i for i in range(n) if i not in bad]
+    assert window.predictions(("no", "yes")).tokens.tolist() == [i for i in range(n) if i not in bad]
     assert deaths <= len(killing) * (math.ceil(math.log2(n)) + kills)
 
 
@@ -82,7 +82,7 @@ def test_after_a_hot_swap_mid_window_the_new_model_scores_all_of_it() -> None:
     window.record(range(3), answered(range(3), SECOND, generation=2))
     assert window.next_span() is None
     assert not window.faults
-    assert window.predictions(2).tokens.tolist() == [0, 1, 2, 3]
+    assert window.predictions(("no", "yes")).tokens.tolist() == [0, 1, 2, 3]
 
 
 def test_each_prediction_keeps_its_own_scorers_description() -> None:
@@ -94,7 +94,7 @@ def test_each_prediction_keeps_its_own_scorers_description() -> None:
     window.record(range(1), failed())
     window.record(range(1, 2), answered(range(1, 2), float32))
     assert window.next_span() is None
-    assert window.predictions(2).tokens.tolist() == [1, 2, 3]
+    assert window.predictions(("no", "yes")).tokens.tolist() == [1, 2, 3]
     assert window.descriptions() == [float32, int8, int8]
 
 
