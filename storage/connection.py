@@ -1,38 +1,17 @@
-"""Connects to the database: creates engines from URLs, and turns the driver's errors into typed ones."""
+"""Creates SQLAlchemy engines from URLs, and turns SQLAlchemy's errors into typed ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg2
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from earlybell.database_url import DatabaseUrl, InvalidDatabaseUrl
-from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
-
-#: SQLSTATE classes and codes, https://www.postgresql.org/docs/current/errcodes-appendix.html
-#: data exception, integrity violation, program limit exceeded (a value too large for an index, nesting too deep):
-_ROW_AT_FAULT = ("22", "23", "54")
-#: undefined table, column and function:
-_SCHEMA_AT_FAULT = ("42P01", "42703", "42883")
-
-
-def parse(url: str) -> DatabaseUrl:
-    """Parse the database's URL.
-
-    Raises
-    ------
-    StorageError
-        It is not the URL of a Postgres database.
-    """
-    try:
-        return DatabaseUrl.parse(url)
-    except InvalidDatabaseUrl as error:
-        raise StorageError(str(error)) from None
+from earlybell.storage import driver
+from earlybell.storage.exceptions import StorageError, StorageUnavailable
 
 
 def create(url: str, *, statement_timeout_s: float | None = None) -> Engine:
@@ -41,33 +20,17 @@ def create(url: str, *, statement_timeout_s: float | None = None) -> Engine:
     Parameters
     ----------
     statement_timeout_s
-        For writers: cancel a statement that takes longer, end a transaction that was left open as long (its locks
-        would hold up the others), and connect only to a server that takes writes, of those that the URL names.
+        For writers: see `driver.connect`.
 
     Raises
     ------
     StorageError
         `url` is not the URL of a Postgres database.
     """
-    parameters: dict[str, Any] = {
-        "application_name": "earlybell",
-        "connect_timeout": 10,
-        # Notice a peer that vanished (power, network) after half a minute, not after hours.
-        "keepalives_idle": 15,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 30_000,
-    }
-    given = parse(url).parameters
-    if statement_timeout_s is not None:
-        milliseconds = round(statement_timeout_s * 1000)
-        limits = f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds}"
-        # The URL's own options come last: the last value of a name counts.
-        parameters |= {"target_session_attrs": "read-write"}
-        given = {**given, "options": f"{limits} {given.get('options', '')}".rstrip()}
+    driver.parse(url)
     return create_engine(
         "postgresql+psycopg2://",
-        creator=lambda: psycopg2.connect(**{**parameters, **given}),
+        creator=lambda: driver.connect(url, statement_timeout_s=statement_timeout_s),
         pool_size=2,
         max_overflow=0,
         pool_pre_ping=True,
@@ -77,11 +40,11 @@ def create(url: str, *, statement_timeout_s: float | None = None) -> Engine:
 
 @contextmanager
 def typed_errors(url: str) -> Iterator[None]:
-    """Turn the driver's errors into `StorageUnavailable`, `SchemaMismatch` or `StorageError`."""
+    """Turn SQLAlchemy's and the driver's errors into `StorageUnavailable`, `SchemaMismatch` or `StorageError`."""
     try:
         yield
     except (SQLAlchemyError, psycopg2.Error) as error:
-        raise _typed(error, parse(url).address) from error
+        raise _typed(error, driver.parse(url).address) from error
 
 
 @contextmanager
@@ -101,25 +64,8 @@ def open_snapshot(url: str) -> Iterator[Connection]:
         engine.dispose()
 
 
-def row_at_fault(error: psycopg2.Error) -> str | None:
-    """Return in one line why the database refuses the row itself, or None if the row is not to blame."""
-    return _first_line(error) if (error.pgcode or "").startswith(_ROW_AT_FAULT) else None
-
-
-def _first_line(error: Exception) -> str:
-    # Without the DETAIL below it, which contains the whole row.
-    primary = getattr(getattr(error, "diag", None), "message_primary", None)
-    return str(primary or str(error).strip().split("\n", 1)[0])
-
-
 def _typed(error: Exception, where: str) -> StorageError:
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    code = getattr(cause, "pgcode", None) or ""
-    reason = f"{where}: {_first_line(cause if isinstance(cause, Exception) else error)}"
-    if code in _SCHEMA_AT_FAULT:
-        return SchemaMismatch(f"{reason}; run `earlybell db upgrade`")
-    if code.startswith("42"):  # syntax error or access rule violation: a retry would fail in the same way
-        return StorageError(reason)
-    if isinstance(error, (DBAPIError, PoolTimeoutError, psycopg2.Error)):
-        return StorageUnavailable(reason)
-    return StorageError(reason)
+    cause = error.orig if isinstance(error, DBAPIError) and isinstance(error.orig, psycopg2.Error) else error
+    if isinstance(cause, (DBAPIError, PoolTimeoutError)):
+        return StorageUnavailable(f"{where}: {driver.first_line(cause)}")
+    return driver.typed(cause, where)

@@ -19,6 +19,7 @@ from psycopg2.errors import UniqueViolation
 from sqlalchemy import Connection, Table
 
 from earlybell.storage import connection as connections
+from earlybell.storage import driver
 from earlybell.storage.copying import OPTIONS, Lines, Row
 from earlybell.storage.exceptions import StorageUnavailable
 from earlybell.storage.tables import news, signals
@@ -123,7 +124,7 @@ class Writer:
         """
         with connections.typed_errors(self._url), self._engine.connect() as connection:
             if connection.exec_driver_sql("SHOW transaction_read_only").scalar() != "off":
-                raise StorageUnavailable(f"{connections.parse(self._url).address}: the server is read-only")
+                raise StorageUnavailable(f"{driver.parse(self._url).address}: the server is read-only")
 
     def close(self) -> None:
         """Close the connections; another batch opens new ones."""
@@ -264,7 +265,7 @@ class _Batch:
                     if len(left) < len(rows):
                         rows = left  # once is enough, unless another writer stores the same rows at the same time
                         continue
-                reason = connections.row_at_fault(error)
+                reason = driver.row_at_fault(error)
                 if reason is None:
                     raise
                 at = _row_at_fault(error, rows)

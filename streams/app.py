@@ -155,13 +155,13 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
             )
             pipeline = scoring_pipeline(settings, pool)
         else:
-            # SQLAlchemy and Alembic take as long to import as everything that the scoring role needs.
-            from earlybell.storage import migrations
+            # SQLAlchemy takes as long to import as everything that the scoring role needs.
+            from earlybell.storage import schema
             from earlybell.storage.writer import Writer
 
             log.info("database_check_started")
             await asyncio.to_thread(_prepare_topics, settings)
-            await asyncio.to_thread(migrations.check, settings.database)
+            await asyncio.to_thread(schema.check, settings.database)
             news, signals = (
                 resources.enter_context(Writer(settings.database, statement_timeout_s=settings.store_timeout_s))
                 for _ in range(2)

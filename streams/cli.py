@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,54 +26,75 @@ if TYPE_CHECKING:
     from earlybell.streams.settings import Settings
 
 #: The panels of ``earlybell --help``, in this order.
-TRY, RUN, FEED, OPERATE, MODELS = "Try it", "Run it", "Feed and watch", "Operate it", "Models"
+DAILY, STACK, MODEL = "Every day", "Stack and set-up", "Model"
 #: The storage room does not know where its URL comes from; the command line does.
 POSTGRES_ADVICE = "is Postgres running? `earlybell up` starts one, EARLYBELL_DATABASE_URL names another"
 
 app = typer.Typer(
-    help="Turn financial news into sentiment signals: Kafka in, Kafka and Postgres out.",
     add_completion=False,
     no_args_is_help=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 db = typer.Typer(help="Create or upgrade the Postgres schema, or print the database's URL.", no_args_is_help=False)
-app.add_typer(db, name="db", rich_help_panel=RUN)
+app.add_typer(db, name="db", rich_help_panel=STACK)
 # The model commands declare their options in their own module, which imports torch only when one of them runs.
 for command in training.app.registered_commands:
-    command.rich_help_panel = MODELS
+    command.rich_help_panel = MODEL
 app.add_typer(training.app)
 
 
-@app.command(rich_help_panel=TRY)
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"earlybell {version('earlybell')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turn financial news into sentiment signals: Kafka in, Kafka and Postgres out."""
+
+
+@app.command(rich_help_panel=STACK)
 def demo(
     seconds: Annotated[float, typer.Option(min=1, help="Play the sample feed in this many seconds.")] = 12.0,
+    picture: Annotated[Path | None, typer.Option(help="Draw what it showed in this SVG file.")] = None,
 ) -> None:
     """Run everything once: a private Kafka and Postgres, both roles, and a sample feed; then query the results."""
     from earlybell.streams.demo import session
 
-    raise typer.Exit(session.run(seconds))
+    raise typer.Exit(session.run(seconds, picture))
 
 
-@app.command(rich_help_panel=TRY)
+@app.command(rich_help_panel=DAILY)
 def score(
     file: Annotated[str, typer.Argument(help="A file of one text per line, or of news items as JSONL; - for stdin.")],
     text_format: Annotated[
         TextFormat,
         typer.Option("--format", help="Read the lines as this; auto takes a leading { for JSONL."),
     ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines, as off a terminal.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
 ) -> None:
-    """Score texts without Kafka or Postgres, and print the signals as JSON lines in the order of the texts.
+    """Score texts without Kafka or Postgres, in the order of the texts: a table on a terminal, else JSON lines.
 
     A line that cannot be scored is reported on the standard error with its number; the others are still scored.
     """
     from earlybell.streams.commands import score
 
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv")
     _quiet()
-    score.score_file(_settings(), file, text_format)
+    score.score_file(_settings(), file, text_format, "json" if as_json else "csv" if as_csv else None)
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=STACK)
 def up() -> None:
     """Start a Kafka and a Postgres on this machine, where the other commands find them."""
     from earlybell.streams.commands import servers
@@ -81,7 +103,7 @@ def up() -> None:
     servers.up()
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=STACK)
 def down(purge: Annotated[bool, typer.Option("--purge", help="Delete their data and logs too.")] = False) -> None:
     """Stop the servers that `up` started. Their data stays unless --purge is given."""
     from earlybell.streams.commands import servers
@@ -90,19 +112,19 @@ def down(purge: Annotated[bool, typer.Option("--purge", help="Delete their data 
     servers.down(purge=purge)
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=DAILY)
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Print which servers and roles are running, where, and whether they are well.
 
-    Exit with 0 if all are well, 1 if one that runs is not, 3 if a role does not run.
+    Exit with 0 if all are well, 1 if one that runs is not or a role keeps dying, 3 if a role does not run.
     """
-    from earlybell.streams.commands import servers
+    from earlybell.streams.commands import status
 
     _quiet()
-    raise typer.Exit(servers.status(_settings(), as_json=as_json))
+    raise typer.Exit(status.status(_settings(), as_json=as_json))
 
 
-@app.command(rich_help_panel=RUN)
+@app.command(rich_help_panel=DAILY)
 def run(
     role: Annotated[Role | None, typer.Option(help="Run only this role, in this process. The default is both.")] = None,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
@@ -110,15 +132,16 @@ def run(
     """Run the pipeline: scoring turns news into signals, storing writes both to Postgres."""
     from earlybell.streams import logs, supervisor
 
-    settings = _settings()
+    settings = _settings(advise=not with_parent)
     logs.configure(settings.log_level, settings.log_format)
     if with_parent:
         supervisor.stop_with_parent()
     if role is None:
         import asyncio
 
-        code = asyncio.run(supervisor.supervise())
+        code = asyncio.run(supervisor.supervise(settings))
     else:
+        logs.name_role(role)
         from earlybell.streams import app as pipeline
 
         code = pipeline.run(role, settings)
@@ -136,18 +159,24 @@ def upgrade() -> None:
 @db.command()
 def url() -> None:
     """Print the database's URL, password included: psql "$(earlybell db url)"."""
-    print(_settings().database)
+    from earlybell.deploy.local import stack
+    from earlybell.streams.exceptions import CommandError
+
+    settings = _settings()
+    if "database_url" not in settings.model_fields_set and stack.recorded_database() is None:
+        raise CommandError(f"no Postgres runs here: {POSTGRES_ADVICE.partition('? ')[2]}")
+    print(settings.database)
 
 
 @db.command()
 def current() -> None:
     """Print the revision of the schema."""
-    from earlybell.storage import migrations
+    from earlybell.storage import schema
 
-    print(migrations.current(_settings().database) or "none: run `earlybell db upgrade`")
+    print(schema.current(_settings().database) or "none: run `earlybell db upgrade`")
 
 
-@app.command(rich_help_panel=FEED)
+@app.command(rich_help_panel=DAILY)
 def replay(
     file: Annotated[
         str, typer.Argument(help="A JSONL, CSV or TSV file, plain or compressed (.gz, .xz, .bz2); - for stdin.")
@@ -189,7 +218,7 @@ def replay(
     )
 
 
-@app.command(rich_help_panel=FEED)
+@app.command(rich_help_panel=DAILY)
 def watch(
     from_start: Annotated[bool, typer.Option(help="Start with every signal that the topic still holds.")] = False,
     symbol: Annotated[str | None, typer.Option(help="Print only signals about this symbol.")] = None,
@@ -202,7 +231,7 @@ def watch(
     watch.watch(_settings(), from_start=from_start, symbol=symbol, as_json=as_json)
 
 
-@app.command(rich_help_panel=OPERATE)
+@app.command(rich_help_panel=STACK)
 def settings() -> None:
     """Print every setting: its variable, its value (secrets masked) and its description."""
     from earlybell.streams.commands import show_settings
@@ -210,19 +239,42 @@ def settings() -> None:
     show_settings.show(_settings())
 
 
-@app.command(rich_help_panel=OPERATE)
-def redrive(limit: Annotated[int | None, typer.Option(min=1, help="Send at most this many.")] = None) -> None:
+@app.command(rich_help_panel=DAILY)
+def dead(
+    letter: Annotated[
+        str | None, typer.Argument(metavar="[PARTITION:OFFSET]", help="Show this letter in full.")
+    ] = None,
+    last: Annotated[int, typer.Option(min=1, help="List this many, the latest.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every letter as a JSON line.")] = False,
+) -> None:
+    """Count the dead letters by reason and list the latest, or show one in full."""
+    from earlybell.streams.commands import dead
+
+    _quiet()
+    dead.show(_settings(), place=letter, last=last, as_json=as_json)
+
+
+@app.command(rich_help_panel=DAILY)
+def redrive(
+    limit: Annotated[int | None, typer.Option(min=1, help="Send at most this many.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count those that would be sent.")] = False,
+) -> None:
     """Send dead letters back to the topic they came from, once each, after the cause is fixed."""
     from earlybell.streams.commands import redrive
 
     _quiet()
-    print(f"{redrive.redrive(_settings(), limit=limit)} dead letters sent back")
+    letters = redrive.redrive(_settings(), limit=limit, dry_run=dry_run)
+    print(f"{letters:,} dead letter{'' if letters == 1 else 's'} {'would be ' if dry_run else ''}sent back")
 
 
-def _settings() -> Settings:
-    from earlybell.streams.settings import load_settings
+def _settings(*, advise: bool = True) -> Settings:
+    from earlybell.streams import setting_errors
+    from earlybell.streams.settings import ENV_PREFIX, load_settings
 
-    return load_settings()
+    settings = load_settings()
+    for line in setting_errors.unknown(os.environ, ENV_PREFIX, type(settings).model_fields) if advise else ():
+        print(f"earlybell: {line}", file=sys.stderr)
+    return settings
 
 
 def _quiet() -> None:

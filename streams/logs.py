@@ -1,12 +1,13 @@
 """Configures logging: our own structlog events and our clients' standard loggers, in one form.
 
-One line per event on the standard error: JSON, or colours on a terminal. Passwords are masked here, as the last step,
-whichever module put them into an event.
+One line per event on the standard error: JSON, or a sentence on a terminal (`streams.sentences`). Passwords are masked
+here, as the last step, whichever module put them into an event.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from earlybell import masking
+from earlybell.streams.sentences import SENTENCES, sentence
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -32,10 +34,11 @@ def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> N
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: Processor
+    select: list[Processor] = []
     if console:
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+        renderer = _Console(colours=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
+        if level != "debug":
+            select = [_drop_unsaid]
     else:
         renderer = structlog.processors.JSONRenderer(default=str)
     render: list[Processor] = [
@@ -46,6 +49,7 @@ def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> N
         renderer,
     ]
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_is_ours)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=render, foreign_pre_chain=enrich))
     root = logging.getLogger()
     root.handlers = [handler]
@@ -56,6 +60,7 @@ def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> N
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            *select,
             *enrich,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
@@ -64,6 +69,47 @@ def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> N
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+class _Console:
+    """Renders an event as a line for a person: time, role and sentence."""
+
+    def __init__(self, *, colours: bool) -> None:
+        self._dim, self._warning, self._error, self._reset = (
+            ("\x1b[2m", "\x1b[33m", "\x1b[31m", "\x1b[0m") if colours else ("", "", "", "")
+        )
+
+    def __call__(self, _logger: Any, _method: str, event: EventDict) -> str:
+        time, level, exception = event.pop("timestamp")[11:19], event.pop("level"), event.pop("exception", None)
+        role = event.pop("role", "")
+        event.pop("logger", None)
+        style = {"warning": self._warning, "error": self._error, "critical": self._error}.get(level, "")
+        name = str(event.pop("event"))
+        text = sentence(name, event) or name
+        mark = f"{level}: " if style else ""
+        line = f"{self._dim}{time}  {role:<8}{self._reset} {style}{mark}{text}{self._reset if style else ''}"
+        return f"{line}\n{exception}" if exception else line
+
+
+def _drop_unsaid(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Drop the events that a person need not see."""
+    if SENTENCES.get(event["event"], sentence) is None:
+        raise structlog.DropEvent
+    return event
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Return whether to print a record: Faust's base class logs each start and stop of a service in our modules' names.
+
+    Our own events are mappings here, not text.
+    """
+    theirs = record.name.startswith("earlybell.") and isinstance(record.msg, str)
+    return not theirs or record.levelno >= logging.WARNING
+
+
+def name_role(role: str) -> None:
+    """Add the role's name to every event of this process."""
+    structlog.contextvars.bind_contextvars(role=str(role))
 
 
 def silence() -> None:

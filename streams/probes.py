@@ -17,6 +17,7 @@ import json
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,7 @@ import psutil
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from earlybell.database_url import DatabaseUrl
 from earlybell.inference.pool.pool import Pool, PoolError
 from earlybell.storage.exceptions import StorageError
 from earlybell.streams import metrics
@@ -44,6 +46,7 @@ PROBE_EVERY_S, PROBE_TIMEOUT_S = 5.0, 5.0
 #: The loop turns many times a second; one that has not for this long hangs.
 LOOP_HANGS_AFTER_S = 30.0
 _BEAT_S = 0.5
+_ANNOUNCE_EVERY_S = 0.1
 
 
 @dataclass(eq=False, slots=True)
@@ -68,6 +71,8 @@ class Probes:
     writers: Sequence[Writer] = ()
     port: int | None = None
     _beat: float = field(default_factory=time.monotonic)
+    _started_at: float = field(default_factory=time.time)
+    _ready: bool = False
     _broker: str | None = "no broker has answered yet"
     _database: str | None = "the database has not answered yet"
 
@@ -106,6 +111,9 @@ class Probes:
             "role": self.role,
             "version": version("earlybell"),
             "pid": os.getpid(),
+            "started_at": self._started_at,
+            "lag": self._lag(),
+            "restarted_workers": self.pool.restarts if self.pool is not None else 0,
             "model": None
             if model is None
             else {
@@ -118,6 +126,14 @@ class Probes:
                 "devices": self.settings.devices,
             },
         }
+
+    def _lag(self) -> dict[str, int]:
+        """Return how many messages of each topic are not safe yet."""
+        lags: dict[str, int] = {}
+        if self.app is not None and self.app.started:
+            for tp, lag in self.app.consumer.lags().items():
+                lags[tp.topic] = lags.get(tp.topic, 0) + lag.messages
+        return lags
 
     def samples(self) -> metrics.Sampled:
         """Return what is computed at each scrape."""
@@ -161,8 +177,29 @@ class Probes:
             self._beat = time.monotonic()
             await asyncio.sleep(_BEAT_S)
 
+    async def announce(self) -> None:
+        """Log for ever when the role becomes ready, and when it no longer is."""
+        while True:
+            problems = self.obstacles()
+            if self._ready and problems:
+                log.info("role_unready", role=self.role, problems=problems)
+            elif not self._ready and not problems:
+                log.info("role_ready", role=self.role, **self._summary())
+            self._ready = not problems
+            await asyncio.sleep(_ANNOUNCE_EVERY_S)
+
+    def _summary(self) -> dict[str, Any]:
+        """Return what the role reads, where its answers go, and its model if it has one."""
+        assigned = Counter(tp.topic for tp in self.app.consumer.assignment())
+        writes = (
+            self.settings.sentiment_topic
+            if self.role is Role.SCORING
+            else DatabaseUrl.parse(self.settings.database).address
+        )
+        return {"reads": dict(sorted(assigned.items())), "writes": writes, "model": self.info()["model"]}
+
     async def probe(self) -> None:
-        """Ask the broker and the database for ever whether they answer."""
+        """Ask the broker and the database for ever whether they answer; more often until the role is ready."""
         while True:
             self._broker, self._database = await asyncio.gather(
                 _problem("no broker answers", self._probe_broker), _problem("the database", self._probe_database)
@@ -174,7 +211,7 @@ class Probes:
                 metrics.MODEL.clear()
                 shown = (model.model, model.served_revision, model.policy, model.precision, model.arithmetic)
                 metrics.MODEL.labels(*shown, model.kernels or model.device).set(1)
-            await asyncio.sleep(PROBE_EVERY_S)
+            await asyncio.sleep(PROBE_EVERY_S if self._ready else _ANNOUNCE_EVERY_S)
 
     async def _probe_broker(self) -> None:
         if self.app is None or not self.app.started:
@@ -195,7 +232,7 @@ async def serving(probes: Probes, port: int) -> AsyncIterator[None]:
     metrics.SAMPLER.compute = probes.samples
     threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
     log.info("probes_served", role=probes.role, url=f"http://{probes.settings.probe_host}:{probes.port}")
-    tasks = [asyncio.create_task(probes.beat()), asyncio.create_task(probes.probe())]
+    tasks = [asyncio.create_task(forever()) for forever in (probes.beat, probes.probe, probes.announce)]
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from earlybell import masking
 from earlybell.database_url import DatabaseUrl, InvalidDatabaseUrl
 from earlybell.deploy.local import state
 from earlybell.streams.exceptions import CommandError
+from earlybell.streams.setting_errors import plain
 
 ENV_PREFIX = "EARLYBELL_"
 
@@ -243,7 +244,7 @@ def load_settings() -> Settings:
         name = "_".join(str(part) for part in first["loc"])
         secret = name == "database_url" or masking.names_secret(name)
         shown = masking.MASK if secret else masking.masked(repr(first["input"]))
-        raise CommandError(f"{ENV_PREFIX}{name.upper()}={shown} is invalid: {first['msg']}") from error
+        raise CommandError(f"{ENV_PREFIX}{name.upper()}={shown} is invalid: {plain(first)}") from error
     for value in settings.secrets():
         masking.remember(value)
     return settings

@@ -12,15 +12,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
 
 import structlog
 
+from earlybell.storage import driver
+from earlybell.streams import preflight, role_history
 from earlybell.streams.exit_codes import INTERRUPTED, USER_ERROR
+from earlybell.streams.role_history import Death, History
 from earlybell.streams.roles import Role
+from earlybell.streams.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +76,8 @@ class Roles:
         Variables added to this process's environment.
     output
         Where the processes write; by default, this process's standard output and error.
+    remember
+        Called with what happened to each role, at first and whenever one dies.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Roles:
         roles: Iterable[Role] = tuple(Role),
         environment: Mapping[str, str] | None = None,
         output: IO[bytes] | None = None,
+        remember: Callable[[Mapping[Role, History]], None] = lambda _: None,
     ) -> None:
         self._roles = tuple(roles)
         self._output = output
@@ -86,8 +93,11 @@ class Roles:
         self._children: dict[Role, Child] = {}
         self._stopping = asyncio.Event()
         self._keepers: list[asyncio.Task[int]] = []
+        self._remember = remember
+        self._histories = {role: History() for role in self._roles}
 
     async def __aenter__(self) -> Roles:
+        self._remember(self._histories)
         self._keepers = [asyncio.create_task(self._keep(role), name=f"role-{role}") for role in self._roles]
         return self
 
@@ -145,7 +155,11 @@ class Roles:
                 return code
             first = False
             wait_s = FIRST_BACKOFF_S if lived >= HEALTHY_AFTER_S else wait_s
-            log.warning("role_died", role=role, code=code, lived_s=round(lived, 1), restart_in_s=wait_s)
+            cause = role_history.cause(code)
+            log.warning("role_died", role=role, code=code, cause=cause, lived_s=round(lived, 1), restart_in_s=wait_s)
+            self._histories[role].restarts += 1
+            self._histories[role].last_death = Death(time.time(), cause, lived)
+            self._remember(self._histories)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
                 return code
@@ -166,13 +180,21 @@ class Roles:
         return child
 
 
-async def supervise() -> int:
-    """Run both roles until SIGTERM (return 0) or SIGINT (130), or until one refuses to start (2)."""
+async def supervise(settings: Settings) -> int:
+    """Run both roles until SIGTERM (return 0) or SIGINT (130), or until one refuses to start (2).
+
+    Raises
+    ------
+    UserError
+        Something that the roles need is missing; none of them was started.
+    """
+    log.info("preflight_started", kafka=settings.kafka_bootstrap, postgres=driver.parse(settings.database).address)
+    await asyncio.to_thread(preflight.check, settings, tuple(Role))
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    async with Roles() as roles:
+    async with Roles(remember=role_history.write) as roles:
         refused = asyncio.create_task(roles.refused())
         first = asyncio.create_task(signals.get())
         await asyncio.wait((refused, first), return_when=asyncio.FIRST_COMPLETED)
@@ -184,4 +206,5 @@ async def supervise() -> int:
         second.add_done_callback(lambda task: None if task.cancelled() else roles.kill())
         await roles.stop()
         second.cancel()
+        role_history.clear()
         return INTERRUPTED if first.result() == signal.SIGINT else 0

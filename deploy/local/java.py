@@ -31,6 +31,8 @@ def find(progress: Callable[[str], None]) -> Path:
     StackError
         None of the three is there, runs, and is new enough.
     """
+    if (java_home := os.environ.get("JAVA_HOME")) and not shutil.which("java", path=str(Path(java_home) / "bin")):
+        progress(f"skipping JAVA_HOME={java_home}: there is no bin/java in it")
     for command in _installed():
         problem = _problem(command)
         if problem is None:

@@ -92,7 +92,10 @@ def start(home: Path, started: Callable[[Server], None], patience: Patience, pro
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "kafka.log"
     for _ in range(ATTEMPTS):
+        before = _ports(directory).get("CLIENT")
         port = _configure(directory)
+        if before not in {None, port}:
+            progress(f"port {before} is taken by another program: Kafka listens on {port} from now on")
         _format(directory, java_command, libraries, patience)
         log_start = log.stat().st_size if log.exists() else 0
         pid = processes.spawn(
@@ -142,11 +145,16 @@ def _listens(address: str) -> bool:
     return port.isdigit() and processes.accepts_connections(host.strip("[]"), int(port))
 
 
-def _configure(directory: Path) -> int:
-    """Write the broker's properties and return its client port. Ports stay the same from one start to the next."""
+def _ports(directory: Path) -> dict[str, int]:
+    """Return the ports of the last start, by the listeners' names."""
     properties = directory / "server.properties"
     previous = properties.read_text() if properties.exists() else ""
-    ports = {name: int(port) for name, port in re.findall(r"(CLIENT|CONTROLLER)://127\.0\.0\.1:(\d+)", previous)}
+    return {name: int(port) for name, port in re.findall(r"(CLIENT|CONTROLLER)://127\.0\.0\.1:(\d+)", previous)}
+
+
+def _configure(directory: Path) -> int:
+    """Write the broker's properties and return its client port. Ports stay the same from one start to the next."""
+    properties, ports = directory / "server.properties", _ports(directory)
     port = processes.free_port(ports.get("CLIENT"))
     controller = processes.free_port(ports.get("CONTROLLER"), taken=[port])
     listeners = f"CLIENT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"

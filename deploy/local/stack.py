@@ -107,9 +107,20 @@ def down(home: Path | None = None, *, purge: bool = False) -> tuple[str, ...]:
         stopped = _stop(home)
         state.clear(home)
         if purge:
-            shutil.rmtree(home / "kafka", ignore_errors=True)
-            shutil.rmtree(home / "postgres", ignore_errors=True)
+            for directory in directories(home):
+                shutil.rmtree(directory, ignore_errors=True)
     return stopped
+
+
+def recorded_database(home: Path | None = None) -> str | None:
+    """Return the URL of the database that `up` started, password included, or None if it does not run any more."""
+    server = _recorded(_resolved(home), "postgres")
+    return server.address if server is not None and (server.running or not server.ours) else None
+
+
+def directories(home: Path | None = None) -> list[Path]:
+    """Return the directories with the servers' data and logs: what `down` with `purge` deletes."""
+    return [path for path in (_resolved(home) / "kafka", _resolved(home) / "postgres") if path.exists()]
 
 
 def status(home: Path | None = None) -> dict[str, Any]:

@@ -8,3 +8,5 @@ from typing import Literal
 NewsFormat = Literal["jsonl", "csv", "tsv"]
 #: The input of `earlybell score`; ``auto`` decides by the first line.
 TextFormat = Literal["auto", "text", "jsonl"]
+#: The output of `earlybell score`.
+ScoreFormat = Literal["table", "json", "csv"]

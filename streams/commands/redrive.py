@@ -18,8 +18,8 @@ log = structlog.get_logger(__name__)
 BATCH_LETTERS = 500
 
 
-def redrive(settings: Settings, *, limit: int | None = None) -> int:
-    """Send each dead letter back to its topic once, and return how many were sent.
+def redrive(settings: Settings, *, limit: int | None = None, dry_run: bool = False) -> int:
+    """Send each dead letter back to its topic once, and return how many were sent, or with `dry_run` would be.
 
     The offsets of the consumer group ``PREFIX-redrive`` remember what was sent; a crash in between sends a few letters
     twice, which is harmless downstream. Letters go to the news and sentiment topics only, whatever topic their header
@@ -51,6 +51,9 @@ def redrive(settings: Settings, *, limit: int | None = None) -> int:
                 batch = BATCH_LETTERS if limit is None else min(BATCH_LETTERS, limit - sent)
                 for partition, records in consumer.poll(timeout_ms=500, max_records=batch).items():
                     if letters := [letter for letter in records if letter.offset < ends[partition]]:
+                        if dry_run:
+                            sent += sum(_topic(letter, settings) is not None for letter in letters)
+                            continue
                         sent += _send_back(letters, producer, settings)
                         # Not the client's position, which is also past the letters beyond the end.
                         consumer.commit({partition: OffsetAndMetadata(letters[-1].offset + 1, "", -1)})
@@ -62,15 +65,9 @@ def redrive(settings: Settings, *, limit: int | None = None) -> int:
 
 def _send_back(letters: Sequence[Origin], producer: KafkaProducer, settings: Settings) -> int:
     """Send letters back as the messages they were, and return how many the broker has acknowledged."""
-    # Anybody who may write a letter chooses its headers, so they select among our topics, but cannot name another.
-    topics = {topic.encode(): topic for topic in (settings.news_topic, settings.sentiment_topic)}
     pending = []
     for letter in letters:
-        headers = dict(letter.headers)
-        topic = topics.get(headers.get(TOPIC[0], b""))
-        if topic is None or VALUE_OMITTED in headers:
-            reason = "it has no value" if topic else "its origin is not a topic of this pipeline"
-            log.warning("dead_letter_skipped", partition=letter.partition, offset=letter.offset, reason=reason)
+        if (topic := _topic(letter, settings)) is None:
             continue
         original = [(name, text) for name, text in letter.headers if not name.startswith(ADDED_HEADERS)]
         pending.append((letter, producer.send(topic, key=letter.key, value=letter.value, headers=original)))
@@ -84,3 +81,16 @@ def _send_back(letters: Sequence[Origin], producer: KafkaProducer, settings: Set
             # It would be refused every time, and those behind it must not wait.
             log.error("dead_letter_skipped", partition=letter.partition, offset=letter.offset, reason=str(error))
     return sent
+
+
+def _topic(letter: Origin, settings: Settings) -> str | None:
+    """Return the topic to which the letter goes back, or None, with the reason in the log, if it cannot."""
+    # Anybody who may write a letter chooses its headers, so they select among our topics, but cannot name another.
+    topics = {topic.encode(): topic for topic in (settings.news_topic, settings.sentiment_topic)}
+    headers = dict(letter.headers)
+    topic = topics.get(headers.get(TOPIC[0], b""))
+    if topic is None or VALUE_OMITTED in headers:
+        reason = "it has no value" if topic else "its origin is not a topic of this pipeline"
+        log.warning("dead_letter_skipped", partition=letter.partition, offset=letter.offset, reason=reason)
+        return None
+    return topic

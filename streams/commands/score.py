@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,16 +20,20 @@ import msgspec
 
 from earlybell.inference.pool.pool import WindowResult
 from earlybell.inference.predictions import ModelDescription
-from earlybell.streams.commands.formats import TextFormat
-from earlybell.streams.commands.rows import COMMON_NAMES, DAMAGE_ERRORS, BadRow, Columns, open_file
+from earlybell.streams.commands.formats import ScoreFormat, TextFormat
+from earlybell.streams.commands.lines import Notice
+from earlybell.streams.commands.rows import COMMON_NAMES, DAMAGE_ERRORS, BadRow, Columns, OpenFile, open_file
+from earlybell.streams.commands.scored import Scored, Summary, printer
 from earlybell.streams.exceptions import FileError
 from earlybell.streams.model import open_pool
-from earlybell.streams.records import MAX_MESSAGE_BYTES, NewsItem, encode, text_id
+from earlybell.streams.records import MAX_MESSAGE_BYTES, NewsItem, text_id
 from earlybell.streams.settings import Settings
 from earlybell.streams.signals import build_signal, unsupported_language
 from earlybell.streams.token_budget import estimate_tokens
 
 READ_BYTES = 64 * 1024
+#: A run that takes longer than this shows its progress, this often.
+PROGRESS_AFTER_S, PROGRESS_EVERY_S = 1.0, 0.25
 #: The placeholder time of a text that came without one; it never leaves this module.
 UNTIMED = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -69,10 +74,11 @@ class Window:
     result: asyncio.Task[WindowResult] | None = None
 
 
-def score_file(settings: Settings, path: str, text_format: TextFormat) -> None:
-    """Score a file, or the standard input for ``-``, and print the signals as JSON lines.
+def score_file(settings: Settings, path: str, text_format: TextFormat, output: ScoreFormat | None = None) -> None:
+    """Score a file, or the standard input for ``-``, and print each line's signal.
 
-    Lines that cannot be scored are reported on the standard error with their numbers, and counted at the end.
+    Lines that cannot be scored are reported on the standard error with their numbers; they and the blank ones are
+    counted at the end.
 
     Raises
     ------
@@ -82,25 +88,55 @@ def score_file(settings: Settings, path: str, text_format: TextFormat) -> None:
         The model cannot be loaded, or a device does not exist.
     """
     file = open_file(path)
-    out = sys.stdout.buffer
-    faults = 0
+    out, summary, notice = printer(output), Summary(), Notice()
+    # A table that grows shows the progress itself.
+    progress = Progress(file, notice, hidden=sys.stdout.isatty() or not sys.stderr.isatty())
 
-    def write(lines: Sequence[bytes]) -> None:
-        out.writelines(lines)
-        out.flush()
+    def write(rows: Sequence[Scored]) -> None:
+        notice.clear()
+        out.write(rows)
+        summary.labels.update(row.signal.label for row in rows)
+        progress.update(summary.texts)
 
     def fault(line: int, reason: str) -> None:
-        nonlocal faults
-        faults += 1
+        notice.clear()
+        summary.faults += 1
         print(f"line {line}: {reason}", file=sys.stderr)
 
     async def main() -> None:
+        if sys.stderr.isatty():
+            notice.show("loading the model ...")
         async with open_pool(settings) as pool:
-            await score_stream(file.lines, text_format, pool, settings, write=write, fault=fault)
+            notice.clear()
+            if path == "-" and sys.stdin.isatty() and sys.stderr.isatty():
+                notice.show("type a text and press Enter; Ctrl-D ends")
+            summary.blank = await score_stream(file.lines, text_format, pool, settings, write=write, fault=fault)
 
-    asyncio.run(main())
-    if faults:
-        print(f"{faults} lines were not scored", file=sys.stderr)
+    try:
+        asyncio.run(main())
+    finally:
+        notice.clear()
+    if sys.stderr.isatty():
+        print(summary.counts(), file=sys.stderr)
+    if missing := summary.missing():
+        print(missing, file=sys.stderr)
+
+
+class Progress:
+    """Shows how far a long run has come, from its first second on."""
+
+    def __init__(self, file: OpenFile, notice: Notice, *, hidden: bool) -> None:
+        self._file, self._notice, self._hidden = file, notice, hidden
+        self._started = self._shown = time.monotonic()
+
+    def update(self, texts: int) -> None:
+        """Show the number of texts so far, a few times a second."""
+        now = time.monotonic()
+        if self._hidden or now - self._started < PROGRESS_AFTER_S or now - self._shown < PROGRESS_EVERY_S:
+            return
+        self._shown = now
+        share = f", {self._file.position() / self._file.size:.0%} of the file" if self._file.size else ""
+        self._notice.show(f"{texts:,} texts, {texts / (now - self._started):,.0f}/s{share}")
 
 
 async def score_stream(
@@ -109,10 +145,10 @@ async def score_stream(
     pool: WindowScorer,
     settings: Settings,
     *,
-    write: Callable[[Sequence[bytes]], None],
+    write: Callable[[Sequence[Scored]], None],
     fault: Callable[[int, str], None],
-) -> None:
-    """Score a stream until it ends.
+) -> int:
+    """Score a stream until it ends, and return how many of its lines were blank.
 
     Parameters
     ----------
@@ -121,7 +157,7 @@ async def score_stream(
     pool
         A pool that has been started.
     write
-        Called with the encoded signals of a window, one line each, in the order of the input.
+        Called with the scored lines of a window, in the order of the input.
     fault
         Called with the number of a line that cannot be scored, and the reason.
     """
@@ -129,13 +165,13 @@ async def score_stream(
 
     async def settle() -> None:
         while (window := await windows.get()) is not None:
-            for line, reason in await _write_signals(window, pool.description, write):
+            for line, reason in await _write_scored(window, write):
                 fault(line, reason)
 
+    lines = Lines(text_format)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(settle())
-            lines = Lines(text_format)
             async for chunk in _chunks(stream):
                 for window in _cut(lines.entries(chunk), settings, pool.description.languages):
                     if window.entries:
@@ -145,6 +181,7 @@ async def score_stream(
     except ExceptionGroup as failed:
         # The first failure ends the command; the others follow from it.
         raise failed.exceptions[0] from None
+    return lines.blank
 
 
 class Lines:
@@ -157,6 +194,8 @@ class Lines:
         self._decode = msgspec.json.Decoder(dict[str, object]).decode
         self._left = b""
         self._number = 0
+        #: The blank lines so far.
+        self.blank = 0
 
     def entries(self, chunk: bytes) -> Iterator[Entry | tuple[int, str]]:
         """Yield the lines that this chunk completes, or why one is invalid. An empty chunk is the end of the input."""
@@ -166,6 +205,7 @@ class Lines:
         for line in lines:
             self._number += 1
             if not (stripped := line.strip()):
+                self.blank += 1
                 continue
             if self._format == "auto":
                 self._format = "jsonl" if stripped.startswith(b"{") else "text"
@@ -219,15 +259,13 @@ def _cut(entries: Iterator[Entry | tuple[int, str]], settings: Settings, languag
         yield window
 
 
-async def _write_signals(
-    window: Window, model: ModelDescription, write: Callable[[Sequence[bytes]], None]
-) -> list[tuple[int, str]]:
-    """Wait for a window's result and write its signals; return its faults in the order of the lines."""
+async def _write_scored(window: Window, write: Callable[[Sequence[Scored]], None]) -> list[tuple[int, str]]:
+    """Wait for a window's result and write its lines; return its faults in the order of the lines."""
     faults = list(window.faults)
     if window.result is not None:
         result = await window.result
         scored_at = datetime.now(UTC)
-        lines, row = [], 0
+        rows, row = [], 0
         for index, entry in enumerate(window.entries):
             if reason := result.faults.get(index):
                 faults.append((entry.line, reason))
@@ -241,9 +279,9 @@ async def _write_signals(
                 inference_ms=result.inference_s * 1000,
                 timed=entry.timed,
             )
-            lines.append(encode(signal) + b"\n")
+            rows.append(Scored(entry.line, entry.item.text, signal))
             row += 1
-        write(lines)
+        write(rows)
     return sorted(faults)
 
 

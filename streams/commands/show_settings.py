@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +11,6 @@ from pydantic import SecretStr
 from earlybell.deploy.local import postgres
 from earlybell.masking import MASK, masked
 from earlybell.streams.settings import ENV_PREFIX, Settings
-
-#: Our variables that are not settings of the pipeline: they belong to the local stack, the set-up and the tests.
-OTHER_VARIABLES = frozenset({"EARLYBELL_HOME", "EARLYBELL_ISA", "EARLYBELL_TORCH", "EARLYBELL_DATA"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +36,6 @@ def listing(settings: Settings) -> Iterator[Listed]:
         yield Listed(ENV_PREFIX + name.upper(), shown, name in settings.model_fields_set, field.description or "")
 
 
-def unknown_variables() -> list[str]:
-    """Return the variables that have our prefix but no meaning: most likely they are misspelt."""
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | OTHER_VARIABLES
-    return sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
-
-
 def show(settings: Settings) -> None:
     """Print the settings: as a table on a terminal, otherwise as an environment file."""
     rows = list(listing(settings))
@@ -62,5 +52,3 @@ def show(settings: Settings) -> None:
     else:
         for row in rows:
             print(f"# {row.description}\n{'' if row.given else '#'}{row.variable}={row.value}")
-    for name in unknown_variables():
-        print(f"{name} is not a setting: is it misspelt?", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from earlybell.storage import asof
 from earlybell.storage.connection import open_snapshot
+from earlybell.streams.demo.screen import Result
 
 #: The correction that changed a story's score the most, and when each of the two revisions became available.
 _CORRECTION = text(
@@ -39,15 +39,6 @@ _HOPS = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The result of a query, as a table."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
 def results(url: str) -> Iterator[Result]:
     """Run the queries, all on one snapshot of the database.
 
@@ -61,7 +52,8 @@ def results(url: str) -> Iterator[Result]:
         yield _correction(connection)
         hops = connection.execute(_HOPS).all()
         cells = [(hop, f"{median:.1f}", f"{longest:.1f}") for hop, median, longest in hops]
-        yield Result("Where the time goes, slowest hop first", ("hop", "p50 ms", "max ms"), cells)
+        meaning = "columns of the table signals, slowest first"
+        yield Result("Where the time goes", meaning, ("hop", "p50 ms", "max ms"), cells)
 
 
 def _by_symbol(connection: Connection) -> Result:
@@ -75,10 +67,11 @@ def _by_symbol(connection: Connection) -> Result:
             f"{row.last_score:+.2f}",
             f"{row.positive}/{row.negative}",
         )
-        for row in (*ranked[:4], *ranked[-4:])
+        for row in (*ranked[:3], *ranked[-3:])
     ]
     return Result(
-        "Sentiment by symbol, as of now: the four lowest and the four highest  (symbol_sentiment_as_of)",
+        "Sentiment by symbol",
+        "the lowest and the highest: symbol_sentiment_as_of(now(), '1 hour')",
         ("symbol", "stories", "mean", "last", "pos/neg"),
         cells,
     )
@@ -88,14 +81,15 @@ def _correction(connection: Connection) -> Result:
     story = connection.execute(_CORRECTION).one()
     cells = []
     for name, at, headline in (
-        ("before the correction", story.second - timedelta(microseconds=1), story.before),
-        ("after it", story.second, story.after),
+        ("before", story.second - timedelta(microseconds=1), story.before),
+        ("after", story.second, story.after),
     ):
         known = next((row for row in asof.signals_as_of(connection, at) if row.news_id == story.news_id), None)
         seen = (str(known.revision), f"{known.score:+.2f}", headline) if known else ("none", "", "not known yet")
-        cells.append((name, f"{at:%H:%M:%S.%f}", *seen))
+        cells.append((name, f"{at:%H:%M:%S.%f}"[:-3], *seen))
     return Result(
-        "One story as of two moments: a backtest never sees a correction early  (signals_as_of)",
+        "One story as of two moments",
+        "never a correction early: signals_as_of(moment)",
         ("", "as of", "revision", "score", "headline"),
         cells,
     )

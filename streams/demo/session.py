@@ -6,31 +6,43 @@ Everything is private and removed at the end, also after Ctrl-C. Servers that th
 from __future__ import annotations
 
 import asyncio
+import io
+import itertools
 import os
+import re
+import shutil
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
 from typing import IO, Any
 
 import psycopg2
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError
 from pydantic import SecretStr
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from earlybell.deploy.local import stack
-from earlybell.storage import migrations
 from earlybell.streams import logs
 from earlybell.streams.brokers import client_options, open_consumer, open_producer, reaching
 from earlybell.streams.commands.feeds import Message, Pacer, Report, publish, raw_messages
 from earlybell.streams.commands.rows import open_file
-from earlybell.streams.demo import results, sample
-from earlybell.streams.demo.screen import Screen
-from earlybell.streams.demo.tally import Tally
+from earlybell.streams.demo import sample
+from earlybell.streams.demo.screen import Result, Screen, result_lines
+from earlybell.streams.demo.tally import BURST, Tally
 from earlybell.streams.exceptions import CommandError
 from earlybell.streams.exit_codes import INTERRUPTED
+from earlybell.streams.records import NewsItem, encode
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from earlybell.streams.supervisor import Roles
@@ -40,6 +52,19 @@ from earlybell.streams.topics import create_topics
 READY_TIMEOUT_S = 180.0
 #: Until everything expected has arrived, after the feed has ended.
 SETTLE_TIMEOUT_S = 120.0
+#: Headlines that are published at full speed, after the day.
+BURST_TEXTS = 3_000
+PICTURE_WIDTH = 100
+#: What to type after the demo.
+ACTIVATE = ("source .venv/bin/activate", "put earlybell on your PATH")
+NEXT = (
+    ("earlybell up", "start a Kafka and a Postgres that stay"),
+    ("earlybell db upgrade", "create the tables"),
+    ("earlybell run", "run both roles, until Ctrl-C"),
+    ("earlybell watch", "see the signals, in another terminal"),
+    ("earlybell replay FILE", "publish a file of yours as a feed"),
+    ("echo TEXT | earlybell score -", "score one text, without servers"),
+)
 #: Wait for anything unexpected, after everything expected has arrived.
 SURPLUS_WAIT_S = 1.0
 #: Lines of the roles' logs that are printed on a failure.
@@ -54,8 +79,8 @@ class _Stopped(Exception):
     """The replaying thread was told to stop."""
 
 
-def run(seconds: float) -> int:
-    """Run the demo, and play the feed in this many seconds.
+def run(seconds: float, picture: Path | None = None) -> int:
+    """Run the demo, and play the feed in this many seconds; draw what it showed as an SVG if `picture` names a file.
 
     Returns
     -------
@@ -74,30 +99,46 @@ def run(seconds: float) -> int:
     try:
         with _interruptible(), tempfile.TemporaryFile() as role_logs, Screen(tally) as screen:
             screen.enter("starting a private Kafka and Postgres")
+            # While they start: SQLAlchemy and Alembic take a second or more to import.
+            threading.Thread(target=import_module, args=("earlybell.storage.migrations",), daemon=True).start()
             with stack.running(progress=screen.enter) as servers:
                 settings = Settings(
                     kafka_bootstrap=servers.kafka_bootstrap, database_url=SecretStr(servers.database_url)
                 )
-                migrations.upgrade(settings.database)
+                screen.enter("creating topics and tables")
                 create_topics(settings)
-                asyncio.run(_play(settings, servers.environment(), tally, screen, seconds, role_logs))
-                tables = list(results.results(settings.database)) if not tally.differences() else []
+                import_module("earlybell.storage.migrations").upgrade(settings.database)
+                outcome = asyncio.run(_play(settings, servers.environment(), tally, screen, seconds, role_logs))
                 screen.enter("stopping Kafka and Postgres")
             screen.enter("everything has stopped")
             screen.close()
-            for table in tables:
-                screen.show(table)
-            return _verdict(tally, screen, role_logs)
+            if outcome.differences:
+                _report_differences(outcome.differences, screen, role_logs)
+                return 1
+            ending = _ending(tally, outcome)
+            for part in ending:
+                screen.console.print(part)
+            if picture is not None:
+                _draw(picture, tally, ending)
+            return 0
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the sample feed came to: how it differs from what it should have, and what SQL says of it."""
+
+    differences: list[str]
+    results: list[Result]
+
+
 async def _play(
     settings: Settings, environment: dict[str, str], tally: Tally, screen: Screen, seconds: float, role_logs: IO[bytes]
-) -> None:
+) -> Outcome:
     """Run both roles, feed them, and wait until everything has arrived or the time is up."""
     stop = threading.Event()
-    screen.enter("starting both roles: loading and warming up the model")
+    screen.enter("starting both roles: loading the model")
     with _cancelling(asyncio.current_task()):
         try:
             async with Roles(environment=environment, output=role_logs) as roles:
@@ -109,24 +150,42 @@ async def _play(
                     raise CommandError(f"a role failed to start: {_tail(role_logs, 1)}")
                 if watching.done():
                     watching.result()
-                await feeding
+                outcome = await feeding
                 screen.enter("stopping both roles")
                 stop.set()
                 await watching
+                return outcome
         finally:
             stop.set()
 
 
-async def _feed(settings: Settings, tally: Tally, screen: Screen, seconds: float, stop: threading.Event) -> None:
-    """Wait for the roles, replay the sample, and wait for its signals, dead letters and rows."""
-    await _until(lambda: _both_ready(settings), READY_TIMEOUT_S, screen, every_s=0.5)
-    screen.enter(f"replaying a day of {sample.MESSAGES} messages in {seconds:.0f} s")
-    replaying = asyncio.create_task(asyncio.to_thread(_replay, settings, tally, seconds, stop))
-    await _until(replaying.done, float("inf"), screen)
-    await replaying
-    screen.enter("waiting for the rest of the signals and rows")
+async def _feed(settings: Settings, tally: Tally, screen: Screen, seconds: float, stop: threading.Event) -> Outcome:
+    """Wait for the roles, play the sample, query it, and then publish headlines at full speed."""
+    await _until(lambda: _both_ready(settings), READY_TIMEOUT_S, screen, every_s=0.25)
+    screen.enter(f"playing a day of {sample.MESSAGES} messages in {seconds:.0f} s")
+    await _in_thread(_replay, settings, tally, seconds, stop, screen=screen)
+    screen.enter("waiting for the last signals and rows")
     await _until(tally.complete, SETTLE_TIMEOUT_S, screen)
     await asyncio.sleep(SURPLUS_WAIT_S)
+    if differences := tally.differences():
+        return Outcome(differences, [])
+    answers = await asyncio.to_thread(_answers, settings)
+    screen.enter(f"now {BURST_TEXTS:,} headlines at once, as fast as they go")
+    await _in_thread(_burst, settings, tally, stop, screen=screen)
+    await _until(lambda: len(tally.burst) >= BURST_TEXTS, SETTLE_TIMEOUT_S, screen)
+    return Outcome([], answers)
+
+
+def _answers(settings: Settings) -> list[Result]:
+    from earlybell.streams.demo import queries
+
+    return list(queries.results(settings.database))
+
+
+async def _in_thread(function: Callable[..., None], *arguments: Any, screen: Screen) -> None:
+    task = asyncio.create_task(asyncio.to_thread(function, *arguments))
+    await _until(task.done, float("inf"), screen)
+    await task
 
 
 async def _until(done: Callable[[], bool], timeout_s: float, screen: Screen, every_s: float = _TICK_S) -> None:
@@ -172,6 +231,19 @@ def _replay(settings: Settings, tally: Tally, seconds: float, stop: threading.Ev
             raise CommandError(f"{report.refused} messages of the sample were refused: {report.reason}")
 
 
+def _burst(settings: Settings, tally: Tally, stop: threading.Event) -> None:
+    """Publish the sample's headlines over and over, as new stories, as fast as possible."""
+    with closing(open_producer(settings)) as producer:
+        published_at = datetime.now(UTC)
+        for number, headline in zip(range(BURST_TEXTS), itertools.cycle(tally.headlines.values()), strict=False):
+            if stop.is_set():
+                return
+            item = NewsItem(id=f"{BURST}{number}", headline=headline, published_at=published_at)
+            producer.send(settings.news_topic, key=item.id.encode(), value=encode(item))
+            tally.burst_published += 1
+        producer.flush()
+
+
 def _watch(settings: Settings, tally: Tally, stop: threading.Event) -> None:
     """Follow both outgoing topics and both tables until told to stop."""
     with (
@@ -196,25 +268,41 @@ def _watch(settings: Settings, tally: Tally, stop: threading.Event) -> None:
             tally.news_rows, tally.signal_rows = cursor.fetchone() or (0, 0)
 
 
-def _verdict(tally: Tally, screen: Screen, role_logs: IO[bytes]) -> int:
-    """Print the outcome and return the exit code."""
-    if differences := tally.differences():
-        screen.print("Not what the sample should produce:")
-        for difference in differences:
-            screen.print(f"  {difference}")
-        screen.print("The last lines of the roles' logs:")
-        screen.print(_tail(role_logs, LOG_LINES))
-        return 1
-    depths = ", ".join(f"{depth}: {count}" for depth, count in sorted(tally.depths.items()))
-    screen.print(
-        f"\n{sample.MESSAGES} messages: {sample.SIGNALS} signals, each with its row, and {len(sample.BROKEN)} dead "
-        f"letters, each with its reason.\n"
-        f"From the news on its topic to the signal on its own: p50 {tally.percentile(0.5):.0f} ms, "
-        f"p99 {tally.percentile(0.99):.0f} ms.\n"
-        f"Texts by exit depth, of {tally.depth_limit}: {depths}.\n"
-        f"The model agrees with the label that the author intended on {tally.as_intended / sample.SIGNALS:.0%} of them."
-    )
-    return 0
+def _report_differences(differences: Sequence[str], screen: Screen, role_logs: IO[bytes]) -> None:
+    screen.print("Not what the sample should produce:")
+    for difference in differences:
+        screen.print(f"  {difference}")
+    screen.print("The last lines of the roles' logs:")
+    screen.print(_tail(role_logs, LOG_LINES))
+
+
+def _ending(tally: Tally, outcome: Outcome) -> list[RenderableType]:
+    """Return what is printed at the end: the answers of SQL, the speed, and what to type next."""
+    parts = [line for result in outcome.results for line in result_lines(result)]
+    speeds = [
+        (name, f"{latencies.per_second():,.0f}", *(f"{latencies.percentile(share):,.0f}" for share in (0.5, 0.99)))
+        for name, latencies in (("the day, quiet", tally.quiet), ("all at once", tally.burst))
+    ]
+    meaning = "quiet, a story waits for nothing; at full speed, for those before it"
+    parts += result_lines(Result("Speed", meaning, ("stream", "stories/s", "p50 ms", "p99 ms"), speeds))
+    whole = f"{sample.SIGNALS} signals, each with its row, and {len(sample.BROKEN)} dead letters, each with its reason."
+    parts += [Text(f"\n{sample.MESSAGES} messages: {whole}"), Text("\nNext", style="bold")]
+    table = Table.grid(padding=(0, 3, 0, 0))
+    for command, meaning in NEXT if shutil.which("earlybell") else (ACTIVATE, *NEXT):
+        table.add_row(Text(f"  {command}", style="cyan"), Text(meaning, style="dim"))
+    return [*parts, table]
+
+
+def _draw(picture: Path, tally: Tally, ending: Sequence[RenderableType]) -> None:
+    """Write what the demo showed as an SVG, for the README."""
+    console = Console(record=True, width=PICTURE_WIDTH, height=60, file=io.StringIO(), force_terminal=True)
+    screen = Screen(tally, console)
+    screen.enter(f"playing a day of {sample.MESSAGES} messages")
+    for part in (screen.render(), *ending):
+        console.print(part)
+    # Without the fonts that rich would have the reader's browser fetch from elsewhere.
+    form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    picture.write_text(console.export_svg(title="earlybell demo", code_format=form), encoding="utf-8")
 
 
 def _tail(role_logs: IO[bytes], lines: int) -> str:

@@ -9,93 +9,135 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-import msgspec
-
+from earlybell.streams.commands.readable import summary
 from earlybell.streams.dead_letters import OFFSET, PARTITION, REASON
 from earlybell.streams.demo import sample
-from earlybell.streams.records import SentimentSignal, decode_signal
+from earlybell.streams.records import BadNews, SentimentSignal, decode_news, decode_signal
 
 #: Signals that are kept for the screen.
-LATEST_SIGNALS = 8
+LATEST_SIGNALS = 12
+#: The ids of the headlines that are published at full speed begin with this.
+BURST = "burst-"
 _RATE_WINDOW_S = 3.0
-
-
-class _Intended(msgspec.Struct):
-    id: str
-    headline: str
-    intended: str
-    revision: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter: the origin of the message, how it begins, and the reason."""
+    """A dead letter: the origin of the message, how it reads, and the reason."""
 
     partition: int
     offset: int
-    value: str
+    message: str
     reason: str
 
 
-def intended() -> dict[tuple[str, int], tuple[str, str]]:
-    """Return the headline and intended label of every story of the sample, by (id, revision)."""
-    decode: Any = msgspec.json.Decoder(_Intended).decode
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A story whose headline was corrected: both headlines and both scores."""
+
+    before: str
+    before_score: float
+    after: str
+    after_score: float
+
+    @property
+    def change(self) -> float:
+        """How far the score moved."""
+        return abs(self.after_score - self.before_score)
+
+
+@dataclass(slots=True)
+class Latencies:
+    """How long each signal took, from the news on its topic to the signal on its own."""
+
+    milliseconds: list[float] = field(default_factory=list)
+    first_ms: float = float("inf")  # epoch: when the first news was on its topic
+    last_ms: float = 0.0  # epoch: when the last signal was on its own
+
+    def add(self, ingested_ms: float, broker_ms: float) -> None:
+        """Count a signal, with the broker's times of the news and of the signal (epoch milliseconds)."""
+        self.milliseconds.append(broker_ms - ingested_ms)
+        self.first_ms, self.last_ms = min(self.first_ms, ingested_ms), max(self.last_ms, broker_ms)
+
+    def __len__(self) -> int:
+        return len(self.milliseconds)
+
+    def percentile(self, share: float) -> float:
+        """Return the latency in milliseconds that this share of the signals did not exceed; NaN before the first."""
+        ordered = sorted(self.milliseconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+    def per_second(self) -> float:
+        """Return the signals per second from the first news to the last signal."""
+        return 1000 * len(self) / max(self.last_ms - self.first_ms, 1.0) if self.milliseconds else 0.0
+
+
+def headlines() -> dict[tuple[str, int], str]:
+    """Return the headline of every story of the sample, by (id, revision)."""
     stories = {}
     for line in sample.FEED.read_bytes().splitlines():
         try:
-            story = decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            item = decode_news(line)
+        except BadNews:
             continue
-        stories[story.id, story.revision] = (story.headline.replace("\0", ""), story.intended)
+        stories[item.id, item.revision] = item.headline
     return stories
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts, the latest signals, all dead letters, and the latency of every signal."""
+    """Counts, the latest signals, corrections, all dead letters, and the latency of every signal."""
 
-    published: int = 0
+    published: int = 0  # of the sample feed
+    burst_published: int = 0  # of the headlines at full speed
     news_rows: int = 0
     signal_rows: int = 0
     messages: int = 0  # on the sentiment topic; a duplicate is scored again and has the same signal_id
     signal_ids: set[str] = field(default_factory=set)
     depths: Counter[int] = field(default_factory=Counter)
     depth_limit: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    as_intended: int = 0
-    latencies_ms: list[float] = field(default_factory=list)  # from the news on its topic to the signal on its own
+    quiet: Latencies = field(default_factory=Latencies)  # of the sample feed
+    burst: Latencies = field(default_factory=Latencies)  # of the headlines at full speed
     latest: deque[SentimentSignal] = field(default_factory=lambda: deque(maxlen=LATEST_SIGNALS))
+    corrections: list[Correction] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
-    headlines: Mapping[tuple[str, int], tuple[str, str]] = field(default_factory=intended)
+    headlines: Mapping[tuple[str, int], str] = field(default_factory=headlines)
+    _scores: dict[tuple[str, int], float] = field(default_factory=dict)
     _arrivals: deque[float] = field(default_factory=deque)
 
     def add_signal(self, value: bytes, broker_ms: int) -> None:
         """Count a message of the sentiment topic, with the broker's timestamp (epoch milliseconds)."""
         signal = decode_signal(value)
-        self.messages += 1
         self._arrivals.append(time.monotonic())
+        latencies = self.burst if signal.news_id.startswith(BURST) else self.quiet
         if signal.ingested_at is not None:
-            self.latencies_ms.append(broker_ms - signal.ingested_at.timestamp() * 1000)
+            latencies.add(signal.ingested_at.timestamp() * 1000, broker_ms)
+        if latencies is self.burst:
+            return
+        self.messages += 1
         if signal.signal_id in self.signal_ids:
             return
         self.signal_ids.add(signal.signal_id)
         self.depths[signal.exit_depth] += 1
         self.depth_limit = signal.depth_limit
-        self.labels[signal.label] += 1
         self.latest.append(signal)
-        self.as_intended += self.headline(signal)[1] == signal.label
+        self._scores[signal.news_id, signal.revision] = signal.score
+        earlier = (signal.news_id, signal.revision - 1)
+        if earlier in self._scores:
+            self.corrections.append(
+                Correction(self.headlines[earlier], self._scores[earlier], self.headline(signal), signal.score)
+            )
 
     def add_letter(self, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
         """Count a message of the dead-letter topic."""
         texts = {name: text.decode(errors="replace") for name, text in headers}
-        beginning = "(no value)" if value is None else value[:80].decode(errors="replace")
-        self.letters.append(Letter(int(texts[PARTITION[0]]), int(texts[OFFSET[0]]), beginning, texts[REASON[0]]))
+        origin = int(texts[PARTITION[0]]), int(texts[OFFSET[0]])
+        self.letters.append(Letter(*origin, summary(value), texts[REASON[0]]))
 
-    def headline(self, signal: SentimentSignal) -> tuple[str, str]:
-        """Return the headline of a signal's story, and the label that its writer intended."""
-        return self.headlines.get((signal.news_id, signal.revision), (signal.news_id, ""))
+    def headline(self, signal: SentimentSignal) -> str:
+        """Return the headline of a signal's story."""
+        return self.headlines.get((signal.news_id, signal.revision), signal.news_id)
 
     def per_second(self) -> float:
         """Return the signals per second over the last few seconds."""
@@ -103,11 +145,6 @@ class Tally:
         while self._arrivals and now - self._arrivals[0] > _RATE_WINDOW_S:
             self._arrivals.popleft()
         return len(self._arrivals) / _RATE_WINDOW_S
-
-    def percentile(self, share: float) -> float:
-        """Return the latency in milliseconds that this share of the signals did not exceed; NaN before the first."""
-        ordered = sorted(self.latencies_ms)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return the actual and the expected count of everything, by name."""

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from earlybell.storage import asof, migrations
+from earlybell.storage import asof, migrations, schema
 from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
 from earlybell.storage.tables import metadata
 from earlybell.storage.writer import Writer, Written
@@ -76,7 +77,7 @@ def test_the_migrated_schema_is_the_one_in_tables_py(empty: str, empty_database:
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection,
-            opts={"compare_type": True, "compare_server_default": True, "version_table": migrations.VERSION_TABLE},
+            opts={"compare_type": True, "compare_server_default": True, "version_table": schema.VERSION_TABLE},
         )
         assert compare_metadata(context, metadata) == []
     engine.dispose()
@@ -96,17 +97,17 @@ def test_every_column_has_a_comment() -> None:
 
 
 def test_up_down_and_up_again(empty: str) -> None:
-    assert migrations.current(empty) is None
+    assert schema.current(empty) is None
     latest = migrations.upgrade(empty)
-    assert migrations.current(empty) == latest
+    assert schema.current(empty) == latest
     first = objects(empty)
     assert migrations.upgrade(empty) == latest  # again: nothing to do
 
     migrations.downgrade(empty)
-    assert migrations.current(empty) is None
+    assert schema.current(empty) is None
     assert objects(empty) == [
-        ("relation", migrations.VERSION_TABLE),
-        ("relation", f"{migrations.VERSION_TABLE}_pkc"),
+        ("relation", schema.VERSION_TABLE),
+        ("relation", f"{schema.VERSION_TABLE}_pkc"),
     ]
 
     migrations.upgrade(empty)
@@ -117,7 +118,7 @@ def test_each_single_step_down_and_up(empty: str) -> None:
     latest = migrations.upgrade(empty)
     first = objects(empty)
     migrations.downgrade(empty, "-1")
-    assert migrations.current(empty) not in {latest, None}
+    assert schema.current(empty) not in {latest, None}
     assert migrations.upgrade(empty) == latest
     assert objects(empty) == first
 
@@ -134,7 +135,7 @@ def test_signals_of_earlier_versions_survive_an_upgrade(empty: str) -> None:
         old_row = old | {"probabilities": json.dumps(old["probabilities"])}
         connection.execute(text(f"INSERT INTO signals ({names}) VALUES ({values})"), old_row)
     migrations.upgrade(empty)
-    migrations.check(empty)
+    schema.check(empty)
     with engine.connect() as connection:
         assert dict(connection.execute(metadata.tables["signals"].select()).mappings().one()) == old | {
             "text_hash": None
@@ -150,27 +151,27 @@ def test_signals_of_earlier_versions_survive_an_upgrade(empty: str) -> None:
 
 def test_workers_that_start_together_upgrade_once(empty: str) -> None:
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(migrations.upgrade, [empty] * 8)) == {migrations.current(empty)}
-    migrations.check(empty)
+        assert set(pool.map(migrations.upgrade, [empty] * 8)) == {schema.current(empty)}
+    schema.check(empty)
 
 
 def test_check_says_how_to_upgrade_a_database_that_is_behind(empty: str) -> None:
     with pytest.raises(SchemaMismatch, match=r"has no schema.*earlybell db upgrade"):
-        migrations.check(empty)
+        schema.check(empty)
     migrations.upgrade(empty)
-    migrations.check(empty)
+    schema.check(empty)
     migrations.downgrade(empty, "-1")
     with pytest.raises(SchemaMismatch, match=r"is at schema r\d+.*earlybell db upgrade"):
-        migrations.check(empty)
+        schema.check(empty)
 
 
 def test_a_database_of_a_newer_version_is_refused(empty: str) -> None:
     migrations.upgrade(empty)
     engine = engine_of(empty)
     with engine.begin() as connection:
-        connection.execute(text(f"UPDATE {migrations.VERSION_TABLE} SET version_num = 'r9999'"))
+        connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = 'r9999'"))
     engine.dispose()
-    for function in (migrations.check, migrations.upgrade):
+    for function in (schema.check, migrations.upgrade):
         with pytest.raises(SchemaMismatch, match="install the newer version"):
             function(empty)
 
@@ -184,7 +185,7 @@ def test_a_server_that_is_too_old_is_refused(empty: str, monkeypatch: pytest.Mon
 
 def test_a_missing_database(database_url: str) -> None:
     absent = make_url(database_url).set(database="no_such_database").render_as_string(hide_password=False)
-    for function in (migrations.check, migrations.upgrade, migrations.current):
+    for function in (schema.check, migrations.upgrade, schema.current):
         with pytest.raises(StorageUnavailable, match=r'database "no_such_database" does not exist$'):
             function(absent)
 
@@ -265,7 +266,7 @@ def test_an_owner_who_may_create_no_roles_gets_the_schema(
         monkeypatch.setattr(migrations.reader, name, statement.replace("earlybell_reader", role))
     with caplog.at_level(logging.WARNING):
         migrations.upgrade(limited_user)
-    migrations.check(limited_user)
+    schema.check(limited_user)
     assert ("CREATE ROLE" in caplog.text) == (role == "earlybell_absent_role")
 
 
@@ -293,3 +294,10 @@ def test_the_reader_reads_everything_and_changes_nothing(migrated: str) -> None:
             connection.execute(text("SET LOCAL ROLE earlybell_reader"))
             connection.execute(text(change))
     engine.dispose()
+
+
+def test_the_files_of_migrations_are_the_revisions_that_alembic_finds() -> None:
+    script = ScriptDirectory.from_config(migrations._config())
+    found = [revision.revision for revision in script.walk_revisions()]
+    assert schema.revisions() == found[::-1]
+    assert schema.latest() == script.get_current_head()

@@ -64,7 +64,7 @@ def _no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["score", "absent.txt"], {}, r"absent\.txt: no such file"),
         (["score", "texts.txt"], {"EARLYBELL_DEVICES": "tpu"}, r"devices .*'tpu'.*cpu"),
         (["settings"], {"EARLYBELL_PARTITIONS": "many"}, r"EARLYBELL_PARTITIONS='many'"),
-        (["settings"], {"EARLYBELL_DIAL": "2"}, r"EARLYBELL_DIAL='2'.*less than or equal to 1"),
+        (["settings"], {"EARLYBELL_DIAL": "2"}, r"EARLYBELL_DIAL='2'.*it must be at most 1"),
         (["frobnicate"], {}, r"No such command 'frobnicate'.*--help"),
         (["replay"], {}, r"Missing argument"),
         (["replay", "good.csv", "--spede", "1"], {}, r"No such option: --spede"),
@@ -127,8 +127,8 @@ def test_help_lists_every_command_in_panels_and_loads_no_heavy_module() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
     )
     assert "LOADED []" in done.stdout
-    commands = ["up", "down", "status", "db", "replay", "watch", "score", "run", "redrive", "settings", "demo"]
-    for panel in ("Try it", "Run it", "Feed and watch", "Operate it", "Models"):
+    commands = ["up", "down", "status", "db", "replay", "watch", "score", "run", "dead", "redrive", "settings", "demo"]
+    for panel in ("Stack and set-up", "Every day", "Model"):
         assert f" {panel} " in done.stdout
     assert " Commands " not in done.stdout, "a command without a panel"
     for command in [*commands, "train", "distil", "calibrate", "evaluate"]:
@@ -153,7 +153,7 @@ def test_settings_are_all_listed_without_secrets(
         assert field.description in captured.out
     assert "hunter2" not in captured.out
     assert "postgresql://me:***@127.0.0.1:1/none" in captured.out
-    assert "EARLYBELL_WINDOW_TEXT is not a setting" in captured.err, "a misspelt variable is reported"
+    assert "unknown setting EARLYBELL_WINDOW_TEXT; did you mean EARLYBELL_WINDOW_TEXTS?" in captured.err
 
 
 def test_what_settings_prints_is_an_environment_file(
@@ -175,6 +175,21 @@ def test_a_bad_secret_is_not_quoted(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_db_url_is_the_url_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["db", "url"]) == 0
     assert capsys.readouterr().out == NOWHERE["EARLYBELL_DATABASE_URL"] + "\n"
+
+
+def test_db_url_without_a_database_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("EARLYBELL_DATABASE_URL")
+    assert execute(["db", "url"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "`earlybell up` starts one, EARLYBELL_DATABASE_URL names another" in captured.err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["--version"]) == 0
+    assert re.fullmatch(r"earlybell \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 def test_db_upgrade_and_current(
@@ -231,7 +246,7 @@ def test_watch_prints_signals_as_they_arrive_and_exits_quietly(kafka_bootstrap: 
     time.sleep(0.5)
     watching.send_signal(signal.SIGINT)
     out, err = watching.communicate(timeout=30)
-    assert (watching.returncode, out) == (130, "")
+    assert (watching.returncode, out) == (0, ""), "Ctrl-C is the ordinary end"
     assert "Traceback" not in err
     assert "not a signal" in err
 

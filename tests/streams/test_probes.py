@@ -25,7 +25,7 @@ from earlybell.inference.pool.pool import Pool
 from earlybell.inference.predictions import Predictions
 from earlybell.storage import migrations
 from earlybell.streams import app, health, metrics, probes
-from earlybell.streams.commands import servers
+from earlybell.streams.commands import status as status_command
 from earlybell.streams.roles import Role
 from earlybell.streams.scoring import Scoring
 from earlybell.streams.settings import Settings
@@ -120,7 +120,7 @@ async def test_a_role_at_work(
     monkeypatch.setenv("EARLYBELL_KAFKA_BOOTSTRAP", settings.kafka_bootstrap)
     monkeypatch.setenv("EARLYBELL_DATABASE_URL", settings.database)
     assert not health.report(settings, Role.SCORING)["running"]
-    assert (await asyncio.to_thread(servers.status, settings, as_json=True)) == 3
+    assert (await asyncio.to_thread(status_command.status, settings, as_json=True)) == 3
     async with serving(settings, Role.SCORING):
         names = (*metrics.names(), "earlybell_window_texts_sum")
         before = {name: value(settings, Role.SCORING, name) for name in names}
@@ -148,8 +148,8 @@ async def test_a_role_at_work(
         assert "earlybell_model_info{" in page(settings, Role.SCORING, "/metrics")[1]
         assert page(settings, Role.SCORING, "/secret")[0] == 404
         capsys.readouterr()
-        assert (await asyncio.to_thread(servers.status, settings, as_json=False)) == 3
-        assert re.search(r"scoring +ready +http://127", capsys.readouterr().out)
+        assert (await asyncio.to_thread(status_command.status, settings, as_json=False)) == 3
+        assert re.search(r"scoring +ready +.*\n.*constant .* on ", capsys.readouterr().out)
     assert not health.report(settings, Role.SCORING)["running"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from earlybell.inference.pool.pool import WindowResult
 from earlybell.inference.predictions import ModelDescription, Predictions
 from earlybell.streams.commands.formats import TextFormat
 from earlybell.streams.commands.score import Entry, Lines, score_stream
+from earlybell.streams.commands.scored import Scored, printer
 from earlybell.streams.exceptions import FileError
 from earlybell.streams.records import decode_signal, text_id
 from earlybell.streams.settings import Settings
@@ -70,15 +72,15 @@ def scored(
     data: bytes | io.RawIOBase, text_format: TextFormat = "auto", pool: LastFirst | None = None, **settings: Any
 ) -> tuple[list[Any], list[tuple[int, str]]]:
     stream: Any = io.BytesIO(data) if isinstance(data, bytes) else data
-    lines: list[bytes] = []
+    rows: list[Scored] = []
     faults: list[tuple[int, str]] = []
     asyncio.run(
         score_stream(
             stream, text_format, pool or LastFirst(), Settings(**settings),
-            write=lines.extend, fault=lambda *fault: faults.append(fault),
+            write=rows.extend, fault=lambda *fault: faults.append(fault),
         )
     )  # fmt: skip
-    return [decode_signal(line) for line in lines], faults
+    return [row.signal for row in rows], faults
 
 
 def test_answers_are_in_order_though_windows_finish_out_of_order() -> None:
@@ -172,10 +174,10 @@ def test_lines_are_the_same_however_the_bytes_arrive(texts: list[str], data: st.
 def test_a_typed_line_is_answered_before_the_next_is_read() -> None:
     """The input stays open: if its end were awaited, nothing would be written."""
     reading, writing = os.pipe()
-    answered: list[bytes] = []
+    answered: list[Scored] = []
 
-    def write(lines: Sequence[bytes]) -> None:
-        answered.extend(lines)
+    def write(rows: Sequence[Scored]) -> None:
+        answered.extend(rows)
         if len(answered) < 3:
             os.write(writing, b"another line\n")
         else:
@@ -197,7 +199,7 @@ def test_a_damaged_file_is_one_error() -> None:
 
 
 def test_the_command_on_the_shipped_model() -> None:
-    texts = "Zephyrline Rail profit surges, outlook raised\nZephyrline Rail shares plunge on fraud probe\n\xff\n"
+    texts = "Zephyrline Rail profit surges, outlook raised\n\n\xff\nZephyrline Rail shares plunge on fraud probe\n"
     done = subprocess.run(
         [sys.executable, "-m", "earlybell.streams.cli", "score", "-"],
         input=texts.encode("latin-1"), capture_output=True, timeout=300, check=True, cwd=ROOT,
@@ -209,4 +211,23 @@ def test_the_command_on_the_shipped_model() -> None:
     assert all(sum(signal.probabilities.values()) == pytest.approx(1, abs=1e-4) for signal in signals)
     reported = done.stderr.decode().splitlines()
     assert reported[0].startswith("line 3: not UTF-8")
-    assert reported[-1] == "1 lines were not scored"
+    assert reported[-1] == "1 line could not be scored, 1 blank line was skipped"
+    assert [(line["line"], line["text"]) for line in map(json.loads, done.stdout.splitlines())] == [
+        (1, "Zephyrline Rail profit surges, outlook raised"),
+        (4, "Zephyrline Rail shares plunge on fraud probe"),
+    ]
+
+
+def test_csv_has_a_header_and_the_lines(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    rows: list[Scored] = []
+    asyncio.run(
+        score_stream(
+            io.BytesIO(b'Acme, "up"\n\nBorealis\n'), "text", LastFirst(), Settings(),
+            write=rows.extend, fault=lambda *_: None,
+        )
+    )  # fmt: skip
+    printer("csv").write(rows)
+    [first, second] = csv.DictReader(capfdbinary.readouterr().out.decode().splitlines())
+    assert (first["line"], first["label"], first["text"]) == ("1", "neutral", 'Acme, "up"')
+    assert float(first["neutral"]) == pytest.approx(1 - len(first["text"]) / 1e4, abs=1e-6)
+    assert (second["line"], second["text"]) == ("3", "Borealis")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from earlybell.streams.commands.feeds import raw_messages
 from earlybell.streams.commands.rows import open_file
 from earlybell.streams.dead_letters import letter
 from earlybell.streams.demo import sample
-from earlybell.streams.demo.tally import Tally
+from earlybell.streams.demo.screen import Screen
+from earlybell.streams.demo.tally import BURST, Tally
 from earlybell.streams.records import BadNews, NewsItem, SentimentSignal, decode_news, encode, signal_id, text_hash
 
 ROOT = Path(__file__).parents[3]
@@ -77,10 +80,13 @@ def test_a_correct_run_has_no_differences() -> None:
     assert tally.differences() == []
     assert sum(tally.depths.values()) == sample.SIGNALS
     assert set(tally.depths) == set(range(7))
-    assert 60 < tally.as_intended < sample.SIGNALS
-    assert tally.percentile(0.5) == pytest.approx(sample.MESSAGES / 2, abs=10)
-    assert tally.percentile(0.0) < tally.percentile(0.99) <= sample.MESSAGES
-    assert tally.headline(tally.latest[-1])[0].startswith("Quillstone closes higher")
+    assert tally.quiet.percentile(0.5) == pytest.approx(sample.MESSAGES / 2, abs=10)
+    assert tally.quiet.percentile(0.0) < tally.quiet.percentile(0.99) <= sample.MESSAGES
+    assert tally.headline(tally.latest[-1]).startswith("Quillstone closes higher")
+    assert len(tally.corrections) == sample.CORRECTIONS
+    readable = [letter.message for letter in tally.letters]
+    assert "(no value: a tombstone)" in readable
+    assert any(message.startswith("Kitewell shares resume trading") for message in readable)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +105,32 @@ def test_a_letter_for_an_unexpected_reason_is_reported_even_if_the_count_is_righ
     tally.add_letter(sent.value, list(sent.headers))
     assert tally.complete()
     assert tally.differences() == ["an unexpected dead letter: out of memory"]
+
+
+def test_headlines_at_full_speed_count_apart() -> None:
+    tally = played()
+    item = NewsItem(id=f"{BURST}1", headline="h", published_at=NOON)
+    tally.add_signal(scored(item, 1), int(NOON.timestamp() * 1000) + 5)
+    assert tally.differences() == []
+    assert tally.burst.milliseconds == [5.0]
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50)])
+def test_the_screen_fits_the_terminal(width: int, height: int) -> None:
+    console = Console(width=width, height=height, file=io.StringIO(), force_terminal=True)
+    screen = Screen(played(), console)
+    screen.enter("playing")
+    lines = console.render_lines(screen.render())
+    assert len(lines) < height
+    text = "\n".join("".join(segment.text for segment in line) for line in lines)
+    for panel in ("news.raw", "Exit depth", "Signals", "A correction", "14 dead letters"):
+        assert panel in text
+    empty = Screen(Tally(), console)
+    empty.enter("starting")
+    empty.enter("loading the model")
+    text = "".join(segment.text for line in console.render_lines(empty.render()) for segment in line)
+    assert "loading the model" in text
+    assert "dead letters" not in text, "a panel appears when it has something to show"
 
 
 def test_a_surplus_row_is_reported() -> None:
@@ -136,9 +168,9 @@ def test_the_demo_shows_everything_and_leaves_nothing_behind(tmp_path: Path) -> 
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert f"{sample.SIGNALS} signals, each with its row, and {len(sample.BROKEN)} dead letters" in output
-    for title in ("Sentiment by symbol", "One story as of two moments", "slowest hop first"):
+    for title in ("Sentiment by symbol", "One story as of two moments", "Where the time goes", "Speed", "Next"):
         assert title in output
-    before, after = (line for line in output.splitlines() if line.startswith(("before the correction", "after it")))
+    before, after = (line for line in output.splitlines() if line.startswith(("before  ", "after   ")))
     assert "CORRECTED" in after
     assert "CORRECTED" not in before
     assert "\x1b[" not in output, "plain lines when the output is not a terminal"
@@ -148,7 +180,7 @@ def test_the_demo_shows_everything_and_leaves_nothing_behind(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("phase", "number"),
-    [("starting a private", signal.SIGINT), ("starting both roles", signal.SIGTERM), ("replaying", signal.SIGINT)],
+    [("starting a private", signal.SIGINT), ("starting both roles", signal.SIGTERM), ("playing", signal.SIGINT)],
 )
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, phase: str, number: signal.Signals) -> None:
     process = demo(tmp_path)
