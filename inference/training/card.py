@@ -11,7 +11,8 @@ from earlybell.inference.engine import EngineError, open_engine
 from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.checkpoint import CARD_FILE, CheckpointError, load, served_weights
 from earlybell.inference.model.config import Config
-from earlybell.inference.model.weights import parameters
+from earlybell.inference.model.weights import INT8_FILE, parameters
+from earlybell.inference.training.behaviour import outcomes, read_suite, summary
 from earlybell.inference.training.data import Corpus
 from earlybell.inference.training.evaluate import evaluate
 
@@ -19,8 +20,15 @@ CALIBRATION_RECORD_FILE = "calibration-record.json"
 _NAMES = {"tfns_validation": "TFNS validation", "sentfin_report": "SEntFiN, held-out tenth"}
 
 
-def write_card(directory: Path, corpus: Corpus, trained: str) -> str:
+def write_card(directory: Path, corpus: Corpus, trained: str, suites: Sequence[Path] = ()) -> str:
     """Measure a calibrated checkpoint on the report sets; write its card, and the figures to its calibration record.
+
+    Parameters
+    ----------
+    trained
+        A paragraph on how the weights were trained.
+    suites
+        Directories with parts of the behavioural suite, to report by capability.
 
     Returns
     -------
@@ -45,17 +53,26 @@ def write_card(directory: Path, corpus: Corpus, trained: str) -> str:
         ]
         for name, part in corpus.report.items()
     }
+    precision = _precisions(directory)[-1]
+    judgement = {
+        suite.name: summary(outcomes(read_suite(suite), open_engine("cpu", checkpoint=directory, precision=precision)))
+        for suite in suites
+    }
     text = model_card(
         loaded.config,
         loaded.calibration,
         parameters=parameters(loaded.config),
-        megabytes=served_weights(directory).stat().st_size / 1e6,
+        weights=served_weights(directory),
         calibration_record=calibration_record,
         reported={_NAMES[name]: rows for name, rows in reported.items()},
         trained=trained,
+        judgement=judgement,
     )
     (directory / CARD_FILE).write_text(text, encoding="utf-8")
-    record.write_text(json.dumps({**calibration_record, "reported": reported}, indent=2) + "\n", encoding="utf-8")
+    record.write_text(
+        json.dumps({**calibration_record, "reported": reported, "judgement": judgement}, indent=2) + "\n",
+        encoding="utf-8",
+    )
     return text
 
 
@@ -73,21 +90,26 @@ def model_card(
     calibration: Calibration,
     *,
     parameters: int,
-    megabytes: float,
+    weights: Path,
     calibration_record: Mapping[str, Any],
     reported: Mapping[str, Sequence[Mapping[str, Any]]],
     trained: str,
+    judgement: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> str:
     """Return the card as Markdown.
 
     Parameters
     ----------
+    weights
+        The file of weights that is served.
     calibration_record
         The record that `calibrate` returned.
     reported
         Name of a report set -> figures of `evaluate` at dial 0 and at the default dial.
     trained
         A paragraph on how the weights were trained.
+    judgement
+        Name of a part of the behavioural suite -> figures of `behaviour.summary`.
     """
     shared = (
         "one layer's weights, applied at every depth"
@@ -102,7 +124,7 @@ def model_card(
         "",
         f"- {config.layers} depths, {shared}; hidden size {config.hidden}, {config.heads} heads, "
         f"vocabulary of {config.vocabulary:,} word pieces; {parameters / 1e6:.1f} million parameters, "
-        f"{megabytes:.1f} MB in half precision."
+        f"{weights.stat().st_size / 1e6:.1f} MB in {'int8' if weights.name == INT8_FILE else 'half precision'}."
         + (
             f" The exit before the first layer reads {config.depth_zero_filters} features of three neighbouring tokens."
             if config.depth_zero_filters
@@ -139,6 +161,7 @@ def model_card(
         f"Texts exit by {rule}. Expected calibration error (ECE) on the dev slices after temperature scaling, by exit "
         f"from depth {config.depths.start}: {', '.join(f'{ece:.3f}' for ece in calibration_record['ece_after'])}.",
         "",
+        *_judgement(judgement),
         "## Training",
         "",
         trained,
@@ -150,6 +173,7 @@ def model_card(
         "| FinEntity | labels, where a text's entities agree | ODC-BY |",
         "| unlabelled news headlines | distillation (no labels; texts not distributed) | publishers' copyright |",
         "| generated company announcements (`inference/training/company_news.py`) | labels | this project's own |",
+        "| constructed and handwritten headlines (`inference/training/judgement/`) | labels | this project's own |",
         "",
         "No text of the first four is in this repository. The encoder started from all-MiniLM-L6-v2 (Apache-2.0).",
         "",
@@ -161,3 +185,26 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _judgement(parts: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Return a section with the behavioural suite's figures side by side, none if it was not measured."""
+    if not parts:
+        return []
+    lines = [
+        "## Judgement",
+        "",
+        "The behavioural suite (`tests/behaviour/`), at the default dial. `opposite` is the share called good instead "
+        "of bad, or bad instead of good. Exits were calibrated on `dev`; `unseen` is for measuring alone.",
+        "",
+        "| capability |" + "".join(f" {name}: cases | right | opposite | pairs | depth |" for name in parts),
+        "|---|" + "---|" * 5 * len(parts),
+    ]
+    for capability in next(iter(parts.values())):
+        row = f"| {capability.replace('_', ' ')} |"
+        for figures in parts.values():
+            of = figures[capability]
+            pairs = f"{of['pairs_right']} of {of['pairs']}" if of["pairs"] else ""
+            row += f" {of['n']} | {of['accuracy']:.3f} | {of['opposite']:.3f} | {pairs} | {of['mean_depth']:.2f} |"
+        lines.append(row)
+    return [*lines, ""]

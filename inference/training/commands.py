@@ -422,12 +422,15 @@ def card(
     checkpoint: Annotated[Path, typer.Argument(help="A calibrated checkpoint; its README.md is written.")],
     trained: Annotated[str, typer.Option(help="A paragraph on how the weights were trained.")],
     data: Data = None,
+    behaviour: Annotated[
+        list[Path] | None, typer.Option(help="Directory with a part of the behavioural suite, to report; repeatable.")
+    ] = None,
 ) -> None:
     """Measure a checkpoint on the report sets and write its model card."""
     from earlybell.inference.training.card import write_card
     from earlybell.inference.training.data import read_corpus
 
-    typer.echo(write_card(checkpoint, read_corpus(_data_directory(data)), trained))
+    typer.echo(write_card(checkpoint, read_corpus(_data_directory(data)), trained, behaviour or ()))
 
 
 def _evaluate_behaviour(directory: Path, show_missed: bool, as_json: bool, **options: Any) -> None:
