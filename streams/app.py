@@ -33,6 +33,7 @@ import structlog
 import uvloop
 
 from earlybell.inference.pool.pool import Pool
+from earlybell.streams.membership import remove_predecessors
 from earlybell.streams.model import open_pool
 from earlybell.streams.probes import Probes, serving
 from earlybell.streams.producer import Outgoing
@@ -69,9 +70,9 @@ class Pipeline:
         await asyncio.gather(*(windows.drain(timeout_s) for windows in self.windows))
 
 
-def scoring_pipeline(settings: Settings, pool: Pool) -> Pipeline:
+def scoring_pipeline(settings: Settings, pool: Pool, member: str | None = None) -> Pipeline:
     """Build the scoring role: news.raw → signals on news.sentiment, dead letters on news.dead."""
-    app = _app(Role.SCORING, settings)
+    app = _app(Role.SCORING, settings, member)
 
     async def send_all(topic: str, messages: Sequence[Outgoing]) -> None:
         await app.producer.send_all(topic, messages)
@@ -86,9 +87,11 @@ def scoring_pipeline(settings: Settings, pool: Pool) -> Pipeline:
     return Pipeline(app, (scoring.windows,), lambda: {"signals": scoring.signals, "dead_letters": scoring.letters})
 
 
-def storing_pipeline(settings: Settings, news_writer: Writer, signals_writer: Writer) -> Pipeline:
+def storing_pipeline(
+    settings: Settings, news_writer: Writer, signals_writer: Writer, member: str | None = None
+) -> Pipeline:
     """Build the storing role: news.raw → table news; news.sentiment → table signals. Neither waits for the other."""
-    app = _app(Role.STORING, settings)
+    app = _app(Role.STORING, settings, member)
 
     async def send_all(topic: str, messages: Sequence[Outgoing]) -> None:
         await app.producer.send_all(topic, messages)
@@ -116,8 +119,13 @@ def storing_pipeline(settings: Settings, news_writer: Writer, signals_writer: Wr
     return Pipeline(app, (news.windows, signals.windows), counts)
 
 
-async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
+async def serve(role: Role, settings: Settings, stop: asyncio.Event, member: str | None = None) -> int:
     """Run one role until `stop` is set. Return 0, or 1 if the app crashed, so that a supervisor restarts it.
+
+    Parameters
+    ----------
+    member
+        The role's name in its consumer group, if it is this process's alone: whoever else bears it has been killed.
 
     Raises
     ------
@@ -137,7 +145,7 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
             probes.pool = pool
             log.info("model_load_started", devices=settings.devices)
             # The model loads while the broker is asked.
-            starting = asyncio.gather(pool.start(), asyncio.to_thread(_prepare_topics, settings))
+            starting = asyncio.gather(pool.start(), asyncio.to_thread(_prepare_broker, role, settings, member))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
@@ -153,20 +161,20 @@ async def serve(role: Role, settings: Settings, stop: asyncio.Event) -> int:
                 device=model.device,
                 kernels=model.kernels,
             )
-            pipeline = scoring_pipeline(settings, pool)
+            pipeline = scoring_pipeline(settings, pool, member)
         else:
             # SQLAlchemy takes as long to import as everything that the scoring role needs.
             from earlybell.storage import schema
             from earlybell.storage.writer import Writer
 
             log.info("database_check_started")
-            await asyncio.to_thread(_prepare_topics, settings)
+            await asyncio.to_thread(_prepare_broker, role, settings, member)
             await asyncio.to_thread(schema.check, settings.database)
             news, signals = (
                 resources.enter_context(Writer(settings.database, statement_timeout_s=settings.store_timeout_s))
                 for _ in range(2)
             )
-            pipeline = storing_pipeline(settings, news, signals)
+            pipeline = storing_pipeline(settings, news, signals, member)
             probes.writers = (news, signals)
         probes.app, probes.windows = pipeline.app, pipeline.windows
         return await run_pipeline(pipeline, stop)
@@ -194,21 +202,23 @@ async def run_pipeline(pipeline: Pipeline, stop: asyncio.Event) -> int:
     return 1 if crashed else 0
 
 
-def run(role: Role, settings: Settings) -> int:
+def run(role: Role, settings: Settings, member: str | None = None) -> int:
     """Run one role in this process until SIGTERM or SIGINT: the body of `earlybell run --role ROLE`."""
 
     async def main() -> int:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        return await serve(role, settings, stop)
+        return await serve(role, settings, stop, member)
 
     return uvloop.run(main())
 
 
-def _prepare_topics(settings: Settings) -> None:
+def _prepare_broker(role: Role, settings: Settings, member: str | None) -> None:
     create_topics(settings)
     check_topics(settings)
+    if member is not None:
+        remove_predecessors(settings, settings.consumer_group(role), member)
 
 
 async def _report(app: str, counts: Callable[[], dict[str, int]], every_s: float = 10.0) -> None:
@@ -231,7 +241,7 @@ class _App(faust.App):
         await self.crash(exc)
 
 
-def _app(role: str, settings: Settings) -> faust.App:
+def _app(role: Role, settings: Settings, member: str | None = None) -> faust.App:
     """Build a Faust app that takes raw chunks, keeps short sessions and sends idempotently."""
     rebalance_timeout = max(2 * DRAIN_S, settings.session_timeout_s)
     app = _App(
@@ -243,6 +253,7 @@ def _app(role: str, settings: Settings) -> faust.App:
         # Rebalances and shutdowns call Consumer.wait_empty, which drains the windows.
         stream_wait_empty=True,
         broker_commit_interval=settings.commit_interval_s,
+        broker_client_id=member or f"earlybell-{role}",
         broker_session_timeout=settings.session_timeout_s,
         broker_heartbeat_interval=settings.session_timeout_s / 4,
         broker_rebalance_timeout=rebalance_timeout,

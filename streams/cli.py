@@ -127,14 +127,16 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 @app.command(rich_help_panel=DAILY)
 def run(
     role: Annotated[Role | None, typer.Option(help="Run only this role, in this process. The default is both.")] = None,
-    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+    member: Annotated[
+        str | None, typer.Option(hidden=True, help="A supervisor's child: end with it, and join the group as this.")
+    ] = None,
 ) -> None:
     """Run the pipeline: scoring turns news into signals, storing writes both to Postgres."""
     from earlybell.streams import logs, supervisor
 
-    settings = _settings(advise=not with_parent)
+    settings = _settings(advise=member is None)
     logs.configure(settings.log_level, settings.log_format)
-    if with_parent:
+    if member is not None:
         supervisor.stop_with_parent()
     if role is None:
         import asyncio
@@ -144,7 +146,7 @@ def run(
         logs.name_role(role)
         from earlybell.streams import app as pipeline
 
-        code = pipeline.run(role, settings)
+        code = pipeline.run(role, settings, member)
     raise typer.Exit(code)
 
 

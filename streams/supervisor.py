@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -90,6 +91,8 @@ class Roles:
         self._roles = tuple(roles)
         self._output = output
         self._environment = {**os.environ, **(environment or {})}
+        # A role's name in its consumer group, the same after a restart: see `streams.membership`.
+        self._members = {role: f"earlybell-{role}-{secrets.token_hex(8)}" for role in self._roles}
         self._children: dict[Role, Child] = {}
         self._stopping = asyncio.Event()
         self._keepers: list[asyncio.Task[int]] = []
@@ -167,7 +170,7 @@ class Roles:
 
     async def _start(self, role: Role) -> Child:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "earlybell.streams.cli", "run", "--role", role, "--with-parent"),
+            *(sys.executable, "-m", "earlybell.streams.cli", "run", "--role", role, "--member", self._members[role]),
             stdin=asyncio.subprocess.PIPE,
             stdout=self._output,
             stderr=self._output,

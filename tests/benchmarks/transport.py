@@ -21,6 +21,7 @@ from faust.transport.drivers.aiokafka import Transport as FaustTransport
 from earlybell.deploy.local.stack import Stack
 from earlybell.inference.pool.pool import Pool
 from earlybell.streams import app as pipeline_app
+from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from earlybell.streams.transport import ChunkSchema
 from tests.benchmarks.constant_scorer import ConstantScorer
@@ -80,7 +81,7 @@ async def run(app: faust.App, stop: asyncio.Event) -> None:
 
 async def faust_path(settings: Settings, stop: asyncio.Event) -> float:
     """Return the seconds of plain Faust: one event per message, acknowledged by the stream."""
-    app = pipeline_app._app("scoring", settings)
+    app = pipeline_app._app(Role.SCORING, settings)
     app.transport = FaustTransport(app.conf.broker_consumer, app)
     app.conf.stream_buffer_maxsize = 4096
     consumed, began, seconds = 0, 0.0, 0.0
@@ -101,7 +102,7 @@ async def faust_path(settings: Settings, stop: asyncio.Event) -> float:
 
 async def chunk_path(settings: Settings, stop: asyncio.Event) -> float:
     """Return the seconds of the same agent on the chunk transport."""
-    app = pipeline_app._app("scoring", settings)
+    app = pipeline_app._app(Role.SCORING, settings)
     consumed, began, seconds = 0, 0.0, 0.0
 
     @app.agent(app.topic(settings.news_topic, schema=ChunkSchema()), concurrency=1)

@@ -93,6 +93,23 @@ def test_a_dead_role_is_restarted_and_all_stop_together(running: Running, number
     assert '"role_died"' in running.logged()
 
 
+def test_a_restarted_role_does_not_wait_for_the_session_of_the_killed_one(settings: Settings, tmp_path: Path) -> None:
+    running = Running(settings.model_copy(update={"session_timeout_s": 10 * PATIENCE_S}), tmp_path / "log")
+    group = settings.consumer_group(Role.SCORING)
+
+    def assigned() -> int:
+        return sum("partitions_assigned" in line and group in line for line in running.logged().splitlines())
+
+    try:
+        running.until(lambda: assigned() == 1)
+        os.kill(running.pids(Role.SCORING)[0], signal.SIGKILL)
+        running.until(lambda: assigned() == 2)
+        assert '"predecessor_removed"' in running.logged()
+    finally:
+        running.process.terminate()
+        running.process.wait(timeout=PATIENCE_S)
+
+
 def test_roles_do_not_outlive_a_killed_supervisor(running: Running) -> None:
     running.until(lambda: "model_loaded" in running.logged())
     pids = [pid for role in Role for pid in running.pids(role)]
