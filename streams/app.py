@@ -33,6 +33,7 @@ import structlog
 import uvloop
 
 from earlybell.inference.pool.pool import Pool
+from earlybell.streams.lanes import Turns
 from earlybell.streams.membership import remove_predecessors
 from earlybell.streams.model import open_pool
 from earlybell.streams.probes import Probes, serving
@@ -71,20 +72,35 @@ class Pipeline:
 
 
 def scoring_pipeline(settings: Settings, pool: Pool, member: str | None = None) -> Pipeline:
-    """Build the scoring role: news.raw → signals on news.sentiment, dead letters on news.dead."""
+    """Build the scoring role: news.raw → signals on news.sentiment, dead letters on news.dead.
+
+    Backfill, if it has a topic, is a second lane: the same work, behind live news.
+    """
     app = _app(Role.SCORING, settings, member)
 
     async def send_all(topic: str, messages: Sequence[Outgoing]) -> None:
         await app.producer.send_all(topic, messages)
 
-    scoring = Scoring(settings, pool, send_all)
+    turns = Turns(pool.capacity, settings.backfill_share)
+    lanes = [scoring := Scoring(settings, pool, send_all, turns.live)]
 
     @app.agent(app.topic(settings.news_topic, schema=ChunkSchema()), concurrency=1)
     async def score_news(chunks: Chunks) -> None:
         async for chunk in chunks:
             await scoring.take(chunk)
 
-    return Pipeline(app, (scoring.windows,), lambda: {"signals": scoring.signals, "dead_letters": scoring.letters})
+    if settings.backfill_topic is not None:
+        lanes.append(backfill := Scoring(settings, pool, send_all, turns.backfill))
+
+        @app.agent(app.topic(settings.backfill_topic, schema=ChunkSchema()), concurrency=1)
+        async def score_backfill(chunks: Chunks) -> None:
+            async for chunk in chunks:
+                await backfill.take(chunk)
+
+    def counts() -> dict[str, int]:
+        return {"signals": sum(lane.signals for lane in lanes), "dead_letters": sum(lane.letters for lane in lanes)}
+
+    return Pipeline(app, tuple(lane.windows for lane in lanes), counts)
 
 
 def storing_pipeline(
@@ -98,7 +114,7 @@ def storing_pipeline(
 
     news, signals = storing_news(settings, news_writer, send_all), storing_signals(settings, signals_writer, send_all)
 
-    @app.agent(app.topic(settings.news_topic, schema=ChunkSchema()), concurrency=1)
+    @app.agent(app.topic(*settings.news_topics, schema=ChunkSchema()), concurrency=1)
     async def store_news(chunks: Chunks) -> None:
         async for chunk in chunks:
             await news.take(chunk)

@@ -63,7 +63,7 @@ def letter(message: Origin, *, stage: str, kind: str, reason: str) -> Outgoing:
     message
         The message that could not be processed.
     stage
-        Where it failed: ``decode``, ``language``, ``inference``, ``signal`` or ``store``.
+        Where it failed: ``decode``, ``language``, ``expired``, ``inference``, ``signal`` or ``store``.
     kind
         The class of the fault, such as ``BadNews``.
     reason

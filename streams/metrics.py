@@ -32,9 +32,10 @@ def _histogram(name: str, meaning: str, buckets: Iterable[float]) -> Histogram:
     return Histogram(f"earlybell_{name}", meaning, registry=REGISTRY, buckets=(*buckets, float("inf")))
 
 
-STORIES = _counter("stories_total", "Messages of the news topic that were fetched for scoring.")
+STORIES = _counter("stories_total", "Messages of the news topics that were fetched for scoring.")
 SIGNALS = _counter("signals_total", "Signals that the broker has acknowledged.")
 DEAD_LETTERS = _counter("dead_letters_total", "Dead letters that were sent, by the stage that failed.", "stage")
+DEFERRED = _counter("deferred_total", "Expired news that was moved to the backfill topic.")
 ROWS = _counter("rows_total", "Rows submitted to a table: new, known already, or refused.", "table", "outcome")
 RETRIES = _counter("retries_total", "Attempts at a window's work or settlement that failed.", "step", "cause")
 COMMIT_FAILURES = _counter("commit_failures_total", "Commits that the broker refused or did not answer.")

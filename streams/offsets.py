@@ -129,7 +129,9 @@ class OffsetBook(Generic[Partition]):
         """The number of chunks that were handed out and are not safe yet."""
         return sum(not ticket.safe for column in self._columns.values() for ticket in column.open)
 
-    @property
-    def unsafe_bytes(self) -> int:
-        """The bytes of the messages that were handed out and are not safe yet."""
-        return sum(ticket.size for column in self._columns.values() for ticket in column.open if not ticket.safe)
+    def unsafe_bytes(self) -> dict[Partition, int]:
+        """Return the bytes of each partition's messages that were handed out and are not safe yet."""
+        return {
+            partition: sum(ticket.size for ticket in column.open if not ticket.safe)
+            for partition, column in self._columns.items()
+        }

@@ -96,6 +96,29 @@ class Settings(BaseSettings):
         10.0, gt=0, description="Give a worker's partitions to the others when it has been silent for this long."
     )
 
+    # Lanes
+    backfill_topic: str | None = Field(
+        None,
+        description="Read news from this topic as well, and score it behind that of the news topic. Unset: there is no "
+        "second lane.",
+    )
+    backfill_share: float = Field(
+        0.1,
+        ge=0,
+        le=0.9,
+        description="Give the backfill topic this share of the scored texts while live news waits; it has the rest of "
+        "the time as well when none does.",
+    )
+    expire_after_s: float = Field(
+        0.0,
+        ge=0,
+        description="Do not score live news that was on its topic for longer than this when it was fetched; "
+        "0 means that news never expires.",
+    )
+    expired_news: Literal["skip", "defer"] = Field(
+        "skip", description="Send expired news to the dead letters (skip) or to the backfill topic (defer)."
+    )
+
     # Windows
     window_texts: int = Field(512, ge=1, description="Close a window when it holds this many texts.")
     window_tokens: int = Field(
@@ -111,7 +134,8 @@ class Settings(BaseSettings):
     fetched_bytes: int = Field(
         64 * 1_048_576,
         ge=1,
-        description="Fetch nothing more while messages of this many bytes are being worked on, decompressed.",
+        description="Fetch nothing more of a topic while messages of this many bytes of it are being worked on, "
+        "decompressed.",
     )
 
     # Model
@@ -202,7 +226,16 @@ class Settings(BaseSettings):
                 f"{self.insync_replicas} but EARLYBELL_REPLICATION {self.replication}; "
                 "no message would ever be acknowledged"
             )
+        if self.backfill_topic in (self.news_topic, self.sentiment_topic, self.dead_topic):
+            raise ValueError(f"EARLYBELL_BACKFILL_TOPIC is {self.backfill_topic}, which has another purpose")
+        if self.expired_news == "defer" and self.backfill_topic is None:
+            raise ValueError("EARLYBELL_EXPIRED_NEWS is defer, which needs an EARLYBELL_BACKFILL_TOPIC")
         return self
+
+    @property
+    def news_topics(self) -> tuple[str, ...]:
+        """The topics of news: the live one, and that of backfill if there is one."""
+        return (self.news_topic, *([self.backfill_topic] if self.backfill_topic else []))
 
     def probe_port(self, role: str) -> int:
         """Return the port of a role's probes."""

@@ -31,7 +31,7 @@ def create_topics(settings: Settings) -> list[str]:
         No broker answers, or it does not let us create topics.
     """
     limits = {
-        settings.news_topic: (MAX_MESSAGE_BYTES, settings.news_retention_days),
+        **dict.fromkeys(settings.news_topics, (MAX_MESSAGE_BYTES, settings.news_retention_days)),
         settings.sentiment_topic: (MAX_MESSAGE_BYTES, settings.sentiment_retention_days),
         settings.dead_topic: (MAX_DEAD_LETTER_BYTES, settings.dead_retention_days),
     }
@@ -72,7 +72,7 @@ def check_topics(settings: Settings) -> None:
     TopicError
         A topic is not as it must be. The text has the command that corrects it.
     """
-    topics = (settings.news_topic, settings.sentiment_topic, settings.dead_topic)
+    topics = (*settings.news_topics, settings.sentiment_topic, settings.dead_topic)
     with reaching(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
         try:
             described = admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic) for topic in topics])
@@ -92,7 +92,7 @@ def check_topics(settings: Settings) -> None:
 
 def _faults(settings: Settings, configs: dict[str, dict[str, str]]) -> Iterator[tuple[str, str, str]]:
     """Yield each topic that is not as it must be, what is wrong, and the configuration that corrects it."""
-    for topic in (settings.news_topic, settings.sentiment_topic):
+    for topic in (*settings.news_topics, settings.sentiment_topic):
         if configs[topic].get("message.timestamp.type") != "LogAppendTime":
             fault = "stamps messages with the producer's clock, not the broker's"
             yield topic, fault, "message.timestamp.type=LogAppendTime"

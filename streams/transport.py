@@ -223,14 +223,15 @@ class Consumer(driver.Consumer):
         upheavals = self._upheavals
         # A partition is fetched only once its committed position is known.
         active = self._get_active_partitions() & self.book.partitions
-        budget = self.transport.fetched_bytes - self.book.unsafe_bytes
-        if not active or budget <= 0:
+        budgets = self._budgets(active)
+        active = {tp for tp in active if budgets[tp.topic] > 0}
+        if not active:
             await self.sleep(0.02)
             return
         # Whatever ends this early (a rebalance, a cancellation) throws fetched messages away, so that the client's
         # position no longer agrees with the book: see _rewind.
         self._positions_agree = False
-        fetched = await self._thread.fetch(active, timeout, budget)
+        fetched = await self._thread.fetch(active, timeout, min(budgets[tp.topic] for tp in active))
         generation = self.app.consumer_generation_id
         limits = self.transport.chunk_messages, self.transport.fetched_bytes // CHUNKS_PER_BUDGET
         chunks = {tp: list(_chunks(records, *limits)) for tp, records in fetched.records.items()}
@@ -243,6 +244,14 @@ class Consumer(driver.Consumer):
             await self._reopen(fetched.out_of_range)
         elif upheavals == self._upheavals:
             self._positions_agree = True
+
+    def _budgets(self, active: Iterable[TP]) -> dict[str, int]:
+        """Return how many bytes of each topic may be fetched now. Each has its own, so that no topic stops another."""
+        budgets = dict.fromkeys({tp.topic for tp in active}, self.transport.fetched_bytes)
+        for tp, unsafe in self.book.unsafe_bytes().items():
+            if tp.topic in budgets:
+                budgets[tp.topic] -= unsafe
+        return budgets
 
     async def _rewind(self) -> None:
         """Set the client back to the book's positions, after fetched messages were thrown away."""
@@ -411,7 +420,7 @@ class Transport(driver.Transport):
     chunk_messages
         The most messages in one event.
     fetched_bytes
-        Fetch nothing more while messages of this many bytes are handed out and not safe.
+        Fetch nothing more of a topic while messages of this many bytes of it are handed out and not safe.
 
     Attributes
     ----------

@@ -86,7 +86,7 @@ def _send_back(letters: Sequence[Origin], producer: KafkaProducer, settings: Set
 def _topic(letter: Origin, settings: Settings) -> str | None:
     """Return the topic to which the letter goes back, or None, with the reason in the log, if it cannot."""
     # Anybody who may write a letter chooses its headers, so they select among our topics, but cannot name another.
-    topics = {topic.encode(): topic for topic in (settings.news_topic, settings.sentiment_topic)}
+    topics = {topic.encode(): topic for topic in (*settings.news_topics, settings.sentiment_topic)}
     headers = dict(letter.headers)
     topic = topics.get(headers.get(TOPIC[0], b""))
     if topic is None or VALUE_OMITTED in headers:

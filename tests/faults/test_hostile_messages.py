@@ -73,7 +73,7 @@ async def test_large_messages_are_fetched_a_few_at_a_time(settings: Settings, bu
         async def watch() -> None:
             nonlocal most
             while True:
-                most = max(most, scoring.app.consumer.book.unsafe_bytes)
+                most = max(most, sum(scoring.app.consumer.book.unsafe_bytes().values()))
                 await asyncio.sleep(0)
 
         async with running(scoring):

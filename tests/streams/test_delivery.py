@@ -253,7 +253,7 @@ class Delivery(RuleBasedStateMachine):
     @invariant()
     def the_budget_holds(self) -> None:
         """Bytes that are waiting: the budget, and one fetch more."""
-        assert self.worker.consumer.book.unsafe_bytes <= SETTINGS.fetched_bytes + 18 * 50
+        assert sum(self.worker.consumer.book.unsafe_bytes().values()) <= SETTINGS.fetched_bytes + 18 * 50
 
     @invariant()
     def nothing_is_committed_that_is_not_safe(self) -> None:
