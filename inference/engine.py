@@ -199,6 +199,7 @@ class Engine:
             predicted_depth=window.predicted,
             tokens=texts.lengths,
             tokens_kept=answers.tokens_kept,
+            known=self._reader.known(texts),
             classes=self._description.labels,
         )
 

@@ -68,6 +68,7 @@ class Predictions:
     predicted_depth: NDArray[np.float32]  # (texts,) GEEP's expectation; NaN where the checkpoint has no token table
     tokens: NDArray[np.int32]  # (texts,) read, special tokens included
     tokens_kept: NDArray[np.int32]  # (texts,) alive in the last layer that ran
+    known: NDArray[np.float32]  # (texts,) share of the tokens that are whole words of the vocabulary, or emoji
     classes: tuple[str, ...] = LABELS  # of `probabilities`
 
     def __len__(self) -> int:
@@ -141,6 +142,7 @@ class Predictions:
                 np.empty(0, np.float32),
                 np.empty(0, np.int32),
                 np.empty(0, np.int32),
+                np.empty(0, np.float32),
                 classes,
             )
         return cls(
@@ -149,6 +151,7 @@ class Predictions:
             np.concatenate([part.predicted_depth for part in parts]),
             np.concatenate([part.tokens for part in parts]),
             np.concatenate([part.tokens_kept for part in parts]),
+            np.concatenate([part.known for part in parts]),
             classes,
         )
 

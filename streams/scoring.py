@@ -167,6 +167,11 @@ class Scoring:
                     record=message.record,
                 )
                 outcome.signals.append(Outgoing(item.id.encode(), encode(signal)))
+            except BadNews as fault:
+                reason = str(fault)
+                outcome.letters.append(
+                    dead_letters.letter(message.record, stage="language", kind="BadNews", reason=reason)
+                )
             except Exception as error:
                 # Nothing here depends on anything outside the message, so a retry would fail in the same way.
                 # Blame the message rather than hold up the others.

@@ -14,7 +14,9 @@ import numpy as np
 
 from earlybell.inference.predictions import ModelDescription, Predictions
 from earlybell.signal_fields import NEGATIVE, POSITIVE
+from earlybell.streams.languages import unreadable
 from earlybell.streams.records import (
+    BadNews,
     Label,
     NewsItem,
     SentimentSignal,
@@ -27,8 +29,8 @@ from earlybell.streams.records import (
 def unsupported_language(item: NewsItem, languages: Sequence[str]) -> str | None:
     """Return the reason why a model that reads `languages` cannot score the item, or None if it can.
 
-    Only the primary subtag counts: a model that reads ``en`` reads ``en-GB``. Without a language the item is taken to
-    be in the model's own.
+    Only the primary subtag counts: a model that reads ``en`` reads ``en-GB``. The language of an item without one is
+    looked at when it has been scored: see `build_signal`.
     """
     if item.language is None or item.language.lower().split("-")[0] in languages:
         return None
@@ -68,9 +70,14 @@ def build_signal(
 
     Raises
     ------
+    BadNews
+        The item names no language, and the model has no ground to judge its text (`languages.unreadable`).
     ValueError
         The prediction is not a number.
     """
+    known = float(predictions.known[row])
+    if item.language is None and (reason := unreadable(item.text, known, model.languages)):
+        raise BadNews(reason)
     if not np.isfinite(predictions.probabilities[row]).all():
         raise ValueError("the model's answer is not a number")
     # A float32 softmax may sum to 1 + 1e-7, so its largest part may exceed 1.

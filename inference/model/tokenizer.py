@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from earlybell.inference.kernels import library, wordpiece
 from earlybell.inference.kernels.wordpiece import WordPieces
 from earlybell.inference.model.figures import with_verdict
-from earlybell.inference.token_ids import Ids, TokenIds
+from earlybell.inference.token_ids import Ids, TokenIds, offsets_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,6 +30,8 @@ _URL = re.compile(r"https?://\S+|\bwww\.\S+", re.IGNORECASE)
 HEAD_SHARE = 0.75
 #: Characters per token to keep at either end of a long text: the tokenizer need not see what lies between.
 _MAX_CHARACTERS_PER_TOKEN = 24
+#: Shorter words say little: many languages share them. Characters from this one on are words by themselves.
+SHORTEST_WORD, FIRST_CJK = 3, "\u2e80"
 
 
 class Reader:
@@ -100,6 +103,22 @@ class Reader:
         tokenizer.no_truncation()
         return tokenizer
 
+    def known(self, texts: TokenIds) -> NDArray[np.float32]:
+        """Return the share of each text's tokens that are whole words of the vocabulary, or emoji; special ones apart.
+
+        Most of an English text's are, for an English model. Another language falls into pieces, or is unknown.
+        """
+        words = offsets_of(self._words[texts.ids].astype(np.int64))[texts.offsets]
+        return (np.diff(words) / np.maximum(texts.lengths - 2, 1)).astype(np.float32)
+
+    @cached_property
+    def _words(self) -> NDArray[np.bool_]:
+        """(vocabulary,) whether a token is a whole word or an emoji."""
+        known = np.zeros(max(self.vocabulary.values()) + 1, np.bool_)
+        for piece, index in self.vocabulary.items():
+            known[index] = _is_word(piece)
+        return known
+
     def read(self, texts: Sequence[str]) -> TokenIds:
         """Return the ids of each text, special tokens included; an empty text is ``[CLS] [SEP]``."""
         if self._figures:
@@ -133,6 +152,13 @@ class Reader:
 
 def _vocabulary(described: Mapping[str, Any]) -> dict[str, int]:
     return {**described["model"]["vocab"], **{token["content"]: token["id"] for token in described["added_tokens"]}}
+
+
+def _is_word(piece: str) -> bool:
+    """Whether a piece is a word: three letters or more, a letter of a script without spaces, or an emoji."""
+    if piece.isalpha():
+        return len(piece) >= SHORTEST_WORD or piece >= FIRST_CJK
+    return unicodedata.category(piece[:1] or " ") == "So"
 
 
 def normalise(text: str) -> str:

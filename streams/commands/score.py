@@ -26,7 +26,7 @@ from earlybell.streams.commands.rows import COMMON_NAMES, DAMAGE_ERRORS, BadRow,
 from earlybell.streams.commands.scored import Scored, Summary, printer
 from earlybell.streams.exceptions import FileError
 from earlybell.streams.model import open_pool
-from earlybell.streams.records import MAX_MESSAGE_BYTES, NewsItem, text_id
+from earlybell.streams.records import MAX_MESSAGE_BYTES, BadNews, NewsItem, text_id
 from earlybell.streams.settings import Settings
 from earlybell.streams.signals import build_signal, unsupported_language
 from earlybell.streams.token_budget import estimate_tokens
@@ -265,22 +265,26 @@ async def _write_scored(window: Window, write: Callable[[Sequence[Scored]], None
     if window.result is not None:
         result = await window.result
         scored_at = datetime.now(UTC)
-        rows, row = [], 0
+        rows, row = [], -1
         for index, entry in enumerate(window.entries):
             if reason := result.faults.get(index):
                 faults.append((entry.line, reason))
                 continue
-            signal = build_signal(
-                entry.item,
-                result.predictions,
-                row,
-                result.descriptions[row],
-                scored_at=scored_at,
-                inference_ms=result.inference_s * 1000,
-                timed=entry.timed,
-            )
-            rows.append(Scored(entry.line, entry.item.text, signal))
             row += 1
+            try:
+                signal = build_signal(
+                    entry.item,
+                    result.predictions,
+                    row,
+                    result.descriptions[row],
+                    scored_at=scored_at,
+                    inference_ms=result.inference_s * 1000,
+                    timed=entry.timed,
+                )
+            except BadNews as fault:
+                faults.append((entry.line, str(fault)))
+            else:
+                rows.append(Scored(entry.line, entry.item.text, signal))
         write(rows)
     return sorted(faults)
 

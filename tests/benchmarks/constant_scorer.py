@@ -42,4 +42,5 @@ class ConstantScorer:
             predicted_depth=np.full(count, np.nan, np.float32),
             tokens=np.full(count, 8, np.int32),
             tokens_kept=np.full(count, 8, np.int32),
+            known=np.ones(count, np.float32),
         )

@@ -181,7 +181,8 @@ def _teacher() -> Peer:
                 probabilities[rows] = model.exit_logits(x, live, last).softmax(-1).numpy()
         tokens = np.array([len(ids) for ids in all_ids], np.int32)
         depths = np.full(len(texts), last, np.int16)
-        return Predictions(probabilities, depths, np.full(len(texts), np.nan, np.float32), tokens, tokens)
+        known = np.ones(len(texts), np.float32)
+        return Predictions(probabilities, depths, np.full(len(texts), np.nan, np.float32), tokens, tokens, known)
 
     return Peer("teacher_unshared", score, 300)
 

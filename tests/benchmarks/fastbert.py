@@ -87,4 +87,7 @@ def _score_batch(backend: PaddedBackend, texts: TokenIds) -> Predictions:
     """Score one batch, padded to its longest text."""
     answers = backend.run(texts, int(texts.lengths.max()))
     unpredicted = np.full(len(texts), np.nan, np.float32)
-    return Predictions(answers.probabilities, answers.exit_depth, unpredicted, texts.lengths, answers.tokens_kept)
+    known = np.ones(len(texts), np.float32)
+    return Predictions(
+        answers.probabilities, answers.exit_depth, unpredicted, texts.lengths, answers.tokens_kept, known
+    )

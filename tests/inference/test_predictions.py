@@ -18,6 +18,7 @@ def predictions(rows: int = 2) -> Predictions:
         np.full(rows, np.nan, np.float32),
         np.full(rows, 5, np.int32),
         np.full(rows, 4, np.int32),
+        np.ones(rows, np.float32),
     )
 
 
@@ -39,7 +40,7 @@ def test_a_model_with_other_classes_has_no_score() -> None:
     answers = predictions()
     other = Predictions(
         answers.probabilities[:, :2], answers.exit_depth, answers.predicted_depth, answers.tokens, answers.tokens_kept,
-        ("no", "yes"),
+        answers.known, ("no", "yes"),
     )  # fmt: skip
     assert other.labels == ["yes", "no"]
     assert other.scores.tolist() == [0.0, 0.0] == [record.score for record in other]

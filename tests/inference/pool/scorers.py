@@ -59,6 +59,7 @@ class ObedientScorer:
             np.full(n, np.nan, np.float32),
             np.array(numbers, np.int32),
             np.array(numbers, np.int32),
+            np.ones(n, np.float32),
         )
 
 

@@ -21,7 +21,12 @@ def answered(numbers: range, description: ModelDescription = FIRST, generation: 
     n = len(numbers)
     tokens = np.array(numbers, np.int32)
     predictions = Predictions(
-        np.zeros((n, 2), np.float32), np.ones(n, np.int16), np.zeros(n, np.float32), tokens, tokens
+        np.zeros((n, 2), np.float32),
+        np.ones(n, np.int16),
+        np.zeros(n, np.float32),
+        tokens,
+        tokens,
+        np.ones(n, np.float32),
     )
     return Outcome(Answered(predictions, 0.5), description, generation)
 

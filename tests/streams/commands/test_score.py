@@ -64,6 +64,7 @@ class LastFirst:
             np.full(count, np.nan, np.float32),
             np.full(count, 5, np.int32),
             np.full(count, 5, np.int32),
+            np.ones(count, np.float32),
         )
         return WindowResult(predictions, [MODEL] * len(predictions), faults, 0.001, 0.002)
 
