@@ -7,6 +7,7 @@ change. It knows nothing of what the messages are.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -154,4 +155,5 @@ async def _abandon(producer: Any) -> None:
     producer._message_accumulator.fail_all(ProducerClosed())
     # Without a connection its requests fail at once; its sender waits for them before it ends.
     await producer.client.close()
-    await producer._sender.close()
+    with contextlib.suppress(KeyError):  # a request that wanted to put back its batch, which has failed by now
+        await producer._sender.close()

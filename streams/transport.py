@@ -206,6 +206,7 @@ class Consumer(driver.Consumer):
         self._upheavals = 0
         self._positions_agree = True
         self._committing = asyncio.Lock()
+        self._abandoned = False  # the role stops, and the broker does not answer
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -379,13 +380,19 @@ class Consumer(driver.Consumer):
         self.book.begin(positions)
 
     async def wait_empty(self) -> None:
-        """Wait for what was handed out to become safe, for a limited time, and commit it."""
+        """Wait for what was handed out to become safe, for a limited time, and commit it.
+
+        A stop calls this twice. If nothing could be committed the first time, it does not wait again.
+        """
+        if self._abandoned:
+            return
         await self.transport.drain(DRAIN_S)
         try:
             async with asyncio.timeout(STOP_S):
-                await self.commit()
+                # Not Faust's `commit`, which takes a cancellation for that of another commit and begins again.
+                await self.force_commit()
         except TimeoutError:
-            pass
+            self._abandoned = self.should_stop or self.app.should_stop
         except asyncio.CancelledError:
             # A crash cancels the consumer's thread, and a commit in it: that must not cancel the stop of the rest.
             if (task := asyncio.current_task()) and task.cancelling():
