@@ -29,7 +29,7 @@ def servers() -> Iterator[OwnServers]:
 @pytest.fixture
 def direct(servers: OwnServers) -> Settings:
     """Settings that reach the broker without the proxy."""
-    return own_topics(servers.stack.kafka_bootstrap, kafka_timeout_s=4.0)
+    return own_topics(servers.stack.kafka_bootstrap, kafka_timeout_s=2.0)
 
 
 @pytest.fixture

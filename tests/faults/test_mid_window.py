@@ -43,7 +43,7 @@ async def slow_pool() -> AsyncIterator[Pool]:
 
 @pytest.fixture
 def batch(stories: list[bytes]) -> list[bytes]:
-    return stories[:3_000]
+    return stories[:2_000]
 
 
 async def everything_arrived(settings: Settings, stories: Sequence[bytes]) -> None:

@@ -63,7 +63,7 @@ def cached_engine(
                        batch_tokens=tokens, exact=exact, threads=threads)  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data(), precision=any_precision, strategy=st.sampled_from(STRATEGIES), dial=st.sampled_from(DIALS))
 def test_an_answer_does_not_depend_on_the_neighbours(
     checkpoints: dict[int, Path], texts: list[str], data: st.DataObject, precision: str, strategy: str, dial: float
