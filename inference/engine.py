@@ -68,7 +68,8 @@ class Engine:
         exact: bool = False,
         threads: int = 0,
     ) -> None:
-        calibration, config = checkpoint.calibration, checkpoint.config
+        self._calibration, config = checkpoint.calibration, checkpoint.config
+        calibration = self._calibration
         chosen_dial = calibration.default_dial if dial is None else dial
         try:
             point = calibration.point(chosen_dial)
@@ -105,6 +106,7 @@ class Engine:
         else:
             tokens = batch_tokens or _batch_tokens(kind, self.strategy)
             self.backend = _torch_backends().open_padded(checkpoint, point, device, precision, tokens, threads)
+        self._backends = {point.dial: self.backend}
         # Tokenizing ahead cuts a window into portions, which may not change a bit of an answer.
         ahead = self._on_gpu and self.strategy.exact
         self._ahead: Executor | None = ThreadPoolExecutor(1, "tokenizer") if ahead else None
@@ -124,6 +126,7 @@ class Engine:
             device=device,
             arithmetic=arithmetic_name(precision, kind, self.strategy.exact),
             kernels=kernels.form if kernels is not None and precision == "int8" else None,
+            curve=tuple((point.dial, point.accuracy_lost) for point in calibration.curve),
         )
 
     @property
@@ -141,7 +144,7 @@ class Engine:
         if self._on_gpu:
             widths = {bucket(tokens) for tokens in range(1, longest + 1)}
         for tokens in sorted(min(width, longest) for width in widths):
-            self._answer(TokenIds.pack([np.full(tokens, self._reader.sep_id, np.int32)]))
+            self._answer(TokenIds.pack([np.full(tokens, self._reader.sep_id, np.int32)]), self.backend)
 
     def read(self, texts: Sequence[str]) -> TokenIds:
         """Return the token ids of each text, as the model reads it."""
@@ -151,24 +154,30 @@ class Engine:
         """Return the window of these texts, with a predicted exit depth for each."""
         return Window(texts, self._depth_prediction.predict(texts))
 
-    def score(self, texts: Sequence[str]) -> Predictions:
-        """Score the texts; an empty window gives no rows.
+    def score(self, texts: Sequence[str], dial: float | None = None) -> Predictions:
+        """Score the texts, at another dial than the engine's own if one is given; an empty window gives no rows.
 
         Raises
         ------
+        ValueError
+            The dial is not from 0 to 1.
         UndefinedAnswerError
             The answer to a text is not a number, which is never returned as if it were one.
         """
         classes = self._description.labels
         if not texts:
             return Predictions.concatenate([], classes)
+        backend = self.backend if dial is None else self._backend_at(dial)
         if self._ahead is not None and len(texts) > PORTION:
             portions = read_ahead(self.read, texts, self._ahead)
-            return Predictions.concatenate([self._answer(portion) for portion in portions], classes)
+            return Predictions.concatenate([self._answer(portion, backend) for portion in portions], classes)
         chunks = self._chunks(texts) if self._threads is not None else []
         if self._threads is None or len(chunks) == 1:
-            return self._read_and_answer(texts)
-        running = [self._threads.submit(self._read_and_answer, texts[start:stop]) for start, stop in chunks]
+            return self._answer(self.read(texts), backend)
+        running = [
+            self._threads.submit(lambda part: self._answer(self.read(part), backend), texts[start:stop])
+            for start, stop in chunks
+        ]
         return Predictions.concatenate([chunk.result() for chunk in running], classes)
 
     def _chunks(self, texts: Sequence[str]) -> list[tuple[int, int]]:
@@ -183,12 +192,16 @@ class Engine:
             done, start = float(ends[stop - 1]), stop
         return chunks
 
-    def _read_and_answer(self, texts: Sequence[str]) -> Predictions:
-        return self._answer(self.read(texts))
+    def _backend_at(self, dial: float) -> Backend:
+        """Return the backend with the rules of another position of the dial; it shares the weights."""
+        point = self._calibration.point(dial)
+        if point.dial not in self._backends:
+            self._backends[point.dial] = self.backend.at(point.rule, point.pruning)
+        return self._backends[point.dial]
 
-    def _answer(self, texts: TokenIds) -> Predictions:
+    def _answer(self, texts: TokenIds, backend: Backend) -> Predictions:
         window = self.window(texts)
-        answers = self.strategy.run(self.backend, window)
+        answers = self.strategy.run(backend, window)
         undefined = np.isnan(answers.probabilities).any(1)
         if undefined.any():
             depth = answers.exit_depth[undefined.argmax()]

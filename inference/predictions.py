@@ -32,11 +32,13 @@ class ModelDescription:
     depth_limit: int  # the deepest an answer can come from
     max_tokens: int  # the most tokens it reads of one text
     dial: float  # 0: full depth .. 1: the fastest calibrated
-    policy: str  # "dial=0.50"
+    policy: str  # "dial=0.50", or "adaptive" if each window has its own
     precision: str  # "float32", "bfloat16" ...
     device: str  # "cpu", "cuda:0" ...
     arithmetic: str  # "int8.2", "bfloat16.cuda.torch2.13" ...; two that differ answer differently
     kernels: str | None = None  # the form of the int8 kernels: "avx2" ...; None if torch computes
+    #: The calibrated positions of the dial, ascending, each with the accuracy that it loses against dial 0.
+    curve: tuple[tuple[float, float], ...] = ()
 
     @property
     def served_revision(self) -> str:
@@ -168,6 +170,6 @@ class Scorer(Protocol):
         """Run every shape once, so that the first window is as fast as the last."""
         ...
 
-    def score(self, texts: Sequence[str]) -> Predictions:
-        """Score the texts; an empty window gives no rows."""
+    def score(self, texts: Sequence[str], dial: float | None = None) -> Predictions:
+        """Score the texts, at another dial than the scorer's own if one is given; an empty window gives no rows."""
         ...

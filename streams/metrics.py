@@ -55,6 +55,7 @@ PUBLISH_SECONDS = _histogram("publish_seconds", "Until the broker had acknowledg
 STORE_SECONDS = _histogram("store_seconds", "A transaction in Postgres.", _SECONDS)
 BROKER_REACHABLE = _gauge("broker_reachable", "1 if a broker answered the latest probe.")
 DATABASE_REACHABLE = _gauge("database_reachable", "1 if the database answered the latest probe, and takes writes.")
+DIAL = _gauge("adaptive_dial", "Where the adaptive dial stands.")
 MODEL = _gauge(
     "model_info",
     "1; the labels say which model answers, and how.",

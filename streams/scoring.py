@@ -21,6 +21,7 @@ import structlog
 
 from earlybell.inference.pool.pool import Pool, WindowResult
 from earlybell.streams import dead_letters, metrics
+from earlybell.streams.adaptive_dial import AdaptiveDial
 from earlybell.streams.lanes import Lane, Turns
 from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import BadNews, NewsItem, broker_time, decode_news, encode
@@ -93,6 +94,12 @@ class Scoring:
         self._pool = pool
         self._send_all = send_all
         self._lane = lane or Turns(pool.capacity).live
+        self._dial: AdaptiveDial | None = None
+        if settings.latency_objective_ms > 0 and self._lane.live:
+            model = pool.description
+            self._dial = AdaptiveDial(
+                model.curve, model.dial, settings.latency_objective_ms / 1000, settings.most_accuracy_lost
+            )
         self._clock = clock
         self.windows = Windows[Received, Outcome](
             self._score,
@@ -143,9 +150,13 @@ class Scoring:
         asked = time.monotonic()
         async with self._lane.turn(len(scorable)):
             waited_s = time.monotonic() - asked
-            result = await self._pool.score([item.text for _, item in scorable])
+            dial = self._dial.dial if self._dial is not None else None
+            result = await self._pool.score([item.text for _, item in scorable], dial)
         scored_at = self._clock()
         _measure(result)
+        if self._dial is not None:
+            self._dial.observe(scored_at.timestamp() - min(message.record.timestamp for message, _ in scorable) / 1000)
+            metrics.DIAL.set(self._dial.dial)
         started = asked + waited_s + result.queue_s
         rows = iter(range(len(result.predictions)))
         for index, (message, item) in enumerate(scorable):

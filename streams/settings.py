@@ -175,6 +175,20 @@ class Settings(BaseSettings):
         "checkpoint's own.",
     )
 
+    latency_objective_ms: float = Field(
+        0.0,
+        ge=0,
+        description="Hold this latency, from the broker to the answer, by moving the dial up along the model's "
+        "calibrated curve while news queues up. Signals then have the policy `adaptive` and each its own dial; 0 means "
+        "that the dial stays where it is, so that every answer can be reproduced.",
+    )
+    most_accuracy_lost: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="Let the adaptive dial lose at most this much accuracy against full depth, 0.01 being one point.",
+    )
+
     # Storing
     store_rows: int = Field(2_000, ge=1, description="Write to Postgres when this many rows are waiting.")
     store_delay_ms: float = Field(

@@ -59,7 +59,7 @@ class Int8Backend:
         batch_tokens: int,
     ) -> None:
         self.kernels, self.weights, self.batch_tokens = kernels, weights, batch_tokens
-        self._pruning = pruning
+        self._pruning, self._temperatures = pruning, temperatures
         config = weights.config
         first = config.depths[0]
         groups = [weights.layers[config.group_at(depth)] for depth in range(1, config.layers + 1)]
@@ -85,6 +85,12 @@ class Int8Backend:
     def config(self) -> Config:
         """The model's shape."""
         return self.weights.config
+
+    def at(self, rule: ExitRule, pruning: Pruning) -> Int8Backend:
+        """Return a backend with the same weights, working memory and threads, and other rules."""
+        other = Int8Backend(self.kernels, self.weights, rule, self._temperatures, pruning, self.batch_tokens)
+        other._local = self._local
+        return other
 
     def run(
         self,

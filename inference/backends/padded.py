@@ -6,7 +6,7 @@ It knows the model and tensors; nothing of strategies or tokenizers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -48,6 +48,10 @@ class PaddedBackend:
     def config(self) -> Config:
         """The model's shape."""
         return self.model.config
+
+    def at(self, rule: ExitRule, pruning: Pruning) -> PaddedBackend:
+        """Return a backend with the same weights and other rules."""
+        return replace(self, rule=rule, pruning=pruning)
 
     def run(
         self,

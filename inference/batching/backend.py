@@ -7,11 +7,13 @@ Neither knows the other. This module knows no tensors, tokenizers or files.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model.config import Config
 from earlybell.inference.token_ids import TokenIds
 
@@ -68,6 +70,10 @@ class Backend(Protocol):
     @property
     def pads(self) -> bool:
         """Whether the texts of a batch are padded to a common width."""
+        ...
+
+    def at(self, rule: ExitRule, pruning: Pruning) -> Self:
+        """Return a backend with the same weights and other rules."""
         ...
 
     def run(

@@ -14,7 +14,7 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import structlog
@@ -29,6 +29,10 @@ __all__ = ["MakeScorer", "Pool", "PoolError", "WindowResult", "devices"]
 
 log = structlog.get_logger(__name__)
 
+#: The policy of answers whose dial was chosen window by window. It does not name the dial, since a story that is scored
+#: again, after a crash, must have the same id.
+ADAPTIVE = "adaptive"
+
 
 @dataclass(eq=False, slots=True)
 class _Part:
@@ -36,7 +40,12 @@ class _Part:
 
     texts: list[str]
     timeout_s: float
+    dial: float | None  # None: the scorer's own
     outcome: asyncio.Future[Outcome]
+
+    def described(self, description: ModelDescription) -> ModelDescription:
+        """Return the model as it scores this part."""
+        return description if self.dial is None else replace(description, dial=self.dial, policy=ADAPTIVE)
 
 
 @dataclass(eq=False, slots=True)
@@ -212,9 +221,10 @@ class Pool:
         await asyncio.wait([slot.task for slot in old.slots if slot.task is not None])
         return self.description
 
-    async def score(self, texts: Sequence[str]) -> WindowResult:
+    async def score(self, texts: Sequence[str], dial: float | None = None) -> WindowResult:
         """Score one window. Waits while every worker holds as many windows as it may.
 
+        With a dial of its own, the window's policy is `ADAPTIVE`.
         May be called from many tasks at once. Cancelling one call does not affect the others: its window is removed
         from the queue, or its result discarded if a worker already has it.
 
@@ -231,7 +241,7 @@ class Pool:
         first = True
         while (span := window.next_span()) is not None:
             outcome = await self._score_part(
-                list(window.texts(span)), self._timeout_s * window.timeout_share(span), first
+                list(window.texts(span)), self._timeout_s * window.timeout_share(span), dial, first
             )
             window.record(span, outcome)
             description = outcome.description
@@ -258,10 +268,10 @@ class Pool:
         self._queue.clear()
         await self._stop_slots(list(self._slots))
 
-    async def _score_part(self, texts: list[str], timeout_s: float, first: bool) -> Outcome:
+    async def _score_part(self, texts: list[str], timeout_s: float, dial: float | None, first: bool) -> Outcome:
         if self._closed is not None:
             raise self._closed
-        part = _Part(texts, timeout_s, asyncio.get_running_loop().create_future())
+        part = _Part(texts, timeout_s, dial, asyncio.get_running_loop().create_future())
         # A retry goes to the front: it was first in line before.
         if first:
             self._queue.append(part)
@@ -292,7 +302,7 @@ class Pool:
                 continue
             slot = min(free, key=lambda slot: len(slot.in_flight))
             assert slot.process is not None
-            slot.process.send(part.texts)
+            slot.process.send(part.texts, part.dial)
             slot.in_flight.append(part)
             if len(slot.in_flight) == 1:
                 self._restart_timer(slot)
@@ -431,7 +441,7 @@ class Pool:
                     part = slot.in_flight.popleft()
                     self._restart_timer(slot)
                     slot.deaths = 0
-                    _settle(part, Outcome(message, description, generation))
+                    _settle(part, Outcome(message, part.described(description), generation))
                 if isinstance(message, Failed | Broken):
                     log.warning("scorer_raised", device=slot.device, error=message.error, where=message.where)
                 if isinstance(message, Broken):

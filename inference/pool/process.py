@@ -95,9 +95,9 @@ class WorkerProcess:
         """Whether `kill` ended the worker."""
         return self._killed_because is not None
 
-    def send(self, texts: list[str]) -> None:
-        """Send a window. Never blocks: the caller limits how many are in flight."""
-        self._write(pickle.dumps(texts, protocol=5))
+    def send(self, texts: list[str], dial: float | None) -> None:
+        """Send a window, with a dial or None. Never blocks: the caller limits how many are in flight."""
+        self._write(pickle.dumps((texts, dial), protocol=5))
 
     async def receive(self) -> worker.Message:
         """Wait for the worker's next message.

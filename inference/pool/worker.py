@@ -114,16 +114,16 @@ def main(connection: socket.socket, device: str) -> None:
         return
     _send(connection, Ready(description))
     while True:
-        reply = _score(scorer, pickle.loads(inbox.get()))
+        reply = _score(scorer, *pickle.loads(inbox.get()))
         _send(connection, reply)
         if isinstance(reply, Broken):
             return
 
 
-def _score(scorer: Scorer, texts: Sequence[str]) -> Answered | Failed | Broken:
+def _score(scorer: Scorer, texts: Sequence[str], dial: float | None) -> Answered | Failed | Broken:
     started = time.perf_counter()
     try:
-        predictions = scorer.score(texts)
+        predictions = scorer.score(texts, dial)
         if len(predictions) != len(texts):
             raise RuntimeError(f"the scorer returned {len(predictions)} rows for {len(texts)} texts")
         return Answered(predictions, time.perf_counter() - started)

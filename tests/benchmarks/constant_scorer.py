@@ -33,7 +33,7 @@ class ConstantScorer:
     def warm_up(self) -> None:
         """Do nothing."""
 
-    def score(self, texts: Sequence[str]) -> Predictions:
+    def score(self, texts: Sequence[str], dial: float | None = None) -> Predictions:
         """Return the same answer for each text."""
         count = len(texts)
         return Predictions(

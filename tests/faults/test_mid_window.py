@@ -26,7 +26,7 @@ from tests.streams.chunk_workers import committed, ends, publish, until
 class SlowScorer(ConstantScorer):
     """Takes a tenth of a second per window."""
 
-    def score(self, texts: Sequence[str]) -> Predictions:
+    def score(self, texts: Sequence[str], dial: float | None = None) -> Predictions:
         time.sleep(0.1)
         return super().score(texts)
 
@@ -60,7 +60,7 @@ async def test_exceptions_in_a_window(settings: Settings, batch: list[bytes], mo
         calls = {"pool": 0, "broker": 0}
         score, send_all = pool.score, scoring.app.producer.send_all
 
-        async def unreliable_pool(texts: Sequence[str]) -> WindowResult:
+        async def unreliable_pool(texts: Sequence[str], dial: float | None = None) -> WindowResult:
             calls["pool"] += 1
             if calls["pool"] % 3 == 0:
                 raise PoolError("no worker could be started")

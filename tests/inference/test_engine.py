@@ -42,6 +42,20 @@ def test_answers_are_in_the_order_of_the_texts(engine: Engine, texts: list[str])
     assert len(set(answers.exit_depth.tolist())) > 1, "the fixture must make texts exit at different depths"
 
 
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_a_windows_own_dial_answers_as_an_engine_at_that_dial(
+    tiny_checkpoint: Path, texts: list[str], precision: str
+) -> None:
+    engine = open_engine("cpu", checkpoint=tiny_checkpoint, precision=precision)
+    own = engine.score(texts)
+    for dial in (*DIALS, *DIALS):
+        expected = open_engine("cpu", checkpoint=tiny_checkpoint, precision=precision, dial=dial).score(texts)
+        answers = engine.score(texts, dial)
+        assert answers.exit_depth.tolist() == expected.exit_depth.tolist()
+        assert np.array_equal(answers.probabilities, expected.probabilities)
+    assert np.array_equal(engine.score(texts).probabilities, own.probabilities), "its own dial stays what it was"
+
+
 def test_an_empty_window_has_no_answers(engine: Engine) -> None:
     assert engine.score([]).probabilities.shape == (0, 3)
 

@@ -77,6 +77,21 @@ async def test_a_story_becomes_a_signal_and_two_rows(settings: Settings, pool: P
     assert (headline, symbols, ingested_at) == (story["headline"], story["symbols"], signal.ingested_at)
 
 
+async def test_with_a_latency_objective_signals_carry_their_own_dial(settings: Settings, pool: Pool) -> None:
+    adaptive = settings.model_copy(update={"latency_objective_ms": 0.001, "most_accuracy_lost": 1.0})  # never met
+    async with both_roles(adaptive, pool):
+        for number in range(40):  # a window each
+            publish(adaptive, as_bytes(item(f"a{number}")), key=b"a")
+            await until(lambda number=number: len(messages(adaptive, adaptive.sentiment_topic)) > number)  # type: ignore[misc]
+        await until(lambda: count(adaptive, "signals") == 40)
+    signals = [decode_signal(message.value) for message in messages(adaptive, adaptive.sentiment_topic)]
+    assert {signal.policy for signal in signals} == {"adaptive"}
+    dials = [signal.dial for signal in sorted(signals, key=lambda signal: signal.scored_at)]
+    assert dials == sorted(dials)
+    assert dials[0] == pool.description.dial
+    assert dials[-1] == pool.description.curve[-1][0], "it went as far as the curve does"
+
+
 async def test_duplicates_count_once_and_a_correction_is_a_revision(settings: Settings, pool: Pool) -> None:
     first, correction = item("a"), item("a", "Acme Robotics cuts its outlook", revision=2)
     async with both_roles(settings, pool):

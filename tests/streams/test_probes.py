@@ -39,7 +39,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 class Waiting(ConstantScorer):
     """Waits for the files that texts name."""
 
-    def score(self, texts: Sequence[str]) -> Predictions:
+    def score(self, texts: Sequence[str], dial: float | None = None) -> Predictions:
         for text in texts:
             while text.startswith("wait for ") and not Path(text.removeprefix("wait for ")).exists():
                 time.sleep(0.01)

@@ -41,7 +41,7 @@ class Record:
 class NotANumber(ConstantScorer):
     """Answers NaN to texts that contain the word."""
 
-    def score(self, texts: Sequence[str]) -> Predictions:
+    def score(self, texts: Sequence[str], dial: float | None = None) -> Predictions:
         predictions = super().score(texts)
         predictions.probabilities[["NaN" in text for text in texts]] = np.nan
         return predictions

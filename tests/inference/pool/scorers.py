@@ -42,7 +42,7 @@ class ObedientScorer:
         self._warm = True
         print("model loaded")
 
-    def score(self, texts: Sequence[str]) -> Predictions:
+    def score(self, texts: Sequence[str], dial: float | None = None) -> Predictions:
         assert self._warm
         if self._fails_after is not None and any("break" in text for text in texts) and not self._fails_after.exists():
             self._fails_after.touch()

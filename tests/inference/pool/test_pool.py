@@ -18,7 +18,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from earlybell.inference.pool.pool import Pool, WindowResult
+from earlybell.inference.pool.pool import ADAPTIVE, Pool, WindowResult
 from tests.inference.pool.callers import answers, begun, expect, go_on, in_a_loop, numbers, until
 from tests.inference.pool.scorers import obedient, obedient_of
 
@@ -47,6 +47,16 @@ class TestOrder:
             result = await pool.score([])
             assert len(result.predictions) == 0
             assert result.predictions.probabilities.shape == (0, 3)
+
+    @in_a_loop
+    async def test_a_windows_own_dial_is_in_its_description_only(self) -> None:
+        async with Pool(obedient(), ["cpu"]) as pool:
+            windows = await asyncio.gather(
+                pool.score(numbers(2), 0.9), pool.score(numbers(2)), pool.score(numbers(1), 0.1)
+            )
+            described = [(result.descriptions[0].policy, result.descriptions[0].dial) for result in windows]
+            own = pool.description
+            assert described == [(ADAPTIVE, 0.9), (own.policy, own.dial), (ADAPTIVE, 0.1)]
 
     @in_a_loop
     async def test_queueing_and_inference_add_up_to_the_elapsed_time(self) -> None:
