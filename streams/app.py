@@ -238,7 +238,7 @@ def _prepare_broker(role: Role, settings: Settings, member: str | None) -> None:
 
 
 async def _report(app: str, counts: Callable[[], dict[str, int]], every_s: float = 10.0) -> None:
-    before: dict[str, int] = {}
+    before = counts()
     while True:
         await asyncio.sleep(every_s)
         if (now := counts()) != before:

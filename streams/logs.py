@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
+import time
 from typing import Any, Literal
 
 import structlog
@@ -18,6 +20,11 @@ from earlybell import masking
 from earlybell.streams.sentences import SENTENCES, sentence
 
 Level = Literal["debug", "info", "warning", "error"]
+
+#: How long a process that has just started may look for the group's coordinator before the logs say so.
+COORDINATOR_AFTER_S = 30.0
+_NO_COORDINATOR = re.compile("GroupCoordinatorNotAvailable|Marking the coordinator dead")
+_STARTED = time.monotonic()
 
 #: Libraries whose progress is logged at debug level only, and whose warnings always.
 CHATTY_LIBRARIES = ("aiokafka", "kafka", "faust", "mode", "asyncio", "alembic", "urllib3")
@@ -49,7 +56,8 @@ def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> N
         renderer,
     ]
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_is_ours)
+    if level != "debug":
+        handler.addFilter(_tells)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=render, foreign_pre_chain=enrich))
     root = logging.getLogger()
     root.handlers = [handler]
@@ -86,7 +94,7 @@ class _Console:
         style = {"warning": self._warning, "error": self._error, "critical": self._error}.get(level, "")
         name = str(event.pop("event"))
         text = sentence(name, event) or name
-        mark = f"{level}: " if style else ""
+        mark = f"{level}: " if level in {"warning", "error", "critical"} else ""
         line = f"{self._dim}{time}  {role:<8}{self._reset} {style}{mark}{text}{self._reset if style else ''}"
         return f"{line}\n{exception}" if exception else line
 
@@ -98,13 +106,19 @@ def _drop_unsaid(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Return whether to print a record: Faust's base class logs each start and stop of a service in our modules' names.
+def _tells(record: logging.LogRecord) -> bool:
+    """Return whether a record tells anything.
 
-    Our own events are mappings here, not text.
+    Faust's base class logs each start and stop of a service in our modules' names; our own events are mappings here,
+    not text. And Kafka's client logs errors while the broker creates the topic of the offsets, which it does when the
+    first group joins: not worth a word unless it lasts.
     """
-    theirs = record.name.startswith("earlybell.") and isinstance(record.msg, str)
-    return not theirs or record.levelno >= logging.WARNING
+    if record.name.startswith("earlybell.") and isinstance(record.msg, str):
+        return record.levelno >= logging.WARNING
+    coordinator = record.name == "aiokafka.consumer.group_coordinator"
+    if not coordinator or time.monotonic() - _STARTED > COORDINATOR_AFTER_S:
+        return True
+    return _NO_COORDINATOR.search(record.getMessage()) is None
 
 
 def name_role(role: str) -> None:

@@ -178,8 +178,8 @@ class Probes:
             await asyncio.sleep(_BEAT_S)
 
     async def announce(self) -> None:
-        """Log for ever when the role becomes ready, and when it no longer is."""
-        while True:
+        """Log when the role becomes ready, and when it no longer is, until it stops."""
+        while self.app is None or not self.app.should_stop:
             problems = self.obstacles()
             if self._ready and problems:
                 log.info("role_unready", role=self.role, problems=problems)

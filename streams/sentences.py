@@ -6,6 +6,7 @@ here is printed with its fields.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ def ready(fields: Fields) -> str:
         f"{topic} ({partitions} partition{'' if partitions == 1 else 's'})"
         for topic, partitions in fields["reads"].items()
     )
-    line = f"ready: {topics or 'no partition yet'} → {fields['writes']}"
+    line = f"ready: {topics or 'no partition yet'} → {_place(fields['writes'])}"
     if fields.get("model"):
         line += f"; {model(fields['model'])}"
     return line
@@ -31,22 +32,29 @@ def model(fields: Fields) -> str:
 
 
 def _progress(fields: Fields) -> str:
-    counts = {name: count for name, count in fields.items() if name != "app" and isinstance(count, int)}
-    return ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counts.items())
+    counts = {name: count for name, count in fields.items() if isinstance(count, int) and count}
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items()) or "nothing yet"
+
+
+def _place(address: str) -> str:
+    """Return a database's address without its scheme and user, which a person who reads a log need not see."""
+    return re.sub(r"^postgresql://([^@/]*@)?", "", address)
 
 
 #: Event → the sentence for its fields; None: nothing that a person needs to see.
 SENTENCES: Mapping[str, Callable[[Fields], str] | None] = {
-    "preflight_started": lambda fields: f"looking for Kafka at {fields['kafka']} and Postgres at {fields['postgres']}",
+    "preflight_started": lambda fields: (
+        f"looking for Kafka at {fields['kafka']}, Postgres at {_place(fields['postgres'])}"
+    ),
     "role_started": lambda _: "starting",
-    "model_load_started": lambda fields: f"loading the model (devices: {fields['devices']})",
+    "model_load_started": lambda _: "loading the model",
     "worker_started": None,
     "pool_started": None,
     "model_loaded": lambda fields: f"model loaded: {fields['model']} on {fields['kernels'] or fields['device']}",
     "database_check_started": None,
     "group_join_started": lambda fields: f"joining the consumer group {fields['group']}",
     "partitions_assigned": None,
-    "probes_served": lambda fields: f"probes and metrics at {fields['url']}",
+    "probes_served": lambda fields: f"metrics and probes at {fields['url']}",
     "role_ready": ready,
     "role_unready": lambda fields: f"not ready: {'; '.join(fields['problems'])}",
     "progress_reported": _progress,

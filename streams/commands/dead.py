@@ -15,7 +15,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from earlybell.streams.brokers import open_consumer, reaching
 from earlybell.streams.commands.lines import Column, GrowingTable, plain
-from earlybell.streams.commands.readable import readable, summary, text_of
+from earlybell.streams.commands.readable import CONTRACT, readable, summary, text_of
 from earlybell.streams.dead_letters import OFFSET, PARTITION, REASON, STAGE, TOPIC, VALUE_OMITTED
 from earlybell.streams.exceptions import CommandError
 from earlybell.streams.settings import Settings
@@ -27,6 +27,7 @@ COLUMNS = (
     Column("message", 34),
     Column("reason"),
 )
+COUNTS = (Column("letters", 7, right=True), Column("reason"))
 _POLL_MS = 250
 
 
@@ -59,7 +60,7 @@ class Letter:
     @property
     def kind(self) -> str:
         """The reason without the particulars of one message, so that like ones are counted together."""
-        return re.sub(r"\d+", "N", self.reason).partition(" (byte")[0].partition(": line N")[0]
+        return re.sub(r"(?<![\w-])\d+(?![\w-])", "N", self.reason).partition(" (byte")[0].partition(": line N")[0]
 
     def as_json(self) -> str:
         """Return the letter as one line of JSON; bytes that are not UTF-8 are replaced."""
@@ -100,16 +101,15 @@ def show(settings: Settings, *, place: str | None, last: int, as_json: bool) -> 
         print(f"no dead letters on {settings.dead_topic}")
         return
     print(f"{kinds.total():,} dead letter{'' if kinds.total() == 1 else 's'} on {settings.dead_topic}")
+    counts = GrowingTable(COUNTS)
     for kind, count in kinds.most_common(20):
-        print(f"{count:>9,}  {plain(kind)}")
+        counts.row([(f"{count:,}", ""), (kind, "")])
     print(f"\nThe latest {len(latest)}:" if len(latest) < kinds.total() else "")
     table = GrowingTable(COLUMNS)
     for letter in sorted(latest, key=lambda letter: letter.at):
-        moment = f"{letter.at:%m-%d %H:%M:%S}"
-        table.row(
-            [(letter.place, ""), (moment, "dim"), (letter.stage, ""), (letter.summary, ""), (letter.reason, "dim")]
-        )
-    print("\n`earlybell dead LETTER` shows one in full; `earlybell redrive` sends them back once the cause is fixed.")
+        moment, reason = f"{letter.at:%m-%d %H:%M:%S}", letter.reason.removeprefix(CONTRACT)
+        table.row([(letter.place, ""), (moment, "dim"), (letter.stage, ""), (letter.summary, ""), (reason, "dim")])
+    print("\n`earlybell dead LETTER` shows one in full; `earlybell redrive` sends them back.")
 
 
 def _in_full(letter: Letter) -> str:

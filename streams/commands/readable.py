@@ -10,6 +10,8 @@ import msgspec
 
 #: Characters of a value that are shown.
 MAX_VALUE_CHARACTERS = 4_000
+#: How the reason of many a dead letter begins; a list of them has no room for it.
+CONTRACT = "violates the contract: "
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from earlybell.streams.commands.lines import plain
+from earlybell.streams.commands.readable import CONTRACT
 from earlybell.streams.demo import sample
 from earlybell.streams.demo.tally import LATEST_SIGNALS, Tally
 
@@ -205,7 +206,7 @@ def letters(tally: Tally, rows: int) -> Iterator[RenderableType]:
         for letter in tally.letters[-rows:]:
             table.add_row(
                 _cut(f"  {plain(letter.message)[:30]}"),
-                _cut(plain(letter.reason).removeprefix("violates the contract: "), "dim"),
+                _cut(plain(letter.reason).removeprefix(CONTRACT), "dim"),
             )
         yield table
 

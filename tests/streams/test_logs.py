@@ -65,3 +65,35 @@ def test_masking_leaves_the_rest() -> None:
         "password": "***",
         "inner": {"secret": "***", "at": "a://b:***@d"},
     }
+
+
+SENTENCES = """
+import logging, structlog
+from earlybell.streams import logs
+logs.configure("info", "console")
+logs.name_role("scoring")
+log = structlog.get_logger("earlybell.streams.probes")
+model = dict(name="elbert-small", revision="68bce8a0ff", precision="int8", processor="avx2", policy="dial=0.50")
+log.info("role_ready", reads={"news.raw": 4}, writes="news.sentiment", model=model)
+log.info("pool_started", devices=["cpu"])
+log.info("progress_reported", app="earlybell-scoring", signals=1200, dead_letters=0)
+log.warning("role_died", code=-9, cause="killed by SIGKILL", lived_s=3.21, restart_in_s=0.5)
+log.info("something_new", texts=3)
+logging.getLogger("earlybell.streams.transport").info("Starting...")
+coordinator = logging.getLogger("aiokafka.consumer.group_coordinator")
+coordinator.error("Group Coordinator Request failed: %s", "GroupCoordinatorNotAvailableError")
+coordinator.error("Heartbeat failed")
+"""
+
+
+def test_a_person_reads_sentences_without_noise() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SENTENCES], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+    )
+    assert [line[10:] for line in done.stderr.splitlines()] == [
+        "scoring  ready: news.raw (4 partitions) → news.sentiment; elbert-small 68bce8a0, int8 on avx2, dial=0.50",
+        "scoring  1,200 signals",
+        "scoring  warning: died (killed by SIGKILL) after 3.2 s; starts again in 0.5 s",
+        "scoring  something new  texts=3",
+        "scoring  error: Heartbeat failed",
+    ]

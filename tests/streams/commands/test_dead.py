@@ -47,8 +47,8 @@ def test_letters_are_counted_listed_and_shown(letters: Settings, capsys: pytest.
     assert execute(["dead"]) == 0
     out = capsys.readouterr().out
     assert f"6 dead letters on {letters.dead_topic}" in out
-    assert "        2  empty: the message has a value without content" in out
-    assert "        2  violates the contract: Object missing required field `id`" in out
+    assert "      2  empty: the message has a value without content" in out
+    assert "      2  violates the contract: Object missing required field `id`" in out
     assert out.count("(empty)") == 2
     assert "(no value: a tombstone)" in out
     assert "\x1b" not in out
