@@ -32,7 +32,7 @@ class Headlines:
         BrokerError
             No broker answers.
         """
-        self._topic = settings.news_topic
+        self._topics = settings.news_topics
         # The offset of a deleted message leads to the oldest that is left.
         self._consumer = open_consumer(settings, auto_offset_reset="earliest")
 
@@ -40,8 +40,8 @@ class Headlines:
         """Return the headlines of these signals by signal_id; those that cannot be found are left out."""
         wanted: dict[TopicPartition, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
         for signal in signals:
-            if signal.topic == self._topic and signal.partition is not None and signal.offset is not None:
-                wanted[TopicPartition(self._topic, signal.partition)][signal.offset].append(signal.signal_id)
+            if signal.topic in self._topics and signal.partition is not None and signal.offset is not None:
+                wanted[TopicPartition(signal.topic, signal.partition)][signal.offset].append(signal.signal_id)
         if not wanted:
             return {}
         self._consumer.assign(list(wanted))
