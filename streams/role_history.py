@@ -1,7 +1,7 @@
 """What `earlybell run` remembers of its roles for `earlybell status`: restarts, and how the last one ended.
 
-A role that dies while it starts answers no probe, so only the process that restarts it knows. It keeps one JSON file
-in the user's state directory, which counts for as long as that process lives.
+A role that dies while it starts answers no probe, so only the process that restarts it knows. It keeps a JSON file in
+the user's state directory, one for each prefix of consumer groups, which counts for as long as that process lives.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 
@@ -45,20 +46,21 @@ def cause(code: int) -> str:
     return f"exit code {code}"
 
 
-def write(histories: Mapping[Role, History]) -> None:
+def write(group_prefix: str, histories: Mapping[Role, History]) -> None:
     """Write what this process, the running supervisor, knows. Where it cannot be written, `status` says less."""
     record = {"pid": os.getpid(), "roles": {role: asdict(history) for role, history in histories.items()}}
     with contextlib.suppress(OSError):
-        _path().parent.mkdir(parents=True, exist_ok=True)
-        partial = _path().with_suffix(".partial")
+        path = _path(group_prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(record))
-        partial.replace(_path())
+        partial.replace(path)
 
 
-def read() -> dict[Role, History]:
+def read(group_prefix: str) -> dict[Role, History]:
     """Return what the running supervisor knows of its roles; empty if none runs here."""
     try:
-        record = json.loads(_path().read_text())
+        record = json.loads(_path(group_prefix).read_text())
         command = " ".join(psutil.Process(record["pid"]).cmdline())
         if "earlybell" not in command or " run" not in command:
             return {}  # the process id belongs to something else by now
@@ -70,11 +72,11 @@ def read() -> dict[Role, History]:
         return {}
 
 
-def clear() -> None:
+def clear(group_prefix: str) -> None:
     """Remove the file: the supervisor ends."""
     with contextlib.suppress(OSError):
-        _path().unlink(missing_ok=True)
+        _path(group_prefix).unlink(missing_ok=True)
 
 
-def _path() -> Path:
-    return state.default_home() / "roles.json"
+def _path(group_prefix: str) -> Path:
+    return state.default_home() / f"roles-{quote(group_prefix, safe='')}.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import secrets
 import signal
@@ -197,7 +198,7 @@ async def supervise(settings: Settings) -> int:
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    async with Roles(remember=role_history.write) as roles:
+    async with Roles(remember=functools.partial(role_history.write, settings.group_prefix)) as roles:
         refused = asyncio.create_task(roles.refused())
         first = asyncio.create_task(signals.get())
         await asyncio.wait((refused, first), return_when=asyncio.FIRST_COMPLETED)
@@ -209,5 +210,5 @@ async def supervise(settings: Settings) -> int:
         second.add_done_callback(lambda task: None if task.cancelled() else roles.kill())
         await roles.stop()
         second.cancel()
-        role_history.clear()
+        role_history.clear(settings.group_prefix)
         return INTERRUPTED if first.result() == signal.SIGINT else 0

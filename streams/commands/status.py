@@ -33,7 +33,7 @@ def status(settings: Settings, *, as_json: bool) -> int:
         asked = {role: threads.submit(health.report, settings, role) for role in Role}
         servers = threads.submit(stack.status).result()
         roles = {role: report.result() for role, report in asked.items()}
-    histories = role_history.read()
+    histories = role_history.read(settings.group_prefix)
     for role, report in roles.items():
         history = histories.get(role, History())
         report["restarts"] = history.restarts
@@ -50,7 +50,7 @@ def status(settings: Settings, *, as_json: bool) -> int:
             print("`earlybell up` starts the servers")
         elif not any(report["running"] for report in roles.values()):
             print("`earlybell run` starts the roles")
-    dying = any(role in histories and not report["running"] for role, report in roles.items())
+    dying = any(report["last_death"] and not report["running"] for report in roles.values())
     unready = any(report["running"] and not report["ready"] for report in roles.values())
     if not servers["running"] or dying or unready:
         return UNHEALTHY

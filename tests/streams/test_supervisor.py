@@ -28,7 +28,12 @@ class Running:
 
     def __init__(self, settings: Settings, log: Path) -> None:
         self.log = log
-        environment = {**os.environ, **as_environment(settings), "EARLYBELL_LOG_FORMAT": "json"}
+        environment = {
+            **os.environ,
+            **as_environment(settings),
+            "EARLYBELL_LOG_FORMAT": "json",
+            "EARLYBELL_HOME": str(log.parent),
+        }
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "earlybell.streams.cli", "run"],
