@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: What is added, by the sign of the comparison.
 WORDS = {
@@ -34,7 +34,7 @@ _UNIT = (
 )
 _VALUE = r"\d[\d,]*(?:\.\d+)?|\.\d+"
 _AMOUNT = re.compile(
-    rf"(?<![\w.&-])(?P<sign>[-−(]\s?)?(?P<currency>{_CURRENCY})?\s?(?P<inner>[-−(]\s?)?(?P<value>{_VALUE})"
+    rf"(?<![\w.&-])(?P<sign>[-−(]\s?|minus\s)?(?P<currency>{_CURRENCY})?\s?(?P<inner>[-−(]\s?)?(?P<value>{_VALUE})"
     rf"(?:\s?(?P<unit>{_UNIT}))?"
     # A range, as guidance is given.
     rf"(?:\s?[-–]\s?{_CURRENCY}?\s?(?P<value2>{_VALUE})(?:\s?(?P<unit2>{_UNIT}))?)?",
@@ -53,29 +53,49 @@ def _words(pattern: str) -> re.Pattern[str]:
 
 # What stands between two figures, or behind the second, if the first is held against it.
 _EXPECTED = _words(
-    r"""est ests exp estimates? estimated expect\w* consensus forecast\w* view street analysts? seen looked~for polls?
-    survey predicted projected projections? factset refinitiv feared pencilled~in investors markets?"""
+    r"""est ests exp estimates? estimated expect\w* consensus cons forecast\w* view street analysts? economists seen
+    looked~for looking~for called~for polls? survey predicted projected projections? modell?ed guided whisper factset
+    refinitiv zacks streetaccount feared pencilled~in investors markets?"""
 )
 _EARLIER = _words(
     r"""year[-~](?:ago|earlier|before) a~year~(?:ago|earlier|before) last~year prior prev previous(?:ly)? earlier
-    preceding same~(?:quarter|period) year~before yoy y/y"""
+    preceding same~(?:quarter|period) year~before (?:quarter|month)~before last~(?:quarter|month) year~back
+    start~of~(?:the~)?year yoy y/y"""
 )
-_BARE_EARLIER = re.compile(r"\s*\((?:loss|profit) of\s*[^\d]{0,6}|\W*after\W*", re.IGNORECASE)
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_PERIOD = rf"(?:q[1-4]|h[12]|fy|{_MONTH}|\d{{1,2}} {_MONTH}|year-end)? ?(?:20\d\d)?"
+_BARE_EARLIER = re.compile(rf"\s*\((?:loss|profit) of\s*[^\d]{{0,6}}|\W*after\W*|\s*\({_PERIOD}: ?", re.IGNORECASE)
+#: "61,000 were expected; 118,000 were created": what was expected stands first.
+_EXPECTED_FIRST = re.compile(
+    r"\b(?:was|were|had been|called for|looked for) ?(?:expected|forecast|predicted|seen|estimated)?\s*[;,]",
+    re.IGNORECASE,
+)
+#: Behind the first figure: it is a difference ("beats estimates by $0.09", "$20 million better than"), or the expected
+#: one ("tops the $1.12 view with $1.20").
+_DIFFERENCE = re.compile(
+    r".*\bby\W*$|\s*(?:better|worse|short|shy|north|south)\b|.*(?<!compare )(?<!compare[sd] )(?<!line )\bwith\W*$",
+    re.IGNORECASE,
+)
+_RANGE = re.compile(r"\brang(?:e[sd]?|ing) from\s*$", re.IGNORECASE)
 _AGAINST = _words(
-    r"vs v versus against compare[sd]~(?:with|to) from than after~an? below above missing beating topping"
+    r"vs v versus against compare[sd]?~(?:with|to) from than after~an? below above missing beating topping"
 )
 # What is measured: more of it is good, or bad.
 _GOOD = _words(
-    r"""eps earnings earn(?:ed|s) made revenues? sales turnover profits? incomes? ebitda? ebit margins? dividends?
-    deliver(?:y|ies) orders? bookings subscribers? payrolls? pmi gdp growth production output nii ffo funds~from
-    guidance outlook shipments? users backlog occupancy traffic cash~flow premiums assets deposits starts permits
-    confidence sentiment exports comps? comparable net roe arr aum inflows jobs hiring additions adds surplus
-    passengers? volumes? utili[sz]ation"""
+    r"""eps earnings earn(?:ed|s) ma(?:de|kes) revenues? sales (?<!staff~)turnover profits? (?<!cost/)incomes? ebitd?a?
+    ebit pat pbt nim fcf revpar nrr takings equity~ratio load~factor cet1 tier~1~ratio maus? daus? shipped employment
+    openings like-for-likes? pumps produced wholesales throughput (?:operating|pretax)~result result~before~tax margins?
+    dividends? deliver(?:y|ies|s|ed) orders? bookings subscribers? payrolls? pmi gdp growth production output nii ffo
+    funds~from (?<!cost~)guidance outlook shipments? users backlog occupancy traffic cash~flow premiums assets deposits
+    starts permits confidence sentiment exports comps? comparable net roe arr aum inflows jobs hiring additions adds
+    surplus passengers? volumes? utili[sz]ation"""
 )
 _BAD = _words(
-    r"""loss(?:es)? lost loses unemployment jobless claims inflation cpi ppi pce costs? expenses? debt churn defaults?
-    delinquenc(?:y|ies) charge-offs? write-?(?:offs?|downs?) vacanc(?:y|ies) provisions? burn bad~loans? npas? deficit
-    outflows layoffs impairments? npl combined~ratio bankruptcies foreclosures cancellations recalls leverage overrun"""
+    r"""(?<!weight~)loss(?:es)? lost loses unemployment jobless claims inflation cpi ppi pce costs? expenses? debt churn
+    defaults? delinquenc(?:y|ies) charge-offs? write-?(?:offs?|downs?) vacanc(?:y|ies) provisions? burn bad~loans? npas?
+    deficits? outflows layoffs? impairments? npl combined~ratio bankruptcies foreclosures cancellations recalls leverage
+    overrun staff~turnover cost~guidance (?:account|trade|budget|funding|pension)~gap aisc loan-to-value ltv complaints?
+    borrowing stage~3~ratio redemptions opex gearing hicp ipca claimant~count"""
 )
 #: Of these words those that an estimate may repeat; another one begins a new figure.
 _REPEATED = {"growth", "net", "earnings", "profit", "profits", "loss", "losses", "income", "eps", "output"}
@@ -88,7 +108,7 @@ _UP = _words(
 )
 _DOWN = _words(
     r"""down falls? fell drop(?:s|ped)? declin(?:e[sd]?) slip(?:s|ped)? decrease[sd]? shr[iau]nk\w* slid\w* lower
-    contract(?:s|ed|ion) plunge[sd]? lost tumble[sd]?"""
+    contract(?:s|ed|ion) plunge[sd]? lost tumble[sd]? off"""
 )
 _LEVEL = re.compile(r"\b(?:to|at|of|from)\s*$", re.IGNORECASE)
 _TO = re.compile(r"(?<!compared )(?<!compares )\bto\b", re.IGNORECASE)
@@ -152,7 +172,9 @@ class _Pair:
             moved = re.match(r"\s*\w+", self.gap)
             rest = self.gap[moved.end() :] if moved else self.gap
             direction = _direction(self.prefix, _direction(moved[0] if moved else "", 1))
-            reported, known = reported * direction, known * _direction(rest, direction)
+            # A sign of its own says all.
+            reported = reported * (direction if reported > 0 else 1)
+            known = known * (_direction(rest, direction) if known > 0 else 1)
         if reported == known:
             return 0 if _EXPECTED.search(self.gap) or _EXPECTED.search(self.behind) else None
         return better if reported > known else -better
@@ -204,11 +226,32 @@ def _pair(text: str, since: int, now: _Amount, other: _Amount, until: int) -> _P
     """Return two figures that follow one another, if the words around them compare them."""
     prefix, gap = text[max(since, now.start - _PREFIX) : now.start], text[now.end : other.start]
     behind = _NEXT_CLAUSE.split(text[other.end : min(until, other.end + _BEHIND)])[0]
-    if gap.strip().lower() == "to" and re.search(r"\bfrom\s*$", prefix, re.IGNORECASE):
+    if gap.strip().lower() == "to" and re.search(r"\bfrom\s*$", prefix, re.IGNORECASE) and not _RANGE.search(prefix):
         return _Pair(other, now, prefix, gap, behind)  # "from 5% to 4%"
+    if _bracketed(text, now, other):
+        value = other.value if re.search("[-−]", text[other.start : other.end]) else abs(other.value)
+        return _Pair(now, replace(other, value=value), prefix, gap, "")
+    if _DIFFERENCE.match(gap):
+        return None
+    if _EXPECTED_FIRST.search(gap):
+        return _Pair(other, now, prefix, gap, "")
     if len(gap) > _GAP or _NEXT_SENTENCE.search(gap) or _TO.search(gap) or not _compares(gap, behind):
         return None
     return _Pair(now, other, prefix, gap, behind)
+
+
+def _bracketed(text: str, now: _Amount, other: _Amount) -> bool:
+    """Whether the second figure stands in brackets behind the first, as reports give that of the period before."""
+    first, second = text[now.start : now.end].strip(), text[other.start : other.end].strip()
+    if not second.startswith("(") or first.startswith("(") or text[other.end : other.end + 1] != ")":
+        return False
+    currency = re.search(_CURRENCY, second, re.IGNORECASE)
+    alike = now.kind == other.kind or other.plain
+    return (
+        alike
+        and (currency is None or currency[0].lower() in first.lower())
+        and bool(re.fullmatch(r"\s*(?:M?[A-Z]{3})?\s*", text[now.end : other.start]))
+    )
 
 
 def _compares(gap: str, behind: str) -> bool:

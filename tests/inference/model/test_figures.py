@@ -48,6 +48,24 @@ COMPARED = 0.8
         ("Deliveries of 435,000 against the 410,000 the market expected", 1),
         ("PMI at 47.3 from 50.1", -1),
         ("Sales rose 5%. Costs of $4.2 million vs $4.0 million", -1),
+        # The period before in brackets, with or without its name.
+        ("Earnings per share EUR 0.61 (0.47)", 1),
+        ("Operating margin 9.4 % (11.2 %) in April-June", -1),
+        ("Order intake 288.4 MEUR (311.0)", -1),
+        ("Net debt £122m (2021: £188m)", 1),
+        ("Cost/income ratio 56.8% (Q2: 51.3%)", -1),
+        ("Assets under management £57.9bn (31 December: £61.4bn) as inflows slow", -1),
+        ("Operating result EUR 2.0 million (EUR -1.2 million)", 1),
+        # What was expected first.
+        ("61,000 jobs were expected; 118,000 were created", 1),
+        # A figure's own sign, and a direction that stands before it.
+        ("Comparable sales off 0.8%, consensus was for a 3.2% drop", 1),
+        ("Sales drop 1.8%; estimates ranged from -2.4% to -5.2%", 1),
+        ("FCF minus €40m, consensus minus €95m", 1),
+        # Words of which more is good, within words of which more is bad.
+        ("Cost/income 54%, consensus 58%", 1),
+        ("Staff turnover 9% against 16% a year earlier", 1),
+        ("Cost guidance of $1,250/oz, analysts had modelled $1,190", -1),
     ],
 )
 def test_what_is_compared(text: str, sign: int) -> None:
@@ -71,6 +89,14 @@ def test_what_is_compared(text: str, sign: int) -> None:
         "Sees EBITDA between a loss of $250,000 and a profit of $250,000",
         "Sales of 5% vs $5 million expected",
         "EPS $1.10 vs 110 million expected",
+        "EPS $2.11 trails estimates by 14 cents",
+        "Tops $1.12 EPS view with $1.20",
+        "Revenue $20 million better than the Street's $64 million",
+        "Analysts' sales estimates ranged from 2.1% to 5.2%",
+        "Weight loss with new pill 9.5%, analysts wanted 15.2%",
+        "Net loss $12.4 million ($0.35 per share)",
+        "Revenue of $1.2 million (€1.1 million)",
+        "Sales of $5.5 million (4.2%)",
     ],
 )
 def test_what_is_not_certain_is_left_to_the_model(text: str) -> None:
