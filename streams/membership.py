@@ -11,7 +11,7 @@ from contextlib import closing
 import structlog
 from kafka import KafkaAdminClient
 from kafka.admin import MemberToRemove
-from kafka.errors import KafkaError
+from kafka.errors import CoordinatorNotAvailableError, KafkaError
 
 from earlybell.streams.brokers import client_options
 from earlybell.streams.settings import Settings
@@ -34,6 +34,8 @@ def remove_predecessors(settings: Settings, group: str, client_id: str) -> int:
             ]
             if members:
                 admin.remove_group_members(group, members)
+    except CoordinatorNotAvailableError:
+        return 0  # of a new group
     except KafkaError as error:
         log.warning("predecessor_not_removed", group=group, reason=repr(error))
         return 0

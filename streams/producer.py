@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,8 +17,9 @@ import aiokafka
 import structlog
 from aiokafka.conn import CloseReason
 from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerClosed
-from aiokafka.partitioner import DefaultPartitioner
 from faust.transport.drivers import aiokafka as driver
+
+from earlybell.streams.partitioning import partitions_of
 
 log = structlog.get_logger(__name__)
 
@@ -123,10 +125,9 @@ class Producer(driver.Producer):
 
 async def _send_batches(producer: Any, topic: str, messages: Sequence[Outgoing]) -> None:
     partitions = sorted(await producer.partitions_for(topic))
-    choose = DefaultPartitioner()
     by_partition: dict[int, list[Outgoing]] = {}
-    for message in messages:
-        by_partition.setdefault(choose(message.key, partitions, partitions), []).append(message)
+    for message, place in zip(messages, _places(messages, len(partitions)), strict=True):
+        by_partition.setdefault(partitions[place], []).append(message)
     pending: list[Awaitable[Any]] = []
     for partition, outgoing in by_partition.items():
         pending += [
@@ -135,6 +136,15 @@ async def _send_batches(producer: Any, topic: str, messages: Sequence[Outgoing])
     results = await asyncio.gather(*pending, return_exceptions=True)
     for failure in (result for result in results if isinstance(result, BaseException)):
         raise failure
+
+
+def _places(messages: Sequence[Outgoing], partitions: int) -> list[int]:
+    """Return each message's place among the partitions: by its key, or at random without one."""
+    places: list[int] = partitions_of([message.key or b"" for message in messages], partitions).tolist()
+    return [
+        random.randrange(partitions) if message.key is None else place
+        for message, place in zip(messages, places, strict=True)
+    ]
 
 
 def _batches(producer: aiokafka.AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator[Any]:

@@ -1,14 +1,16 @@
-"""From Kafka to Postgres: real headlines at full speed, then at a low rate, next to the engine alone.
+"""From Kafka to Postgres: real headlines at full speed, then at three shares of it, next to the engine alone.
 
-Both roles run as processes, as ``earlybell run`` starts them. A latency is the difference between a story's and its
-signal's LogAppendTime, so only the broker's clock counts. The results are checked too: every distinct story has one row
-in each table and a signal on the topic, and a second replay adds no row.
+Both roles run as processes, as ``earlybell run`` starts them. The first replay also counts the processor time of each
+part; the second must add no row. Then stories come at 10, 50 and 80 % of the rate that was reached. A latency is the
+difference between a story's and its signal's LogAppendTime, so only the broker's clock counts. The results are checked
+too: every distinct story has one row in each table and a signal on the topic.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -27,12 +29,14 @@ from earlybell.streams.brokers import open_producer
 from earlybell.streams.demo.sample import FEED
 from earlybell.streams.records import decode_news, decode_signal
 from earlybell.streams.settings import Settings
+from tests.benchmarks import processor_time
 from tests.integration.whole_pipeline import count, messages
 from tests.own_topics import as_environment, own_topics
 
 DATA = Path(os.environ.get("EARLYBELL_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
 HEADLINES = DATA / "replay" / "headlines_2026.jsonl"
-LOW_RATE_PER_S, LOW_RATE_S = 100, 15
+#: Shares of the capacity at which latency is measured, and for how long.
+LOADS, LOAD_S = (0.1, 0.5, 0.8), 15
 WARM_UP_STORIES = 20
 
 
@@ -42,26 +46,34 @@ def measure(servers: Stack) -> dict[str, Any]:
     settings = own_topics(servers.kafka_bootstrap, database_url=database)
     migrations.upgrade(database)
     file, options = (HEADLINES, []) if HEADLINES.exists() else (FEED, ["--raw"])
-    with running_roles(settings):
+    with running_roles(settings) as roles:
         warm_up(settings)
+        processes = processor_time.parts(servers, roles)
+        used, feed_used = processor_time.used(processes), children_seconds()
         replay(settings, file, *options)
+        feed_s = children_seconds() - feed_used
         news = [message for message in messages(settings, settings.news_topic) if not is_warm_up(message.key)]
         texts = {(item.id, item.revision): item.text for item in map(decode_news, (message.value for message in news))}
         wait_for_rows(settings, len(texts) + WARM_UP_STORIES)
         stored_s = time.time() - min(message.timestamp for message in news) / 1000
+        seconds = {name: after - used[name] for name, after in processor_time.used(processes).items()}
+        seconds["feed"] = feed_s
         full_speed = latencies(settings, len(texts))
         replay(settings, file, *options)
         settle(settings)
         rows_after_second = {table: count(settings, table) for table in ("news", "signals")}
-    low_rate_settings = own_topics(servers.kafka_bootstrap, database_url=database)
-    with running_roles(low_rate_settings):
-        warm_up(low_rate_settings)
-        publish_steadily(low_rate_settings, list(texts.values()))
-        settle(low_rate_settings)
-        low_rate = latencies(low_rate_settings, None)
-    alone = engine_alone(list(texts.values()))
+    alone, alone_s = engine_alone(list(texts.values()))
     scored = full_speed.pop("texts_per_second")
-    low_rate.pop("texts_per_second")
+    at_load = {}
+    for load in LOADS:
+        steady = own_topics(servers.kafka_bootstrap, database_url=database)
+        with running_roles(steady):
+            warm_up(steady)
+            publish_steadily(steady, list(texts.values()), load * scored, LOAD_S)
+            settle(steady)
+            at_load[f"at_{load:.0%}_of_capacity_ms"] = {
+                name: value for name, value in latencies(steady, None).items() if name != "texts_per_second"
+            }
     if set(rows_after_second.values()) != {len(texts) + WARM_UP_STORIES}:
         raise RuntimeError(f"{len(texts)} stories and {WARM_UP_STORIES} to warm up, but rows {rows_after_second}")
     return {
@@ -75,8 +87,17 @@ def measure(servers: Stack) -> dict[str, Any]:
             "engine_alone": alone,
         },
         "full_speed_ms": full_speed,
-        f"at_{LOW_RATE_PER_S}_per_second_ms": low_rate,
-        "ratios": {"end_to_end_vs_engine_alone": scored / alone},
+        **at_load,
+        "processor_microseconds_per_story": {
+            **{name: second / len(news) * 1e6 for name, second in seconds.items()},
+            "engine_alone": alone_s / len(texts) * 1e6,
+        },
+        "ratios": {
+            "end_to_end_vs_engine_alone": scored / alone,
+            "engine_alone_vs_both_roles_processor_time": alone_s
+            / len(texts)
+            / (sum(seconds[name] for name in ("scoring", "engine", "storing")) / len(news)),
+        },
     }
 
 
@@ -91,14 +112,14 @@ def create_database(url: str) -> str:
 
 
 @contextmanager
-def running_roles(settings: Settings) -> Iterator[None]:
-    """Run both roles as ``earlybell run`` does; call `warm_up` before timing anything."""
+def running_roles(settings: Settings) -> Iterator[int]:
+    """Run both roles as ``earlybell run`` does, and yield its process id; call `warm_up` before timing anything."""
     environment = {**os.environ, **as_environment(settings), "EARLYBELL_LOG_LEVEL": "warning"}
     command = [sys.executable, "-m", "earlybell.streams.cli", "run"]
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     try:
         time.sleep(1)
-        yield
+        yield process.pid
     finally:
         process.terminate()
         process.wait(timeout=60)
@@ -113,7 +134,8 @@ def replay(settings: Settings, file: Path, *options: str) -> None:
 def warm_up(settings: Settings) -> None:
     """Send a few stories through both roles, so that the model is loaded and the partitions are assigned."""
     before = count(settings, "signals")
-    publish_steadily(settings, ["Meridian Freight raises its outlook"] * WARM_UP_STORIES, prefix=f"warm-up-{before}")
+    texts = ["Meridian Freight raises its outlook"] * WARM_UP_STORIES
+    publish_steadily(settings, texts, WARM_UP_STORIES, 1.0, prefix=f"warm-up-{before}")
     wait_for_rows(settings, before + WARM_UP_STORIES)
 
 
@@ -122,12 +144,14 @@ def is_warm_up(key: bytes) -> bool:
     return key.startswith(b"warm-up-")
 
 
-def publish_steadily(settings: Settings, texts: Sequence[str], prefix: str = "steady") -> None:
-    """Publish at `LOW_RATE_PER_S`."""
+def publish_steadily(
+    settings: Settings, texts: Sequence[str], per_second: float, seconds: float, prefix: str = "steady"
+) -> None:
+    """Publish at a rate, for a time or as long as there are texts."""
     producer = open_producer(settings)
     began = time.monotonic()
-    for number, text in enumerate(texts[: LOW_RATE_PER_S * LOW_RATE_S]):
-        time.sleep(max(0.0, began + number / LOW_RATE_PER_S - time.monotonic()))
+    for number, text in enumerate(texts[: int(per_second * seconds)]):
+        time.sleep(max(0.0, began + number / per_second - time.monotonic()))
         item = {"id": f"{prefix}-{number}", "headline": text[:4096], "published_at": "2026-01-05T09:30:00Z"}
         producer.send(settings.news_topic, key=item["id"].encode(), value=json.dumps(item).encode())
     producer.close()
@@ -168,12 +192,18 @@ def latencies(settings: Settings, stories: int | None) -> dict[str, float]:
     }
 
 
-def engine_alone(texts: Sequence[str]) -> float:
-    """Return texts/s of the same engine on the same texts in windows of the same size, with nothing else running."""
+def children_seconds() -> float:
+    """Return the processor time of the child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def engine_alone(texts: Sequence[str]) -> tuple[float, float]:
+    """Return texts/s of the same engine on the same texts in windows of the same size, and its processor seconds."""
     engine = open_engine("cpu")
     engine.warm_up()
     window = Settings.model_fields["window_texts"].default
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     for start in range(0, len(texts), window):
         engine.score(texts[start : start + window])
-    return len(texts) / (time.perf_counter() - began)
+    return len(texts) / (time.perf_counter() - began), time.process_time() - used
