@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup kernels demo test nightly lint format schemas bench lock clean distclean
+.PHONY: help setup kernels demo test nightly soak lint format schemas bench lock clean distclean
 
 help: ## List the targets.
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test: kernels lint ## Run the checks and all tests, on real servers.
 
 nightly: kernels ## Run the tests that take too long for every change.
 	$(BIN)/python -m pytest -m nightly
+
+soak: kernels ## Let 1,000 random faults hit the roles under load: hours, then an account of every message.
+	$(BIN)/python -m tests.faults.soak --faults 1000
 
 lint: $(STAMP) ## Check style, format, layers and types.
 	$(BIN)/ruff check .

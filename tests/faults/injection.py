@@ -55,6 +55,7 @@ class Faults:
             self.terminate_a_role: 1,
             self.pause_a_role: 1,
             self.kill_a_pool_worker: 1,
+            self.hang_a_pool_worker: 1,
             self.join_a_second_worker: 1,
             self.reset_the_network: 1,
             self.stall_the_network: 1,
@@ -86,11 +87,16 @@ class Faults:
             os.kill(pid, signal.SIGCONT)
 
     async def kill_a_pool_worker(self, draw: random.Random) -> None:
-        choice = draw.random()
-        while not (workers := self._workers()):  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
+        worker = await self._worker(draw)
         with suppress(psutil.NoSuchProcess):
-            workers[int(choice * len(workers))].kill()
+            worker.kill()
+
+    async def hang_a_pool_worker(self, draw: random.Random) -> None:
+        worker = await self._worker(draw)
+        with suppress(psutil.NoSuchProcess):
+            worker.suspend()
+            await asyncio.sleep(draw.uniform(0.5, 12.0))
+            worker.resume()
 
     async def join_a_second_worker(self, draw: random.Random) -> None:
         async with self._another(draw.choice(list(Role))) as other:
@@ -192,6 +198,13 @@ class Faults:
         while (pid := self._roles.pids.get(role)) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         return pid
+
+    async def _worker(self, draw: random.Random) -> psutil.Process:
+        """Return a worker of the scoring role's pool, once there is one."""
+        choice = draw.random()
+        while not (workers := self._workers()):  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+        return workers[int(choice * len(workers))]
 
     def _workers(self) -> list[psutil.Process]:
         with suppress(psutil.Error, KeyError):

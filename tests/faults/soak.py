@@ -55,13 +55,16 @@ class Result:
     account: Account
 
 
-async def soak(seed: int, faults: int, log: Path) -> Result:
+async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False) -> Result:
     """Run both roles under load through this many faults.
 
     Parameters
     ----------
     log
         Where the roles write their logs.
+    rapid
+        Let each fault follow the one before within two seconds, whether that is over or not: many more, with less to
+        learn of each.
     """
     with own_servers() as servers, log.open("wb") as output:
         migrations.upgrade(servers.stack.database_url)
@@ -89,7 +92,7 @@ async def soak(seed: int, faults: int, log: Path) -> Result:
             loading = asyncio.create_task(asyncio.to_thread(load.run))
             faulty = Faults(servers, network, database_network, roles, lambda role: Roles((role,), anothers, output))
             try:
-                drawn = await _inject(faulty, seed, faults, seen)
+                drawn = await _inject(faulty, seed, faults, seen, rapid=rapid)
             finally:
                 load.stop()
             await loading
@@ -99,7 +102,7 @@ async def soak(seed: int, faults: int, log: Path) -> Result:
     return Result(drawn, len(load.given.revisions), len(load.given.broken), found)
 
 
-async def _inject(faults: Faults, seed: int, count: int, seen: Witness) -> Counter[str]:
+async def _inject(faults: Faults, seed: int, count: int, seen: Witness, *, rapid: bool) -> Counter[str]:
     """Let faults happen, report each, and return how often each kind did."""
     drawn: Counter[str] = Counter()
     shown: dict[str, list[Watch]] = defaultdict(list)
@@ -107,6 +110,8 @@ async def _inject(faults: Faults, seed: int, count: int, seen: Witness) -> Count
         draw = random.Random(f"{seed}/{number}")
         fault = draw.choices(list(faults.weights()), list(faults.weights().values()))[0]
         overlapping, pause = draw.random() < OVERLAPPING, draw.uniform(0.2, 6.0)
+        if rapid:
+            overlapping, pause = True, pause / 3
         name, calm = fault.__name__, seen.calm
         began, watch = time.monotonic(), Watch()
         seen.watch = watch
@@ -181,11 +186,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, help="which faults come (default: a random number)")
     parser.add_argument("--faults", type=int, default=100, help="how many (default: 100)")
+    parser.add_argument("--rapid", action="store_true", help="do not wait for a fault to be over")
     parser.add_argument("--log", type=Path, default=Path("soak.log"), help="where the roles write (default: soak.log)")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
-    print(f"seed {seed}: repeat with --seed {seed} --faults {arguments.faults}", flush=True)
-    result = asyncio.run(soak(seed, arguments.faults, arguments.log))
+    rapid = " --rapid" if arguments.rapid else ""
+    print(f"seed {seed}: repeat with --seed {seed} --faults {arguments.faults}{rapid}", flush=True)
+    result = asyncio.run(soak(seed, arguments.faults, arguments.log, rapid=arguments.rapid))
     _report(seed=seed, faults=result.faults, revisions=result.revisions, broken=result.broken)
     print(result.account, flush=True)
     return 0 if result.account else 1
