@@ -54,6 +54,9 @@ log = structlog.get_logger(__name__)
 
 Chunks = AsyncIterable[Chunk]
 
+#: How long it takes at most until partitions that were added to a topic are read.
+METADATA_AGE_S = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
@@ -277,6 +280,7 @@ def _app(role: Role, settings: Settings, member: str | None = None) -> faust.App
         broker_request_timeout=max(settings.kafka_timeout_s, rebalance_timeout + 5.0),
         broker_max_poll_records=settings.chunk_messages * settings.fetched_chunks,
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=int(METADATA_AGE_S * 1000),
         producer_acks=-1,
         producer_request_timeout=settings.kafka_timeout_s,
         producer_max_request_size=2 * MAX_DEAD_LETTER_BYTES,

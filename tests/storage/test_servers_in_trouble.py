@@ -101,3 +101,28 @@ def test_a_refused_row_does_not_put_the_batch_into_the_servers_log(servers: list
     assert "ck_news_origin" in written, "the server logs the error"
     assert len(written) < 5_000, "and little more"
     assert written.count("Confidential") <= 3, "of the rows, at most the one at fault"
+
+
+#: What a server in trouble says: disk full, out of memory, too many connections, shutting down, a deadlock, a lock that
+#: was not to be had, a failed serialization, an error of its disk.
+TROUBLES = ("53100", "53200", "53300", "57P01", "40P01", "55P03", "40001", "58030")
+
+
+@pytest.mark.parametrize("state", TROUBLES)
+def test_trouble_of_the_server_is_never_the_rows_fault(servers: list[Server], state: str) -> None:
+    server = servers[1]
+    number = 20_000 + TROUBLES.index(state)
+    rows = [news_row(1_000 * number + one) for one in range(3)]
+    execute(
+        url(server),
+        "CREATE OR REPLACE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ "
+        f"BEGIN RAISE EXCEPTION 'in trouble' USING ERRCODE = '{state}'; END $$",
+        "CREATE TRIGGER trouble BEFORE INSERT ON news FOR EACH ROW EXECUTE FUNCTION trouble()",
+    )
+    with Writer(url(server)) as writer:
+        try:
+            with pytest.raises(StorageUnavailable, match="in trouble"):
+                writer.write_news(rows)
+        finally:
+            execute(url(server), "DROP TRIGGER trouble ON news")
+        assert writer.write_news(rows) == Written(3), "and once it is over all rows are stored"
