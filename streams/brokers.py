@@ -26,8 +26,9 @@ def reaching(settings: Settings) -> Iterator[None]:
     try:
         yield
     except KafkaError as error:
+        reason = "no broker answers" if "Unable to bootstrap" in str(error) else str(error)
         raise BrokerError(
-            f"{settings.kafka_bootstrap}: {error}; is Kafka running? `earlybell up` starts one, "
+            f"{settings.kafka_bootstrap}: {reason}; is Kafka running? `earlybell up` starts one, "
             "EARLYBELL_KAFKA_BOOTSTRAP names another"
         ) from error
 

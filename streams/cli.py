@@ -7,6 +7,7 @@ Kafka client nor SQLAlchemy. Only here does a `UserError` become one line on the
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
 DAILY, STACK, MODEL = "Every day", "Stack and set-up", "Model"
 #: The storage room does not know where its URL comes from; the command line does.
 POSTGRES_ADVICE = "is Postgres running? `earlybell up` starts one, EARLYBELL_DATABASE_URL names another"
+
+#: What the argument parser says of a value, and what that means.
+_PLAIN_WORDS = (
+    (r"Input should be a valid integer.*", "it must be a whole number"),
+    (r"Input should be a valid number.*", "it must be a number"),
+    (r"Input should be greater than or equal to (\S+)", r"it must be at least \1"),
+    (r"Value error, ", ""),
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -293,7 +302,9 @@ def execute(arguments: Sequence[str]) -> int:
     except typer.Abort:
         return INTERRUPTED
     except typer.TyperException as error:
-        return _fail(f"{_one_line(error.format_message()).rstrip('.')} (see `earlybell --help`)")
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "earlybell"
+        return _fail(f"{_plain(_one_line(error.format_message())).rstrip('.')} (see `{command} --help`)")
     except StorageUnavailable as error:
         return _fail(f"{_one_line(error)}; {POSTGRES_ADVICE}")
     except UserError as error:
@@ -303,6 +314,13 @@ def execute(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _plain(message: str) -> str:
+    """Return a message of the argument parser without the words of the library that checks values."""
+    for theirs, ours in _PLAIN_WORDS:
+        message = re.sub(theirs, ours, message)
+    return message
 
 
 def _fail(line: str) -> int:

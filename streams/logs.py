@@ -27,7 +27,7 @@ _NO_COORDINATOR = re.compile("GroupCoordinatorNotAvailable|Marking the coordinat
 _STARTED = time.monotonic()
 
 #: Libraries whose progress is logged at debug level only, and whose warnings always.
-CHATTY_LIBRARIES = ("aiokafka", "kafka", "faust", "mode", "asyncio", "alembic", "urllib3")
+CHATTY_LIBRARIES = ("aiokafka", "faust", "mode", "asyncio", "alembic", "urllib3")
 
 
 def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> None:
@@ -62,6 +62,8 @@ def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> N
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    # The command line's client raises what it logs.
+    logging.getLogger("kafka").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
     for name in CHATTY_LIBRARIES:
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
     logging.captureWarnings(True)

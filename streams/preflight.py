@@ -26,8 +26,8 @@ def check(settings: Settings, roles: Collection[Role]) -> None:
     """
     if Role.SCORING in roles:
         devices(settings.devices)
-        if settings.checkpoint is not None and not (settings.checkpoint / "config.json").is_file():
-            raise CommandError(f"EARLYBELL_CHECKPOINT={settings.checkpoint} is not a checkpoint: it has no config.json")
+        if settings.checkpoint is not None and not (settings.checkpoint / "manifest.json").is_file():
+            raise CommandError(f"EARLYBELL_CHECKPOINT={settings.checkpoint} is no checkpoint: it has no manifest.json")
     with ThreadPoolExecutor(2) as threads:
         topics = threads.submit(_topics, settings)
         database = threads.submit(schema.check, settings.database) if Role.STORING in roles else None

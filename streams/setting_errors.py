@@ -15,6 +15,7 @@ _PLAIN: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "int_from_float": lambda _: "it must be a whole number",
     "float_parsing": lambda _: "it must be a number",
     "bool_parsing": lambda _: "it must be true or false",
+    "path_not_file": lambda _: "there is no such file",
     "literal_error": lambda context: f"it must be {context['expected'].replace(chr(39), '')}",
     "greater_than": lambda context: f"it must be more than {context['gt']:g}",
     "greater_than_equal": lambda context: f"it must be at least {context['ge']:g}",
@@ -25,7 +26,7 @@ _PLAIN: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 def plain(error: Mapping[str, Any]) -> str:
     """Return what one of pydantic's errors means for the value."""
     say = _PLAIN.get(error["type"])
-    return say(error.get("ctx", {})) if say is not None else str(error["msg"])
+    return say(error.get("ctx", {})) if say is not None else str(error["msg"]).removeprefix("Value error, ")
 
 
 def unknown(environment: Iterable[str], prefix: str, fields: Collection[str]) -> list[str]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from earlybell import masking
@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     kafka_password: SecretStr | None = Field(
         None, description="Authenticate with this password if the protocol uses SASL."
     )
-    kafka_ca_file: Path | None = Field(
+    kafka_ca_file: FilePath | None = Field(
         None, description="Trust the certificate authority in this PEM file to sign the brokers' certificates."
     )
     kafka_timeout_s: float = Field(
@@ -231,6 +231,22 @@ class Settings(BaseSettings):
     def insync_replicas(self) -> int:
         """The number of brokers that must have a message before it counts as acknowledged."""
         return self.min_insync_replicas or min(2, self.replication)
+
+    @field_validator("kafka_bootstrap")
+    @classmethod
+    def _no_url(cls, brokers: str) -> str:
+        if "/" in brokers:
+            raise ValueError("it must be host:port[,host:port], without a scheme or a path")
+        return brokers
+
+    @model_validator(mode="after")
+    def _credentials(self) -> Self:
+        if self.kafka_security_protocol.startswith("SASL") and not (self.kafka_username and self.kafka_password):
+            raise ValueError(
+                f"EARLYBELL_KAFKA_SECURITY_PROTOCOL is {self.kafka_security_protocol}, which needs "
+                "EARLYBELL_KAFKA_USERNAME and EARLYBELL_KAFKA_PASSWORD"
+            )
+        return self
 
     @model_validator(mode="after")
     def _enough_replicas(self) -> Self:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from earlybell.errors import UserError
 from earlybell.inference.predictions import ModelDescription, Predictions, Scorer
 
 MakeScorer: TypeAlias = Callable[[str], Scorer]
@@ -196,7 +197,8 @@ def _release_device_memory() -> None:
 
 
 def _sentence(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".rstrip(": ").split())
+    named = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    text = " ".join(named.rstrip(": ").split())
     return text if len(text) <= MAX_REASON_CHARACTERS else f"{text[: MAX_REASON_CHARACTERS - 1]}…"
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shlex
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Protocol, cast
 
 import msgspec
@@ -87,6 +89,8 @@ def score_file(settings: Settings, path: str, text_format: TextFormat, output: S
     PoolError
         The model cannot be loaded, or a device does not exist.
     """
+    if " " in path and not Path(path).exists():
+        raise FileError(f"{path}: no such file; for a text, type: echo {shlex.quote(path)} | earlybell score -")
     file = open_file(path)
     out, summary, notice = printer(output), Summary(), Notice()
     # A table that grows shows the progress itself.

@@ -123,6 +123,8 @@ class Summary:
             parts.append(f"{_lines(self.faults)} could not be scored")
         if self.blank:
             parts.append(f"{self.blank} blank {'line was' if self.blank == 1 else 'lines were'} skipped")
+        if not self.texts and not self.faults:
+            parts.append("there was no text to score")
         return ", ".join(parts)
 
     def counts(self) -> str:

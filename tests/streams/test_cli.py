@@ -42,54 +42,6 @@ def _no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_text("Zephyr wins\n")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "environment", "message"),
-    [
-        (["replay", "absent.csv"], {}, r"absent\.csv: no such file"),
-        (["replay", "."], {}, r"is a directory"),
-        (["replay", "odd.csv"], {}, r"no column for headline: the file has kicker, when; .*--map headline=COLUMN"),
-        (["replay", "odd.csv", "--map", "headline=lead"], {}, r"no column 'lead' for headline"),
-        (["replay", "good.csv", "--map", "mood=x"], {}, r"field=column"),
-        (["replay", "good.csv", "--timezone", "Mars"], {}, r"America/New_York"),
-        (["replay", "good.csv", "--speed", "quick"], {}, r"max"),
-        (["replay", "texts.txt"], {}, r"--format"),
-        (["replay", "good.csv", "--raw", "--map", "id=x"], {}, r"--raw"),
-        (["replay", "good.csv"], {}, r"127\.0\.0\.1:1: .*`earlybell up`"),
-        (["watch"], {}, r"127\.0\.0\.1:1: .*`earlybell up`"),
-        (["redrive"], {}, r"127\.0\.0\.1:1: .*`earlybell up`"),
-        (["run", "--role", "scoring"], {}, r"127\.0\.0\.1:1: .*`earlybell up`"),
-        (["db", "upgrade"], {}, r"127\.0\.0\.1:1.*refused"),
-        (["db", "current"], {}, r"127\.0\.0\.1:1.*refused"),
-        (["db", "upgrade"], {"EARLYBELL_DATABASE_URL": "mysql://x/y"}, r"postgresql://"),
-        (["score", "absent.txt"], {}, r"absent\.txt: no such file"),
-        (["score", "texts.txt"], {"EARLYBELL_DEVICES": "tpu"}, r"devices .*'tpu'.*cpu"),
-        (["settings"], {"EARLYBELL_PARTITIONS": "many"}, r"EARLYBELL_PARTITIONS='many'"),
-        (["settings"], {"EARLYBELL_DIAL": "2"}, r"EARLYBELL_DIAL='2'.*it must be at most 1"),
-        (["frobnicate"], {}, r"No such command 'frobnicate'.*--help"),
-        (["replay"], {}, r"Missing argument"),
-        (["replay", "good.csv", "--spede", "1"], {}, r"No such option: --spede"),
-        (["replay", "good.csv", "--limit", "0"], {}, r"--limit"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-def test_user_errors(
-    arguments: list[str],
-    environment: dict[str, str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    code = execute(arguments)
-    captured = capsys.readouterr()
-    assert (code, captured.out) == (2, "")
-    [line] = [line for line in captured.err.splitlines() if not line.startswith("{")]
-    assert re.search(message, line)
-    assert line.startswith("earlybell: ")
-    assert "hunter2" not in captured.err
-
-
 def test_a_file_without_valid_news_fails_after_its_faults(
     kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
