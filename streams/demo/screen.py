@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ PLAIN_WIDTH = 140
 _STYLES = {"positive": "green", "negative": "red"}
 #: One shade a depth, from the first to the deepest.
 _SHADES = ("cyan", "blue", "magenta", "yellow", "green", "red", "white")
-_TITLE = "Earlybell: a day of invented news, through the whole pipeline, on this machine"
+TITLE = "Earlybell: a day of invented news, through the whole pipeline, on this machine"
 #: Lines of the screen that are not the latest signals; what is left belongs to them.
 _OTHER_LINES = 20
 #: Dead letters that are shown, where there is room for many lines and where there is not.
@@ -69,7 +68,7 @@ class Screen:
             self._live = Live(console=self.console, refresh_per_second=8, transient=False, get_renderable=self.render)
             self._live.start()
         else:
-            print(_TITLE, flush=True)
+            print(TITLE, flush=True)
         return self
 
     def __exit__(
@@ -104,13 +103,21 @@ class Screen:
 
     def render(self) -> RenderableType:
         """Return the whole screen."""
-        tally, title = self._tally, Text(_TITLE, style="bold")
+        tally, title = self._tally, Text(TITLE, style="bold")
         if not tally.signal_ids:
             return Group(title, Text(), *self._step_lines())
+        return Group(title, self._now(), *self.panels())
+
+    def panels(self) -> Iterator[RenderableType]:
+        """Yield what has been seen, in as many lines as the console has."""
+        tally = self._tally
         signals = max(3, min(LATEST_SIGNALS, self.console.height - _OTHER_LINES))
         dead = _LETTERS if signals == LATEST_SIGNALS else _FEW_LETTERS
-        panels = (flow(tally), depths(tally, self.console.width), latest(tally, signals), correction(tally))
-        return Group(title, self._now(), *itertools.chain(*panels, letters(tally, dead)))
+        yield from flow(tally)
+        yield from depths(tally, self.console.width)
+        yield from latest(tally, signals)
+        yield from correction(tally)
+        yield from letters(tally, dead)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
@@ -142,9 +149,11 @@ class Screen:
 
 def flow(tally: Tally) -> Iterator[RenderableType]:
     """Yield the way of a story, with how many have come how far."""
+    rate, texts = tally.per_second(), max(1, tally.depths.total())
+    layers = sum(depth * count for depth, count in tally.depths.items()) / texts
     stations = (
         ("news.raw", f"{tally.published + tally.burst_published:,}"),
-        ("model", f"{tally.per_second():,.0f}/s"),
+        ("model", f"{rate:,.0f}/s" if rate else f"{layers:.1f} layers"),
         ("news.sentiment", f"{len(tally.signal_ids) + len(tally.burst):,}"),
         ("Postgres", f"{tally.signal_rows:,} rows"),
     )

@@ -38,7 +38,7 @@ from earlybell.streams.brokers import client_options, open_consumer, open_produc
 from earlybell.streams.commands.feeds import Message, Pacer, Report, publish, raw_messages
 from earlybell.streams.commands.rows import open_file
 from earlybell.streams.demo import sample
-from earlybell.streams.demo.screen import Result, Screen, result_lines
+from earlybell.streams.demo.screen import TITLE, Result, Screen, result_lines
 from earlybell.streams.demo.tally import BURST, Tally
 from earlybell.streams.exceptions import CommandError
 from earlybell.streams.exit_codes import INTERRUPTED
@@ -119,7 +119,7 @@ def run(seconds: float, picture: Path | None = None) -> int:
             for part in ending:
                 screen.console.print(part)
             if picture is not None:
-                _draw(picture, tally, ending)
+                _draw(picture, tally, outcome.results[:2])
             return 0
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
@@ -232,10 +232,10 @@ def _replay(settings: Settings, tally: Tally, seconds: float, stop: threading.Ev
 
 
 def _burst(settings: Settings, tally: Tally, stop: threading.Event) -> None:
-    """Publish the sample's headlines over and over, as new stories, as fast as possible."""
+    """Publish the headlines that have been scored over and over, as new stories, as fast as possible."""
     with closing(open_producer(settings)) as producer:
         published_at = datetime.now(UTC)
-        for number, headline in zip(range(BURST_TEXTS), itertools.cycle(tally.headlines.values()), strict=False):
+        for number, headline in zip(range(BURST_TEXTS), itertools.cycle(tally.scored_headlines()), strict=False):
             if stop.is_set():
                 return
             item = NewsItem(id=f"{BURST}{number}", headline=headline, published_at=published_at)
@@ -293,13 +293,12 @@ def _ending(tally: Tally, outcome: Outcome) -> list[RenderableType]:
     return [*parts, table]
 
 
-def _draw(picture: Path, tally: Tally, ending: Sequence[RenderableType]) -> None:
+def _draw(picture: Path, tally: Tally, answers: Sequence[Result]) -> None:
     """Write what the demo showed as an SVG, for the README."""
     console = Console(record=True, width=PICTURE_WIDTH, height=60, file=io.StringIO(), force_terminal=True)
-    screen = Screen(tally, console)
-    screen.enter(f"playing a day of {sample.MESSAGES} messages")
-    for part in (screen.render(), *ending):
-        console.print(part)
+    console.print(Text(TITLE, style="bold"), *Screen(tally, console).panels(), sep="\n")
+    for answer in answers:
+        console.print(*result_lines(answer), sep="\n")
     # Without the fonts that rich would have the reader's browser fetch from elsewhere.
     form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     picture.write_text(console.export_svg(title="earlybell demo", code_format=form), encoding="utf-8")

@@ -135,6 +135,10 @@ class Tally:
         origin = int(texts[PARTITION[0]]), int(texts[OFFSET[0]])
         self.letters.append(Letter(*origin, summary(value), texts[REASON[0]]))
 
+    def scored_headlines(self) -> list[str]:
+        """Return the headlines that have a signal: one in a foreign language, for example, has none."""
+        return [self.headlines[story] for story in self._scores]
+
     def headline(self, signal: SentimentSignal) -> str:
         """Return the headline of a signal's story."""
         return self.headlines.get((signal.news_id, signal.revision), signal.news_id)

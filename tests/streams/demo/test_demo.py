@@ -84,6 +84,8 @@ def test_a_correct_run_has_no_differences() -> None:
     assert tally.quiet.percentile(0.0) < tally.quiet.percentile(0.99) <= sample.MESSAGES
     assert tally.headline(tally.latest[-1]).startswith("Quillstone closes higher")
     assert len(tally.corrections) == sample.CORRECTIONS
+    assert len(tally.scored_headlines()) == sample.SIGNALS
+    assert not any("erhöht" in headline for headline in tally.scored_headlines())
     readable = [letter.message for letter in tally.letters]
     assert "(no value: a tombstone)" in readable
     assert any(message.startswith("Kitewell shares resume trading") for message in readable)
