@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import Counter
+from typing import Any
 
 import aiokafka
 import faust
@@ -14,6 +15,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from earlybell.streams import codecs
+from earlybell.streams.fetching import Fetched
 from earlybell.streams.producer import Producer
 from earlybell.streams.settings import Settings
 from earlybell.streams.transport import Chunk, Consumer, ConsumerThread, Transport
@@ -197,6 +199,34 @@ async def test_rebalances_under_load_lose_nothing(settings: Settings) -> None:
         await until(lambda: committed(settings) == ends(settings))
     seen = Counter(value for worker in workers for value in worker.values)
     assert set(seen) == {str(n).encode() for n in range(sent)}
+
+
+async def test_what_was_fetched_before_a_rebalance_is_not_handed_out_after_it(settings: Settings) -> None:
+    """It follows positions that no longer count: what lies before it would be skipped, and then committed over."""
+    one = settings.model_copy(update={"commit_interval_s": 600.0})
+
+    async def keep(chunk: Chunk) -> None:
+        """Neither acknowledge nor forget: the group's offset stays at the start."""
+
+    async with working(one, keep) as worker:
+        await asyncio.to_thread(publish, one, [b"first"] * 50, partition=0)
+        await until(lambda: len(worker.values) == 50)
+        consumer: Consumer = worker.app.consumer
+        fetch, sought = consumer._thread.fetch, asyncio.Event()
+
+        async def overtaken(*arguments: Any) -> Fetched:
+            fetched = await fetch(*arguments)
+            if fetched.records and not sought.is_set():
+                sought.set()
+                await consumer.perform_seek()
+            return fetched
+
+        consumer._thread.fetch = overtaken  # type: ignore[assignment, method-assign]
+        await asyncio.to_thread(publish, one, [b"second"] * 50, partition=0)  # for the fetch that waits already
+        await until(lambda: len(worker.values) == 100)
+        await asyncio.to_thread(publish, one, [b"third"] * 50, partition=0)
+        await until(lambda: len(worker.values) >= 250)
+    assert [offset for _, offset in worker.offsets] == [*range(100), *range(150)]
 
 
 async def test_a_stopped_worker_has_committed_what_was_safe(settings: Settings) -> None:
