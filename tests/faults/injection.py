@@ -74,17 +74,16 @@ class Faults:
     # The roles
 
     async def kill_a_role(self, draw: random.Random) -> None:
-        os.kill(await self._pid(draw), signal.SIGKILL)
+        _signal(await self._pid(draw), signal.SIGKILL)
 
     async def terminate_a_role(self, draw: random.Random) -> None:
-        os.kill(await self._pid(draw), signal.SIGTERM)
+        _signal(await self._pid(draw), signal.SIGTERM)
 
     async def pause_a_role(self, draw: random.Random) -> None:
         pid = await self._pid(draw)
-        os.kill(pid, signal.SIGSTOP)
+        _signal(pid, signal.SIGSTOP)
         await asyncio.sleep(draw.uniform(0.5, 12.0))
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+        _signal(pid, signal.SIGCONT)
 
     async def kill_a_pool_worker(self, draw: random.Random) -> None:
         worker = await self._worker(draw)
@@ -210,6 +209,12 @@ class Faults:
         with suppress(psutil.Error, KeyError):
             return psutil.Process(self._roles.pids[Role.SCORING]).children(recursive=True)
         return []
+
+
+def _signal(pid: int, number: int) -> None:
+    """Send a signal to a role, which another fault may have ended by now."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 async def _end(pid: int, number: int) -> None:
