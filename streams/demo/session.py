@@ -172,7 +172,7 @@ async def _feed(settings: Settings, tally: Tally, screen: Screen, seconds: float
     answers = await asyncio.to_thread(_answers, settings)
     screen.enter(f"now {BURST_TEXTS:,} headlines at once, as fast as they go")
     await _in_thread(_burst, settings, tally, stop, screen=screen)
-    await _until(lambda: len(tally.burst) >= BURST_TEXTS, SETTLE_TIMEOUT_S, screen)
+    await _until(lambda: tally.signal_rows >= sample.SIGNALS + BURST_TEXTS, SETTLE_TIMEOUT_S, screen)
     return Outcome([], answers)
 
 
