@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import aiokafka
 import faust
 import structlog
-from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, KafkaError
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from earlybell.streams import codecs, metrics
-from earlybell.streams.fetching import Fetched, Taker, Unreadable, end_of, size_of
+from earlybell.streams import metrics
+from earlybell.streams.consumer_thread import STOP_S, ConsumerThread
+from earlybell.streams.fetching import Unreadable, end_of, size_of
 from earlybell.streams.offsets import OffsetBook, Ticket
 from earlybell.streams.producer import Producer
 
@@ -39,15 +39,8 @@ log = structlog.get_logger(__name__)
 #: How long a rebalance or a shutdown waits for work that was handed out. What is not safe by then is read again by the
 #: partition's next owner, and its signals have the same ids.
 DRAIN_S = 10.0
-#: How long a stop waits for the broker to hear of it. Without that the group learns of it when the session ends.
-STOP_S = 5.0
-#: How long the broker holds a fetch for which it has no messages. aiokafka has one fetch per broker under way, so this
-#: is how long a partition with messages may wait for those without.
-FETCH_WAIT_MS = 50
 #: A chunk is also full at this part of the bytes that may be waiting.
 CHUNKS_PER_BUDGET = 16
-
-codecs.install()
 
 
 class Chunk:
@@ -79,118 +72,6 @@ class Lag(NamedTuple):
 
     messages: int  # from the first that is not safe to the end of the log
     oldest_s: float  # age of the oldest message in work, since the broker took it in; 0 if there is none
-
-
-class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """Faust's consumer thread with our settings of the client, and without crashes where a retry will do."""
-
-    logger = driver.logger
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._taker = Taker()
-
-    def _create_worker_consumer(self, transport: driver.Transport) -> aiokafka.AIOKafkaConsumer:
-        conf = self.app.conf
-        return aiokafka.AIOKafkaConsumer(
-            client_id=conf.broker_client_id,
-            group_id=conf.id,
-            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
-            partition_assignment_strategy=[RoundRobinPartitionAssignor],
-            enable_auto_commit=False,
-            # The consumer sets every position itself, so that no message is skipped or read again in silence.
-            auto_offset_reset="none",
-            # Messages of a transaction count when it is committed, not before, and not if it is aborted.
-            isolation_level="read_committed",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
-            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
-            max_poll_records=conf.broker_max_poll_records,
-            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
-            request_timeout_ms=int(conf.broker_request_timeout * 1000),
-            session_timeout_ms=int(conf.broker_session_timeout * 1000),
-            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
-            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
-            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
-            connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
-            **driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context),
-        )
-
-    async def fetch(self, active: Iterable[TP], timeout: float, size: int) -> Fetched:  # noqa: ASYNC109 (Faust's name)
-        """Take what has been fetched, up to `size` bytes; wait for it for up to `timeout` seconds, or until `wake`."""
-        fetched: Fetched = await self.call_thread(self._fetch, frozenset(active), timeout, size)
-        return fetched
-
-    async def _fetch(self, active: frozenset[TP], timeout: float, size: int) -> Fetched:  # noqa: ASYNC109
-        consumer = self._ensure_consumer()
-        fetcher = consumer._fetcher
-        if not self.consumer.flow_active:
-            return Fetched()
-        if consumer._closed or fetcher._closed:
-            raise ConsumerStoppedError
-        with fetcher._subscriptions.fetch_context():
-            if fetcher._subscriptions.reassignment_in_progress:
-                await fetcher._subscriptions.wait_for_assignment()
-            if fetched := self._taker.take(fetcher, active, messages=consumer._max_poll_records, size=size):
-                return fetched
-            waiter = fetcher._create_fetch_waiter()
-            await asyncio.wait([waiter], timeout=timeout)
-            if not waiter.done():
-                waiter.cancel()
-                return Fetched()
-            waiter.result()  # raises if the group cannot be joined
-            return self._taker.take(fetcher, active, messages=consumer._max_poll_records, size=size)
-
-    def wake(self) -> None:
-        """Make a `fetch` that is waiting return."""
-        with contextlib.suppress(RuntimeError):  # the thread has stopped
-            self.thread_loop.call_soon_threadsafe(self._wake)
-
-    def _wake(self) -> None:
-        if self._consumer is not None:
-            fetcher = self._consumer._fetcher
-            for waiter in list(fetcher._fetch_waiters):
-                fetcher._notify(waiter)
-
-    async def committed_offsets(self, partitions: Iterable[TP]) -> dict[TP, int | None]:
-        """Return the group's committed offset of each partition, None where there is none."""
-        committed: dict[TP, int | None] = await self.call_thread(self._committed_offsets, list(partitions))
-        return committed
-
-    async def _committed_offsets(self, partitions: Sequence[TP]) -> dict[TP, int | None]:
-        consumer = self._ensure_consumer()
-        offsets = await asyncio.gather(*(consumer.committed(driver.ensure_aiokafka_TP(tp)) for tp in partitions))
-        return dict(zip(partitions, offsets, strict=True))
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        consumer = self._ensure_consumer()
-        assignment = self.assignment()
-        assigned = {
-            driver.ensure_aiokafka_TP(tp): aiokafka.structs.OffsetAndMetadata(offset, "")
-            for tp, offset in offsets.items()
-            if tp in assignment
-        }
-        if not assigned:  # all were revoked in the meantime; aiokafka refuses an empty commit
-            return False
-        try:
-            async with asyncio.timeout(self.app.conf.broker_request_timeout):
-                await consumer.commit(assigned)
-        except (KafkaError, TimeoutError) as error:
-            # A rebalance has overtaken the commit, or the broker is away. The offsets are committed at the next
-            # interval, or the messages are read again by the partition's next owner.
-            metrics.COMMIT_FAILURES.inc()
-            log.warning("commit_failed", reason=repr(error))
-            return False
-        return len(assigned) == len(offsets)
-
-    async def on_thread_stop(self) -> None:
-        """Leave the group, but do not wait for a broker that does not answer."""
-        try:
-            async with asyncio.timeout(STOP_S):
-                await super().on_thread_stop()
-        except TimeoutError:
-            log.warning("consumer_abandoned", after_s=STOP_S)
-            if self._consumer is not None:
-                await self._consumer._client.close()
 
 
 class Consumer(driver.Consumer):

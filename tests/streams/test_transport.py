@@ -15,10 +15,11 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from earlybell.streams import codecs
+from earlybell.streams.consumer_thread import ConsumerThread
 from earlybell.streams.fetching import Fetched
 from earlybell.streams.producer import Producer
 from earlybell.streams.settings import Settings
-from earlybell.streams.transport import Chunk, Consumer, ConsumerThread, Transport
+from earlybell.streams.transport import Chunk, Consumer, Transport
 from tests.streams.chunk_workers import ChunkWorker, acknowledge, committed, ends, publish, until, working
 
 
