@@ -31,7 +31,7 @@ DAILY, STACK, MODEL = "Every day", "Stack and set-up", "Model"
 #: The storage room does not know where its URL comes from; the command line does.
 POSTGRES_ADVICE = "is Postgres running? `earlybell up` starts one, EARLYBELL_DATABASE_URL names another"
 
-#: What the argument parser says of a value, and what that means.
+#: The argument parser's words for a wrong value, and plainer ones.
 _PLAIN_WORDS = (
     (r"Input should be a valid integer.*", "it must be a whole number"),
     (r"Input should be a valid number.*", "it must be a number"),

@@ -21,7 +21,7 @@ from earlybell.streams.sentences import SENTENCES, sentence
 
 Level = Literal["debug", "info", "warning", "error"]
 
-#: How long a process that has just started may look for the group's coordinator before the logs say so.
+#: How long a process that has just started may look for the group's coordinator before that is logged.
 COORDINATOR_AFTER_S = 30.0
 _NO_COORDINATOR = re.compile("GroupCoordinatorNotAvailable|Marking the coordinator dead")
 _STARTED = time.monotonic()
@@ -57,7 +57,7 @@ def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> N
     ]
     handler = logging.StreamHandler(sys.stderr)
     if level != "debug":
-        handler.addFilter(_tells)
+        handler.addFilter(_not_noise)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=render, foreign_pre_chain=enrich))
     root = logging.getLogger()
     root.handlers = [handler]
@@ -108,12 +108,12 @@ def _drop_unsaid(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-def _tells(record: logging.LogRecord) -> bool:
-    """Return whether a record tells anything.
+def _not_noise(record: logging.LogRecord) -> bool:
+    """Return whether a record is more than the noise of a healthy start.
 
     Faust's base class logs each start and stop of a service in our modules' names; our own events are mappings here,
-    not text. And Kafka's client logs errors while the broker creates the topic of the offsets, which it does when the
-    first group joins: not worth a word unless it lasts.
+    not text. Kafka's client logs errors while the broker creates the topic of the offsets, which it does when the first
+    group joins.
     """
     if record.name.startswith("earlybell.") and isinstance(record.msg, str):
         return record.levelno >= logging.WARNING

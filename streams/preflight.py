@@ -1,4 +1,4 @@
-"""Checks what the roles need before they start: so that what is missing is said once, in one line, at once.
+"""Checks what the roles need before they start, so that whatever is missing is reported once, and immediately.
 
 Each role checks the same again when it starts, as it may run by itself and later.
 """

@@ -47,7 +47,7 @@ def cause(code: int) -> str:
 
 
 def write(group_prefix: str, histories: Mapping[Role, History]) -> None:
-    """Write what this process, the running supervisor, knows. Where it cannot be written, `status` says less."""
+    """Write what this process, the running supervisor, knows. If that fails, `status` shows less."""
     record = {"pid": os.getpid(), "roles": {role: asdict(history) for role, history in histories.items()}}
     with contextlib.suppress(OSError):
         path = _path(group_prefix)

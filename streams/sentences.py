@@ -6,6 +6,7 @@ here is printed with its fields.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -37,7 +38,7 @@ def _progress(fields: Fields) -> str:
 
 
 def _place(address: str) -> str:
-    """Return a database's address without its scheme and user, which a person who reads a log need not see."""
+    """Return a database's address without its scheme and user."""
     return re.sub(r"^postgresql://([^@/]*@)?", "", address)
 
 
@@ -71,6 +72,8 @@ def sentence(event: str, fields: Fields) -> str | None:
     """Return an event as a person reads it, or None if it is left out."""
     if event in SENTENCES:
         write = SENTENCES[event]
-        return write(fields) if write is not None else None
+        # An event without the fields of its sentence is printed like an unknown one: no log line may raise.
+        with contextlib.suppress(KeyError):
+            return write(fields) if write is not None else None
     shown = " ".join(f"{name}={value}" for name, value in fields.items())
     return f"{event.replace('_', ' ')}  {shown}".rstrip() if shown else event

@@ -25,8 +25,8 @@ _PLAIN: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 
 def plain(error: Mapping[str, Any]) -> str:
     """Return what one of pydantic's errors means for the value."""
-    say = _PLAIN.get(error["type"])
-    return say(error.get("ctx", {})) if say is not None else str(error["msg"]).removeprefix("Value error, ")
+    words = _PLAIN.get(error["type"])
+    return words(error.get("ctx", {})) if words is not None else str(error["msg"]).removeprefix("Value error, ")
 
 
 def unknown(environment: Iterable[str], prefix: str, fields: Collection[str]) -> list[str]:

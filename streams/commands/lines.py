@@ -1,6 +1,6 @@
 """A table that grows line by line: one line a row at any width, in columns that do not move.
 
-Also the notice line that says what a command is waiting for. Knows nothing of what is printed.
+Also the notice line, which names what a command is waiting for. Knows nothing of what is printed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class GrowingTable:
 
 
 class Notice:
-    """A line on the standard error that says what a command is waiting for, while it waits.
+    """A line on the standard error that names what a command is waiting for.
 
     On a terminal it disappears with the next output; elsewhere it is an ordinary line.
     """

@@ -10,7 +10,7 @@ import msgspec
 
 #: Characters of a value that are shown.
 MAX_VALUE_CHARACTERS = 4_000
-#: How the reason of many a dead letter begins; a list of them has no room for it.
+#: How the reasons of most dead letters begin; lists leave it out.
 CONTRACT = "violates the contract: "
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

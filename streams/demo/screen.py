@@ -207,7 +207,7 @@ def correction(tally: Tally) -> Iterator[RenderableType]:
 
 
 def letters(tally: Tally, rows: int) -> Iterator[RenderableType]:
-    """Yield the latest dead letters and their reasons, at most so many."""
+    """Yield the latest dead letters and their reasons, at most `rows` of them."""
     if tally.letters:
         yield Text()
         yield _heading(f"{len(tally.letters)} dead letters", "broken messages are kept, and stop nothing")

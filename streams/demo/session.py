@@ -127,7 +127,7 @@ def run(seconds: float, picture: Path | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the sample feed came to: how it differs from what it should have, and what SQL says of it."""
+    """What the sample feed came to: how it differs from what it should have, and the answers of SQL to it."""
 
     differences: list[str]
     results: list[Result]

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 #: Includes loading a model, on a machine that may be busy.
 PATIENCE_S = 180.0
-#: Commands that run until Ctrl-C, each in a terminal of its own.
+#: Commands that run until Ctrl-C, each in its own terminal.
 LASTING = ("earlybell watch", "earlybell run")
 
 
