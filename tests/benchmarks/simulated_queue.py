@@ -6,16 +6,29 @@ import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from earlybell.inference.model.checkpoint import SHIPPED, load
 from earlybell.streams.adaptive_dial import AdaptiveDial
 
 #: Texts a second that can be scored at the base dial, texts in a window, and what a window costs apart from its texts.
 CAPACITY, WINDOW, OVERHEAD_S = 2_000.0, 512, 0.004
 #: What a text costs apart from its layers, in layers: reading, embedding, publishing.
 FIXED_LAYERS = 0.6
+
+
+class Position(Protocol):
+    """What the simulation needs of an `OperatingPoint`."""
+
+    @property
+    def dial(self) -> float: ...
+
+    @property
+    def mean_depth(self) -> float: ...
+
+    @property
+    def accuracy_lost(self) -> float: ...
 
 
 @dataclass
@@ -37,22 +50,23 @@ class Simulated:
         return self.dials[int(np.searchsorted(self.at, moment)) - 1]
 
 
-def simulate(phases: Sequence[tuple[float, float]], base: float, objective_s: float, most_lost: float) -> Simulated:
+def simulate(
+    phases: Sequence[tuple[float, float]], curve: Sequence[Position], base: float, objective_s: float, most_lost: float
+) -> Simulated:
     """Run a load through the queue.
 
     Parameters
     ----------
     phases
         Seconds, and texts a second as a share of the capacity at the base dial.
+    curve
+        The calibrated positions of the dial, ascending; one of them is ``base``.
     """
-    calibration = load(SHIPPED).calibration
-    layers = {point.dial: point.mean_depth + FIXED_LAYERS for point in calibration.curve}
-    text_s = {dial: depth / calibration_base(layers, base) / CAPACITY for dial, depth in layers.items()}
+    layers = {position.dial: position.mean_depth + FIXED_LAYERS for position in curve}
+    text_s = {dial: depth / layers[base] / CAPACITY for dial, depth in layers.items()}
     now = 0.0
-    controller = AdaptiveDial(
-        [(point.dial, point.accuracy_lost) for point in calibration.curve], base, objective_s, most_lost,
-        clock=lambda: now,
-    )  # fmt: skip
+    lost = [(position.dial, position.accuracy_lost) for position in curve]
+    controller = AdaptiveDial(lost, base, objective_s, most_lost, clock=lambda: now)
     seen, waiting, coming = Simulated(), deque[float](), deque(_arrivals(phases))
     while waiting or coming:
         if not waiting:
@@ -60,19 +74,13 @@ def simulate(phases: Sequence[tuple[float, float]], base: float, objective_s: fl
         while coming and coming[0] <= now:
             waiting.append(coming.popleft())
         window = [waiting.popleft() for _ in range(min(WINDOW, len(waiting)))]
-        dial = controller.dial
         seen.at.append(now)
-        seen.dials.append(dial)
-        now += OVERHEAD_S + len(window) * text_s[calibration.point(dial).dial]
+        seen.dials.append(controller.dial)
+        now += OVERHEAD_S + len(window) * text_s[controller.dial]
         seen.arrived += window
         seen.latency += [now - arrived for arrived in window]
         controller.observe(now - window[0])
     return seen
-
-
-def calibration_base(layers: dict[float, float], base: float) -> float:
-    """Return the layers of a text at the base dial."""
-    return layers[max(dial for dial in layers if dial <= base)]
 
 
 def _arrivals(phases: Sequence[tuple[float, float]]) -> list[float]:
