@@ -85,8 +85,8 @@ class _Console:
     """Renders an event as a line for a person: time, role and sentence."""
 
     def __init__(self, *, colours: bool) -> None:
-        self._dim, self._warning, self._error, self._reset = (
-            ("\x1b[2m", "\x1b[33m", "\x1b[31m", "\x1b[0m") if colours else ("", "", "", "")
+        self._dim, self._ready, self._warning, self._error, self._reset = (
+            ("\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[0m") if colours else ("", "", "", "", "")
         )
 
     def __call__(self, _logger: Any, _method: str, event: EventDict) -> str:
@@ -95,6 +95,7 @@ class _Console:
         event.pop("logger", None)
         style = {"warning": self._warning, "error": self._error, "critical": self._error}.get(level, "")
         name = str(event.pop("event"))
+        style = self._ready if name == "role_ready" else style
         text = sentence(name, event) or name
         mark = f"{level}: " if level in {"warning", "error", "critical"} else ""
         line = f"{self._dim}{time}  {role:<8}{self._reset} {style}{mark}{text}{self._reset if style else ''}"

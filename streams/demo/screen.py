@@ -202,7 +202,8 @@ def correction(tally: Tally) -> Iterator[RenderableType]:
         yield _heading("A correction", "a new revision; what was known before stays known")
         table = Table.grid(padding=(0, 2, 0, 0))
         for score, headline in ((story.before_score, story.before), (story.after_score, story.after)):
-            table.add_row(Text(f"  {score:+.2f}"), _cut(headline))
+            style = _STYLES["positive" if score > 0 else "negative"]
+            table.add_row(Text(f"  {score:+.2f}", style=style), _cut(headline))
         yield table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -82,7 +83,9 @@ def running(settings: Settings, tmp_path: Path) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_dead_role_is_restarted_and_all_stop_together(running: Running, number: signal.Signals, code: int) -> None:
+def test_a_dead_role_is_restarted_and_all_stop_together(
+    running: Running, settings: Settings, number: signal.Signals, code: int
+) -> None:
     running.until(lambda: running.pids(Role.SCORING) and running.pids(Role.STORING))
     [scoring], [storing] = running.pids(Role.SCORING), running.pids(Role.STORING)
     running.until(lambda: "model_loaded" in running.logged())
@@ -91,11 +94,15 @@ def test_a_dead_role_is_restarted_and_all_stop_together(running: Running, number
     os.kill(storing, signal.SIGKILL)
     running.until(lambda: len(running.pids(Role.STORING)) == 2)
     assert running.pids(Role.SCORING) == [scoring], "the other role keeps running"
+    remembered = running.log.parent / f"roles-{settings.group_prefix}.json"
+    storing_history = json.loads(remembered.read_text())["roles"]["storing"]
+    assert (storing_history["restarts"], storing_history["last_death"]["cause"]) == (1, "killed by SIGKILL")
     running.process.send_signal(number)
     assert running.process.wait(timeout=PATIENCE_S) == code, running.logged()
     assert not any(alive(pid) for role in Role for pid in running.pids(role))
     assert "Traceback" not in running.logged()
     assert '"role_died"' in running.logged()
+    assert not remembered.exists(), "it counts while this process lives"
 
 
 def test_a_restarted_role_does_not_wait_for_the_session_of_the_killed_one(settings: Settings, tmp_path: Path) -> None:
