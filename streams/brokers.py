@@ -15,6 +15,7 @@ from kafka.errors import KafkaError
 from earlybell.streams.exceptions import BrokerError
 from earlybell.streams.records import MAX_MESSAGE_BYTES
 from earlybell.streams.settings import Settings
+from earlybell.streams.tls import ssl_context
 
 #: How long a command waits for a first answer before it reports that no broker is there.
 BOOTSTRAP_TIMEOUT_MS = 5_000
@@ -48,8 +49,8 @@ def client_options(settings: Settings) -> dict[str, Any]:
             "sasl_plain_username": settings.kafka_username,
             "sasl_plain_password": password.get_secret_value() if password else None,
         }
-    if settings.kafka_ca_file is not None:
-        options["ssl_cafile"] = str(settings.kafka_ca_file)
+    if (context := ssl_context(settings)) is not None:
+        options["ssl_context"] = context
     return options
 
 

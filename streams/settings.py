@@ -55,6 +55,13 @@ class Settings(BaseSettings):
     kafka_ca_file: FilePath | None = Field(
         None, description="Trust the certificate authority in this PEM file to sign the brokers' certificates."
     )
+    kafka_cert_file: FilePath | None = Field(
+        None, description="Show this client certificate (PEM) to brokers that ask for one: mutual TLS."
+    )
+    kafka_key_file: FilePath | None = Field(
+        None, description="Take the client certificate's private key from this PEM file. The default is the same file."
+    )
+    kafka_key_password: SecretStr | None = Field(None, description="Decrypt that private key with this password.")
     kafka_timeout_s: float = Field(
         30.0,
         gt=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +64,14 @@ class OwnServers:
 
 
 @contextmanager
-def own_servers(home: Path | None = None) -> Iterator[OwnServers]:
-    """Start the servers, and stop them afterwards."""
+def own_servers(home: Path | None = None, tls: Mapping[str, str] | None = None) -> Iterator[OwnServers]:
+    """Start the servers, and stop them afterwards.
+
+    Parameters
+    ----------
+    tls
+        Settings of the second listener, which then speaks TLS.
+    """
     behind = processes.free_port()
     before = processes.free_port(taken=[behind])
     configure = kafka._configure
@@ -79,7 +85,8 @@ def own_servers(home: Path | None = None) -> Iterator[OwnServers]:
         with properties.open("a") as file:
             file.write(f"listeners={settings['listeners']},PROXIED://127.0.0.1:{behind}\n")
             file.write(f"advertised.listeners={settings['advertised.listeners']},PROXIED://127.0.0.1:{before}\n")
-            file.write(f"listener.security.protocol.map={protocols},PROXIED:PLAINTEXT\n")
+            file.write(f"listener.security.protocol.map={protocols},PROXIED:{'SSL' if tls else 'PLAINTEXT'}\n")
+            file.writelines(f"listener.name.proxied.{name}={value}\n" for name, value in (tls or {}).items())
         return port
 
     with patch.object(kafka, "_configure", with_a_second_listener), stack.running(home) as servers:
