@@ -50,6 +50,14 @@ def test_a_java_on_the_path_that_is_new_enough_is_used(programs: Path, version: 
     assert progress == []
 
 
+def test_a_java_home_without_a_java_is_named(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(programs / "java", says_version("21"))
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "removed"))
+    progress: list[str] = []
+    assert java.find(progress.append) == programs / "java"
+    assert progress == [f"skipping JAVA_HOME={tmp_path / 'removed'}: there is no bin/java in it"]
+
+
 def test_java_home_precedes_the_path(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program(programs / "java", says_version("21"))
     java_home = tmp_path / "jdk"

@@ -134,10 +134,16 @@ def test_the_commands_in_their_order_and_the_code(shell: Shell) -> None:
     assert f"{len(sample.BROKEN)} dead letters" in printed["earlybell dead"]
     assert printed["earlybell status"].count(" ready ") == 2
     assert "CALD" in printed['psql "$(earlybell db url)"']
+    assert shell.run("earlybell up").count("already running") == 2
     code_runs(shell)
     assert shell.interrupt("earlybell watch") == 0
     assert shell.interrupt("earlybell run") == 130
-    assert "stopped: kafka, postgres" in shell.run("earlybell down")
+    assert shell.run("earlybell down") == "stopped: kafka, postgres\n"
+    first, *deleted = shell.run("earlybell down --purge").splitlines()
+    assert first == "nothing was running"
+    directories = [f"deleted: {shell.home}/{name}" for name in ("kafka", "postgres")]
+    assert [line.split(" (")[0] for line in deleted] == directories
+    assert "nothing to delete" in shell.run("earlybell down --purge")
 
 
 def code_runs(shell: Shell) -> None:
