@@ -225,7 +225,8 @@ def result_lines(result: Result) -> Iterator[RenderableType]:
     """Yield the result of a query as a heading and a table."""
     yield Text()
     yield _heading(result.title, result.meaning)
-    table = Table(*result.columns, box=None, padding=(0, 2, 0, 0), header_style="dim")
+    header = any(result.columns)
+    table = Table(*result.columns, box=None, padding=(0, 2, 0, 0), header_style="dim", show_header=header)
     for row in result.rows:
         table.add_row(*(_cut(cell) for cell in row))
     yield table

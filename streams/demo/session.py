@@ -36,6 +36,7 @@ from earlybell.deploy.local import stack
 from earlybell.streams import logs
 from earlybell.streams.brokers import client_options, open_consumer, open_producer, reaching
 from earlybell.streams.commands.feeds import Message, Pacer, Report, publish, raw_messages
+from earlybell.streams.commands.readable import CONTRACT
 from earlybell.streams.commands.rows import open_file
 from earlybell.streams.demo import sample
 from earlybell.streams.demo.screen import TITLE, Result, Screen, result_lines
@@ -278,7 +279,7 @@ def _report_differences(differences: Sequence[str], screen: Screen, role_logs: I
 
 def _ending(tally: Tally, outcome: Outcome) -> list[RenderableType]:
     """Return what is printed at the end: the answers of SQL, the speed, and what to type next."""
-    parts = [line for result in outcome.results for line in result_lines(result)]
+    parts = [line for result in (*outcome.results, _one_letter(tally)) for line in result_lines(result)]
     speeds = [
         (name, f"{latencies.per_second():,.0f}", *(f"{latencies.percentile(share):,.0f}" for share in (0.5, 0.99)))
         for name, latencies in (("the day, quiet", tally.quiet), ("all at once", tally.burst))
@@ -291,6 +292,18 @@ def _ending(tally: Tally, outcome: Outcome) -> list[RenderableType]:
     for command, meaning in NEXT if shutil.which("earlybell") else (ACTIVATE, *NEXT):
         table.add_row(Text(f"  {command}", style="cyan"), Text(meaning, style="dim"))
     return [*parts, table]
+
+
+def _one_letter(tally: Tally) -> Result:
+    """Tell the story of the dead letter whose time has no offset: no backtest could use it."""
+    letter = next(letter for letter in tally.letters if "timezone" in letter.reason)
+    rows = [
+        ("headline", letter.message),
+        ("reason", letter.reason.removeprefix(CONTRACT)),
+        ("came from", f"partition {letter.partition}, offset {letter.offset} of the news topic"),
+        ("from here", "`earlybell dead` shows it, `earlybell redrive` sends it back"),
+    ]
+    return Result("One dead letter", "kept as it came, and the stream went on", ("", ""), rows)
 
 
 def _draw(picture: Path, tally: Tally, answers: Sequence[Result]) -> None:

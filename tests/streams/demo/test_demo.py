@@ -170,7 +170,14 @@ def test_the_demo_shows_everything_and_leaves_nothing_behind(tmp_path: Path) -> 
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert f"{sample.SIGNALS} signals, each with its row, and {len(sample.BROKEN)} dead letters" in output
-    for title in ("Sentiment by symbol", "One story as of two moments", "Where the time goes", "Speed", "Next"):
+    for title in (
+        "Sentiment by symbol",
+        "One story as of two moments",
+        "Where the time goes",
+        "One dead letter",
+        "Speed",
+        "Next",
+    ):
         assert title in output
     before, after = (line for line in output.splitlines() if line.startswith(("before  ", "after   ")))
     assert "CORRECTED" in after
