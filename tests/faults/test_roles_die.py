@@ -61,7 +61,7 @@ def roles(settings: Settings) -> Iterator[Roles]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.nightly)])
 async def test_a_role_that_dies_during_a_replay_loses_no_rows(
     settings: Settings, stories: list[bytes], number: signal.Signals
 ) -> None:

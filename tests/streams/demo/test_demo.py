@@ -189,7 +189,11 @@ def test_the_demo_shows_everything_and_leaves_nothing_behind(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("phase", "number"),
-    [("starting a private", signal.SIGINT), ("starting both roles", signal.SIGTERM), ("playing", signal.SIGINT)],
+    [
+        pytest.param("starting a private", signal.SIGINT, marks=pytest.mark.nightly),
+        pytest.param("starting both roles", signal.SIGTERM, marks=pytest.mark.nightly),
+        ("playing", signal.SIGINT),
+    ],
 )
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, phase: str, number: signal.Signals) -> None:
     process = demo(tmp_path)
