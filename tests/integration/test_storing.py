@@ -84,7 +84,8 @@ async def test_a_signal_that_cannot_be_read_or_stored_becomes_a_dead_letter(sett
         signal(1, score="high"): ("decode", "score"),
         b"{}": ("decode", "signal_id"),
         signal(2, exit_depth=9): ("store", "ck_signals_depth"),
-        signal(3, label="unheard of"): ("store", "ck_signals_probabilities"),
+        signal(3, label="unheard of"): ("decode", "label"),
+        signal(5, probabilities={"negative": 1.0}): ("store", "ck_signals_probabilities"),
     }
     publish(settings, settings.sentiment_topic, [signal(0), *bad, signal(4)])
     async with storing(settings):
