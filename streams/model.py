@@ -50,7 +50,7 @@ def _open(
     from earlybell.streams.exceptions import CommandError
 
     engine = open_engine(device, checkpoint=checkpoint, dial=dial, precision=precision, threads=threads, exact=exact)
-    if set(engine.description.labels) != set(LABELS):
+    if not set(engine.description.labels) <= set(LABELS):
         found = ", ".join(engine.description.labels)
-        raise CommandError(f"{checkpoint} answers {found}: serve a model whose labels are {', '.join(LABELS)}")
+        raise CommandError(f"{checkpoint} answers {found}: serve a model whose labels are among {', '.join(LABELS)}")
     return engine

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from earlybell.inference.engine import Engine
 from earlybell.inference.kernels import library
+from earlybell.streams.exceptions import CommandError
 from earlybell.streams.model import open_pool, scorer
 from earlybell.streams.settings import Settings, load_settings
 
@@ -48,6 +50,22 @@ def test_without_it_float32_does_not_promise_that(monkeypatch: pytest.MonkeyPatc
 def test_a_cpu_computes_in_int8(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EARLYBELL_PRECISION", raising=False)
     assert opened().description.arithmetic.startswith("int8.")
+
+
+@pytest.mark.parametrize(
+    ("labels", "served"),
+    [(("negative", "positive"), True), (("positive", "neutral", "negative"), True), (("up",), False)],
+)
+def test_only_labels_of_the_contract_are_served(
+    monkeypatch: pytest.MonkeyPatch, labels: tuple[str, ...], served: bool
+) -> None:
+    answering = SimpleNamespace(description=SimpleNamespace(labels=labels))
+    monkeypatch.setattr("earlybell.inference.engine.open_engine", lambda *_, **__: answering)
+    if served:
+        assert scorer(Settings())("cpu") is answering
+    else:
+        with pytest.raises(CommandError, match="serve a model whose labels are among negative, neutral, positive"):
+            scorer(Settings())("cpu")
 
 
 @pytest.mark.parametrize("mixed", [False, True])
