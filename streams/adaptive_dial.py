@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-#: Go up when a window's latency exceeds this part of the objective, and down when none has exceeded that part of it for
-#: so many objectives, but at least so many seconds.
+#: Step up when a window's latency exceeds the first fraction of the objective. Step down after a calm time without any
+#: latency above the second: a multiple of the objective, with a minimum in seconds.
 UP_AT, DOWN_AT = 0.8, 0.4
 CALM_OBJECTIVES, CALM_S = 5.0, 1.0
 

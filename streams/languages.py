@@ -1,8 +1,8 @@
 """Finds texts that a model cannot judge: in a language that it does not read, or without a word that it knows.
 
-A model answers whatever it is given: of a headline in another language it says "neutral", with confidence. Most texts
-need no closer look, because most of their tokens are words of the model's vocabulary. The others go to fastText's
-language identifier (Joulin et al., arXiv 1612.03651). Measured in docs/experiments.md.
+A classifier always answers: it labels a headline in another language neutral, with high confidence. Most texts need no
+closer look, because most of their tokens are words in the vocabulary. The others go to fastText's language identifier
+(Joulin et al., arXiv 1612.03651). Measured in docs/experiments.md.
 """
 
 from __future__ import annotations

@@ -14,32 +14,19 @@ from pathlib import Path
 import pytest
 
 from earlybell.inference.kernels import library
-from earlybell.streams import brokers
 from earlybell.streams.cli import execute
 from earlybell.streams.settings import Settings
 from tests.own_topics import as_environment, own_topics
+from tests.streams import no_servers
+from tests.streams.no_servers import NOWHERE
 
 EARLYBELL = [sys.executable, "-m", "earlybell.streams.cli"]
-NOWHERE = {
-    "EARLYBELL_KAFKA_BOOTSTRAP": "127.0.0.1:1",
-    "EARLYBELL_DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/none",
-}
 ROOT = Path(__file__).parents[2]
-GOOD_CSV = "title,date\nZephyr wins,2026-03-02T09:00Z\n"
 
 
 @pytest.fixture(autouse=True)
 def _no_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("EARLYBELL_") and name != "EARLYBELL_DATA"]:
-        monkeypatch.delenv(name)
-    for name, value in NOWHERE.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("EARLYBELL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(brokers, "BOOTSTRAP_TIMEOUT_MS", 200)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "good.csv").write_text(GOOD_CSV)
-    (tmp_path / "odd.csv").write_text("kicker,when\nx,y\n")
-    (tmp_path / "texts.txt").write_text("Zephyr wins\n")
+    no_servers.enter(monkeypatch, tmp_path)
 
 
 def test_a_file_without_valid_news_fails_after_its_faults(

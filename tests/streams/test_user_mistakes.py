@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 
 import pytest
 
-from earlybell.streams import brokers
 from earlybell.streams.cli import execute
+from tests.streams import no_servers
 
-NOWHERE = {
-    "EARLYBELL_KAFKA_BOOTSTRAP": "127.0.0.1:1",
-    "EARLYBELL_DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/none",
-}
 NO_BROKER = (
     "127.0.0.1:1: no broker answers; is Kafka running? `earlybell up` starts one, "
     "EARLYBELL_KAFKA_BOOTSTRAP names another"
@@ -117,16 +112,7 @@ MISTAKES = {
 
 @pytest.fixture(autouse=True)
 def _in_a_directory_with_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("EARLYBELL_") and name != "EARLYBELL_DATA"]:
-        monkeypatch.delenv(name)
-    for name, value in NOWHERE.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("EARLYBELL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(brokers, "BOOTSTRAP_TIMEOUT_MS", 200)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "good.csv").write_text("title,date\nZephyr wins,2026-03-02T09:00Z\n")
-    (tmp_path / "odd.csv").write_text("kicker,when\nx,y\n")
-    (tmp_path / "texts.txt").write_text("Zephyr wins\n")
+    no_servers.enter(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
