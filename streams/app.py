@@ -293,7 +293,11 @@ def _app(role: Role, settings: Settings, member: str | None = None) -> faust.App
         autodiscover=False,
     )
     app.transport = Transport(
-        app.conf.broker_consumer, app, chunk_messages=settings.chunk_messages, fetched_bytes=settings.fetched_bytes
+        app.conf.broker_consumer,
+        app,
+        chunk_messages=settings.chunk_messages,
+        fetched_bytes=settings.fetched_bytes,
+        fetch_wait_ms=settings.fetch_wait_ms if role is Role.SCORING else int(settings.store_delay_ms),
     )
     return app
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import aiokafka
 import structlog
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 from faust.transport.drivers import aiokafka as driver
@@ -24,9 +25,12 @@ log = structlog.get_logger(__name__)
 
 #: How long a stop waits for the broker to hear of it. Without that the group learns of it when the session ends.
 STOP_S = 5.0
-#: How long the broker holds a fetch for which it has no messages. aiokafka has one fetch per broker under way, so this
-#: is how long a partition with messages may wait for those without.
-FETCH_WAIT_MS = 50
+#: How long the broker holds a fetch while no messages come; it answers at the first. aiokafka has one fetch per broker
+#: under way, so this is how long a partition with messages may wait for those without.
+IDLE_FETCH_WAIT_MS = 50
+#: While messages come, the broker gathers them for the transport's `fetch_wait_ms`, or until it has this many bytes. A
+#: fetch for every message costs the broker and the roles several times what the message does.
+FETCH_BYTES = 64 * 1024
 
 codecs.install()
 
@@ -52,7 +56,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             auto_offset_reset="none",
             # Messages of a transaction count when it is committed, not before, and not if it is aborted.
             isolation_level="read_committed",
-            fetch_max_wait_ms=FETCH_WAIT_MS,
+            fetch_max_wait_ms=IDLE_FETCH_WAIT_MS,
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
             max_poll_records=conf.broker_max_poll_records,
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
@@ -81,14 +85,27 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             if fetcher._subscriptions.reassignment_in_progress:
                 await fetcher._subscriptions.wait_for_assignment()
             if fetched := self._taker.take(fetcher, active, messages=consumer._max_poll_records, size=size):
+                self._gather(fetcher)
                 return fetched
             waiter = fetcher._create_fetch_waiter()
-            await asyncio.wait([waiter], timeout=timeout)
+            gathering_s = min(timeout, 2 * fetcher._fetch_max_wait_ms / 1000)
+            await asyncio.wait([waiter], timeout=gathering_s)
+            if not waiter.done():
+                self._gather(fetcher, idle=True)
+                await asyncio.wait([waiter], timeout=timeout - gathering_s)
             if not waiter.done():
                 waiter.cancel()
                 return Fetched()
             waiter.result()  # raises if the group cannot be joined
+            self._gather(fetcher)
             return self._taker.take(fetcher, active, messages=consumer._max_poll_records, size=size)
+
+    def _gather(self, fetcher: Fetcher, *, idle: bool = False) -> None:
+        """Set what the next fetch asks the broker for: the first message that comes, or those of a short time."""
+        wait_ms = self.consumer.transport.fetch_wait_ms
+        idle = idle or wait_ms == 0
+        fetcher._fetch_min_bytes = 1 if idle else FETCH_BYTES
+        fetcher._fetch_max_wait_ms = IDLE_FETCH_WAIT_MS if idle else wait_ms
 
     def wake(self) -> None:
         """Make a `fetch` that is waiting return."""

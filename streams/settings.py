@@ -131,7 +131,14 @@ class Settings(BaseSettings):
     window_tokens: int = Field(
         32_768, ge=1, description="Close a window when it holds this many tokens, estimated from the characters."
     )
-    window_delay_ms: float = Field(10.0, ge=0, description="Close a window when its first text has waited this long.")
+    window_delay_ms: float = Field(2.0, ge=0, description="Close a window when its first text has waited this long.")
+    fetch_wait_ms: int = Field(
+        10,
+        ge=0,
+        le=1_000,
+        description="While news comes, let the broker gather it for this long before it answers a fetch of the scoring "
+        "role; 0 means a fetch for every message that comes alone.",
+    )
     chunk_messages: int = Field(
         256, ge=1, description="Pass at most this many messages of one fetch through Faust as one event."
     )
@@ -199,7 +206,11 @@ class Settings(BaseSettings):
     # Storing
     store_rows: int = Field(2_000, ge=1, description="Write to Postgres when this many rows are waiting.")
     store_delay_ms: float = Field(
-        50.0, ge=0, description="Write to Postgres when the first waiting row has waited this long."
+        100.0,
+        ge=0,
+        le=1_000,
+        description="Write to Postgres when the first waiting row has waited this long; the broker gathers messages "
+        "for as long before it answers a fetch of the storing role.",
     )
     store_timeout_s: float = Field(
         60.0, gt=0, description="Give up a statement of the storing role that takes Postgres longer, and try again."

@@ -309,6 +309,8 @@ class Transport(driver.Transport):
         The most messages in one event.
     fetched_bytes
         Fetch nothing more of a topic while messages of this many bytes of it are handed out and not safe.
+    fetch_wait_ms
+        While messages come, let the broker gather them for this long before it answers a fetch; 0: not at all.
 
     Attributes
     ----------
@@ -320,10 +322,13 @@ class Transport(driver.Transport):
     Consumer = Consumer
     Producer = Producer
 
-    def __init__(self, url: Any, app: faust.App, *, chunk_messages: int, fetched_bytes: int) -> None:
+    def __init__(
+        self, url: Any, app: faust.App, *, chunk_messages: int, fetched_bytes: int, fetch_wait_ms: int
+    ) -> None:
         super().__init__(url, app)
         self.chunk_messages = chunk_messages
         self.fetched_bytes = fetched_bytes
+        self.fetch_wait_ms = fetch_wait_ms
         self.drain: Callable[[float], Awaitable[None]] = _nothing_to_drain
 
 

@@ -24,7 +24,8 @@ from earlybell.masking import masked
 #: The largest message that the broker accepts. A topic may lower it (the news topic has 1 MiB), so that a dead letter
 #: still fits with its headers.
 MESSAGE_BYTES = 4 * 1_048_576
-HEAP = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC")
+#: The second compiler would use more processor time in the first minutes than the broker itself.
+JAVA_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 #: Another process may take a port after we found it free and before the broker listens on it.
 ATTEMPTS = 3
 
@@ -99,7 +100,7 @@ def start(home: Path, started: Callable[[Server], None], patience: Patience, pro
         _format(directory, java_command, libraries, patience)
         log_start = log.stat().st_size if log.exists() else 0
         pid = processes.spawn(
-            [java_command, *HEAP, *_LOGGING, "-cp", libraries / "*", "kafka.Kafka", mark(home)],
+            [java_command, *JAVA_OPTIONS, *_LOGGING, "-cp", libraries / "*", "kafka.Kafka", mark(home)],
             log=log,
         )
         server = Server("kafka", f"127.0.0.1:{port}", pid, mark(home), str(log))

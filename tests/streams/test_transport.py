@@ -15,7 +15,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from earlybell.streams import codecs
-from earlybell.streams.consumer_thread import ConsumerThread
+from earlybell.streams.consumer_thread import FETCH_BYTES, IDLE_FETCH_WAIT_MS, ConsumerThread
 from earlybell.streams.fetching import Fetched
 from earlybell.streams.producer import Producer
 from earlybell.streams.settings import Settings
@@ -73,6 +73,37 @@ async def test_every_message_once_in_chunks_and_commits_the_ends(settings: Setti
     for partition in range(settings.partitions):
         offsets = [offset for p, offset in worker.offsets if p == partition]
         assert offsets == sorted(offsets)
+
+
+async def test_while_messages_come_the_broker_gathers_them_for_a_fetch(settings: Settings) -> None:
+    """A fetch for every message would cost the broker and the roles several times what the message does."""
+    gathering = settings.model_copy(update={"fetch_wait_ms": 500})
+    async with working(gathering, acknowledge) as worker:
+        publish(settings, [b"the first"], partition=0)
+        await until(lambda: worker.values == [b"the first"])
+        fetcher = worker.app.consumer._thread._ensure_consumer()._fetcher
+        requests = count_fetches(fetcher)
+        # The first message may find a fetch that was sent while none came; those after it do not.
+        for number in range(40):
+            await asyncio.to_thread(publish, settings, [b"%d" % number], partition=0)
+        await until(lambda: len(worker.values) == 41)
+        assert {wait for wait, least in requests if least == FETCH_BYTES} == {500}
+        assert len(worker.chunks) < 30
+        # When none come, the next one is not held.
+        await until(lambda: requests[-1] == (IDLE_FETCH_WAIT_MS, 1))
+
+
+def count_fetches(fetcher: Any) -> list[tuple[int, int]]:
+    """Return a list that grows by the wait and the least bytes of every fetch that is sent from now on."""
+    requests: list[tuple[int, int]] = []
+    send = fetcher._proc_fetch_request
+
+    async def counting(assignment: Any, node: int, request: Any) -> Any:
+        requests.append((fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes))
+        return await send(assignment, node, request)
+
+    fetcher._proc_fetch_request = counting
+    return requests
 
 
 async def test_gaps_in_the_offsets_are_skipped(settings: Settings) -> None:
