@@ -24,7 +24,17 @@ from earlybell.streams import logs
 from tests.benchmarks.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = ("engine", "forms", "engine_gpu", "long_texts", "transport", "end_to_end", "cold_start", "adaptive_dial")
+BENCHMARKS = (
+    "engine",
+    "forms",
+    "engine_gpu",
+    "long_texts",
+    "transport",
+    "end_to_end",
+    "wire_burst",
+    "cold_start",
+    "adaptive_dial",
+)
 
 
 def main() -> int:

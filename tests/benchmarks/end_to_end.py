@@ -171,8 +171,12 @@ def wait_for_rows(settings: Settings, stories: int, timeout_s: float = 600) -> N
 
 
 def settle(settings: Settings) -> None:
-    """Wait until the topics hold as many signals as news items, and the tables no longer grow."""
-    while len(messages(settings, settings.sentiment_topic)) < len(messages(settings, settings.news_topic)):
+    """Wait until each news item has a signal or a dead letter, and the tables no longer grow."""
+
+    def published(*topics: str) -> int:
+        return sum(len(messages(settings, topic)) for topic in topics)
+
+    while published(settings.sentiment_topic, settings.dead_topic) < published(settings.news_topic):
         time.sleep(0.5)
     rows = -1
     while rows != (rows := count(settings, "signals") + count(settings, "news")):
