@@ -21,21 +21,15 @@ machines; Kafka distributes the partitions.
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterable, Callable, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import faust
 import structlog
-import uvloop
 
 from earlybell.inference.pool.pool import Pool
 from earlybell.streams.lanes import Turns
-from earlybell.streams.membership import remove_predecessors
-from earlybell.streams.model import open_pool
-from earlybell.streams.probes import Probes, serving
 from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import MAX_DEAD_LETTER_BYTES
 from earlybell.streams.roles import Role
@@ -43,7 +37,6 @@ from earlybell.streams.scoring import Scoring
 from earlybell.streams.settings import Settings
 from earlybell.streams.storing import Storing, storing_news, storing_signals
 from earlybell.streams.tls import ssl_context
-from earlybell.streams.topics import check_topics, create_topics
 from earlybell.streams.transport import DRAIN_S, Chunk, ChunkSchema, Transport
 from earlybell.streams.windows import Windows
 
@@ -138,67 +131,6 @@ def storing_pipeline(
     return Pipeline(app, (news.windows, signals.windows), counts)
 
 
-async def serve(role: Role, settings: Settings, stop: asyncio.Event, member: str | None = None) -> int:
-    """Run one role until `stop` is set. Return 0, or 1 if the app crashed, so that a supervisor restarts it.
-
-    Parameters
-    ----------
-    member
-        The role's name in its consumer group, if it is this process's alone: whoever else bears it has been killed.
-
-    Raises
-    ------
-    BrokerError, TopicError
-        No broker answers, or a topic is not what the answers depend on.
-    PoolError
-        The checkpoint cannot be loaded, or a device does not exist.
-    StorageError
-        The database cannot be reached, or its schema is not this version's.
-    """
-    probes = Probes(role, settings)
-    async with AsyncExitStack() as resources:
-        await resources.enter_async_context(serving(probes, settings.probe_port(role)))
-        if role is Role.SCORING:
-            pool = open_pool(settings)
-            resources.push_async_callback(pool.stop)
-            probes.pool = pool
-            log.info("model_load_started", devices=settings.devices)
-            # The model loads while the broker is asked.
-            starting = asyncio.gather(pool.start(), asyncio.to_thread(_prepare_broker, role, settings, member))
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():
-                starting.cancel()
-                return 0
-            stopping.cancel()
-            model, _ = await starting
-            log.info(
-                "model_loaded",
-                model=model.model,
-                revision=model.served_revision,
-                policy=model.policy,
-                device=model.device,
-                kernels=model.kernels,
-            )
-            pipeline = scoring_pipeline(settings, pool, member)
-        else:
-            # SQLAlchemy takes as long to import as everything that the scoring role needs.
-            from earlybell.storage import schema
-            from earlybell.storage.writer import Writer
-
-            log.info("database_check_started")
-            await asyncio.to_thread(_prepare_broker, role, settings, member)
-            await asyncio.to_thread(schema.check, settings.database)
-            news, signals = (
-                resources.enter_context(Writer(settings.database, statement_timeout_s=settings.store_timeout_s))
-                for _ in range(2)
-            )
-            pipeline = storing_pipeline(settings, news, signals, member)
-            probes.writers = (news, signals)
-        probes.app, probes.windows = pipeline.app, pipeline.windows
-        return await run_pipeline(pipeline, stop)
-
-
 async def run_pipeline(pipeline: Pipeline, stop: asyncio.Event) -> int:
     """Start the app and its windows, wait for `stop` or a crash, then drain, commit and leave the group in order."""
     app = pipeline.app
@@ -219,25 +151,6 @@ async def run_pipeline(pipeline: Pipeline, stop: asyncio.Event) -> int:
         task.cancel()
     log.info("role_stopped", app=app.conf.id, **pipeline.counts())
     return 1 if crashed else 0
-
-
-def run(role: Role, settings: Settings, member: str | None = None) -> int:
-    """Run one role in this process until SIGTERM or SIGINT: the body of `earlybell run --role ROLE`."""
-
-    async def main() -> int:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        return await serve(role, settings, stop, member)
-
-    return uvloop.run(main())
-
-
-def _prepare_broker(role: Role, settings: Settings, member: str | None) -> None:
-    create_topics(settings)
-    check_topics(settings)
-    if member is not None:
-        remove_predecessors(settings, settings.consumer_group(role), member)
 
 
 async def _report(app: str, counts: Callable[[], dict[str, int]], every_s: float = 10.0) -> None:

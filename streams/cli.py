@@ -153,9 +153,9 @@ def run(
         code = asyncio.run(supervisor.supervise(settings))
     else:
         logs.name_role(role)
-        from earlybell.streams import app as pipeline
+        from earlybell.streams import role_process
 
-        code = pipeline.run(role, settings, member)
+        code = role_process.run(role, settings, member)
     raise typer.Exit(code)
 
 

@@ -24,7 +24,7 @@ from earlybell.deploy.local.stack import Stack
 from earlybell.inference.pool.pool import Pool
 from earlybell.inference.predictions import Predictions
 from earlybell.storage import migrations
-from earlybell.streams import app, health, metrics, probes
+from earlybell.streams import health, metrics, probes, role_process
 from earlybell.streams.commands import status as status_command
 from earlybell.streams.roles import Role
 from earlybell.streams.scoring import Scoring
@@ -49,7 +49,7 @@ class Waiting(ConstantScorer):
 @pytest.fixture
 def settings(kafka_bootstrap: str, fresh_database: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     migrations.upgrade(fresh_database)
-    monkeypatch.setattr(app, "open_pool", lambda _: Pool(Waiting, ["cpu"], backoff_s=0.01))
+    monkeypatch.setattr(role_process, "open_pool", lambda _: Pool(Waiting, ["cpu"], backoff_s=0.01))
     monkeypatch.setattr(probes, "PROBE_EVERY_S", 0.2)
     monkeypatch.setattr(probes, "PROBE_TIMEOUT_S", 1.0)
     scoring, storing = free_port(), free_port()
@@ -62,7 +62,7 @@ def settings(kafka_bootstrap: str, fresh_database: str, monkeypatch: pytest.Monk
 async def serving(settings: Settings, role: Role) -> AsyncIterator[asyncio.Task[int]]:
     """Run a role, with its probes, until it is ready."""
     stop = asyncio.Event()
-    task = asyncio.create_task(app.serve(role, settings, stop))
+    task = asyncio.create_task(role_process.serve(role, settings, stop))
     try:
         await told(settings, role, ready=True)
         yield task
@@ -155,7 +155,7 @@ async def test_a_role_at_work(
 
 async def test_a_killed_worker_and_an_agent_that_raises(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(ConstantScorer, ["cpu"])
-    monkeypatch.setattr(app, "open_pool", lambda _: pool)
+    monkeypatch.setattr(role_process, "open_pool", lambda _: pool)
     async with serving(settings, Role.SCORING) as role:
         os.kill(pool.pids[0], signal.SIGKILL)
         await until(lambda: value(settings, Role.SCORING, "earlybell_worker_restarts_total") == 1)
