@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 #: A role drains its windows when it is told to stop. After this long it is killed, which loses nothing either.
 STOP_TIMEOUT_S = 30.0
-#: A role that has run for this long is healthy again: its back-off starts over.
+#: A role that has run for this long is healthy: when it dies, it is restarted at once.
 HEALTHY_AFTER_S = 60.0
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
 
@@ -158,7 +158,7 @@ class Roles:
             if code == USER_ERROR and first and lived < HEALTHY_AFTER_S:
                 return code
             first = False
-            wait_s = FIRST_BACKOFF_S if lived >= HEALTHY_AFTER_S else wait_s
+            wait_s = 0.0 if lived >= HEALTHY_AFTER_S else wait_s
             cause = role_history.cause(code)
             log.warning("role_died", role=role, code=code, cause=cause, lived_s=round(lived, 1), restart_in_s=wait_s)
             self._histories[role].restarts += 1
@@ -167,7 +167,7 @@ class Roles:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
                 return code
-            wait_s = min(2 * wait_s, LONGEST_BACKOFF_S)
+            wait_s = min(max(2 * wait_s, FIRST_BACKOFF_S), LONGEST_BACKOFF_S)
 
     async def _start(self, role: Role) -> Child:
         process = await asyncio.create_subprocess_exec(
