@@ -111,8 +111,7 @@ class Engine:
         ahead = self._on_gpu and self.strategy.exact
         self._ahead: Executor | None = ThreadPoolExecutor(1, "tokenizer") if ahead else None
         self._reader = checkpoint.reader
-        expected_depths = calibration.expected_depths(config.depths.start)
-        self._depth_prediction = DepthPrediction(expected_depths, self._reader.pad_id)
+        self._depth_prediction = DepthPrediction.of(calibration.token_table, self._reader.pad_id, config.depths.start)
         self._description = ModelDescription(
             model=calibration.name,
             model_revision=checkpoint.revision,

@@ -67,7 +67,7 @@ class Predictions:
 
     probabilities: NDArray[np.float32]  # (texts, classes), after the exit's temperature
     exit_depth: NDArray[np.int16]  # (texts,) the depth that answered
-    predicted_depth: NDArray[np.float32]  # (texts,) GEEP's expectation; NaN where the checkpoint has no token table
+    predicted_depth: NDArray[np.float32]  # (texts,) GEEP's prediction; NaN where the checkpoint has no token table
     tokens: NDArray[np.int32]  # (texts,) read, special tokens included
     tokens_kept: NDArray[np.int32]  # (texts,) alive in the last layer that ran
     known: NDArray[np.float32]  # (texts,) share of the tokens that are whole words of the vocabulary, or emoji

@@ -86,15 +86,6 @@ class Calibration:
             raise ValueError(f"the dial goes from 0 (full depth) to 1 (fastest), not {dial}")
         return [point for point in self.curve if point.dial <= dial + 1e-9][-1]
 
-    def expected_depths(self, first_depth: int) -> NDArray[np.float32] | None:
-        """Return each token's mean exit depth, (V,) float32. A text's prediction is the mean over its tokens."""
-        if self.token_table is None:
-            return None
-        depths = np.arange(first_depth, first_depth + self.token_table.shape[1], dtype=np.float64)
-        # A sum in a fixed order, not a library's product: signals carry predicted depths.
-        expected: NDArray[np.float32] = (self.token_table * depths).sum(1).astype(np.float32)
-        return expected
-
     def to_json(self) -> dict[str, Any]:
         """Return plain values, without the token table, which is stored as a tensor."""
         return {

@@ -7,7 +7,7 @@ report sets.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -192,18 +192,40 @@ def best_family(probabilities: NDArray[np.float32], truth: NDArray[np.int64], fi
 
     One window serves the whole dial: choosing one per setting would pick noise.
     """
-    layers = first + probabilities.shape[1] - 1
+    tensor = torch.from_numpy(probabilities)
 
     def mean_depth(family: ExitRule) -> float:
-        rules = [replace(family, threshold=threshold) for threshold in THRESHOLDS[::3]]
-        judgements = [judge(rule, probabilities, probabilities[:, -1], truth, first) for rule in rules]
-        depths = [
-            min((judgement.mean_depth for judgement in judgements if judgement.lost <= allowed), default=layers)
-            for allowed in ALLOWED_LOSSES
-        ]
-        return float(np.mean(depths))
+        def depths_at(threshold: float) -> NDArray[np.int64]:
+            return exit_depths(tensor, replace(family, threshold=threshold), first).numpy()
+
+        return least_mean_depth(depths_at, probabilities, truth, first)
 
     return min(families(probabilities.shape[1]), key=mean_depth)
+
+
+def least_mean_depth(
+    depths_at: Callable[[float], NDArray[np.int64]],
+    probabilities: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    first: int,
+) -> float:
+    """Return the least mean depth of an exit rule at any threshold, averaged over `ALLOWED_LOSSES`.
+
+    Parameters
+    ----------
+    depths_at
+        The exit depth of each text, (texts,), by threshold.
+    """
+    layers = first + probabilities.shape[1] - 1
+    judgements = [
+        judge_depths(depths_at(threshold), probabilities, probabilities[:, -1], truth, first)
+        for threshold in THRESHOLDS[::3]
+    ]
+    least = [
+        min((judgement.mean_depth for judgement in judgements if judgement.lost <= allowed), default=layers)
+        for allowed in ALLOWED_LOSSES
+    ]
+    return float(np.mean(least))
 
 
 def token_table(
@@ -270,6 +292,17 @@ def judge(
         (texts, C), of full depth without pruning.
     """
     depths = exit_depths(torch.from_numpy(probabilities), rule, first).numpy()
+    return judge_depths(depths, probabilities, full, truth, first)
+
+
+def judge_depths(
+    depths: NDArray[np.int64],
+    probabilities: NDArray[np.float32],
+    full: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    first: int,
+) -> Judgement:
+    """Judge the exit depths of the dev set's texts, (texts,); see `judge`."""
     texts = np.arange(len(truth))
     answers, full_answers = probabilities[texts, depths - first].argmax(-1), full.argmax(-1)
     counted = np.mean(full_answers == truth) - np.mean(answers == truth)

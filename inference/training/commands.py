@@ -398,19 +398,23 @@ def compare(
 ) -> None:
     """Compare exits, depth prediction and pruning with their baselines. Prints one JSON object.
 
+    For a part of the project's own texts, all of CWB's windows are compared, each chosen on the dev slices.
     Pruning is timed by this process's CPU time: use one thread (OMP_NUM_THREADS=1) for figures that can be compared.
     """
     from earlybell.inference.model.checkpoint import SHIPPED, load
     from earlybell.inference.training.comparisons import compare as run
+    from earlybell.inference.training.data import read_corpus
     from earlybell.inference.training.optimise import training_precision
     from earlybell.inference.training.plots import plot_comparison
     from earlybell.inference.training.pruning import SPEED_UPS
 
     loaded = load(checkpoint or SHIPPED)
     examples, unlabelled = _examples(data, loaded.config.labels, text_column, label_column, label_map, texts)
+    dev = read_corpus(_data_directory(None)).dev if str(data).startswith("corpus:") else ()
     figures = run(
-        loaded, examples, unlabelled=unlabelled, dial=dial, speed_ups=speed_up or SPEED_UPS, prune_texts=prune_texts,
-        layer_texts=layer_texts, device=device, precision=training_precision(device, precision),
+        loaded, examples, dev=dev, unlabelled=unlabelled, dial=dial, speed_ups=speed_up or SPEED_UPS,
+        prune_texts=prune_texts, layer_texts=layer_texts, device=device,
+        precision=training_precision(device, precision),
     )  # fmt: skip
     if plot:
         plot_comparison(figures, plot, f"{data.name}, {loaded.calibration.name} {loaded.revision}")
