@@ -86,6 +86,9 @@ def train(
     layers: Layers = 0,
     epochs: Epochs = 3,
     learning_rate: LearningRate = 6e-5,
+    frozen: Annotated[
+        int, typer.Option(help="Layers, from the first, that stay as they are, with the embedding; needs --groups 0.")
+    ] = 0,
     dropout: Annotated[float, typer.Option(help="Dropout during training; the paper uses none.")] = 0.0,
     alpha: Annotated[
         float, typer.Option(help="ACC: share of tokens that each layer keeps, ramped down from 1 in training.")
@@ -120,7 +123,7 @@ def train(
     figures = run(
         Training(
             data=_data_directory(data) if file is None else Path(), out=out, start=start, changes=changes, loss=loss,
-            alpha=alpha, ramp=ramp, sources=tuple(source or SOURCES), labelled=file, texts=texts,
+            frozen=frozen, alpha=alpha, ramp=ramp, sources=tuple(source or SOURCES), labelled=file, texts=texts,
             schedule=schedule,
         )
     )  # fmt: skip

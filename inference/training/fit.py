@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
+from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training.backbones import backbone_directory
 from earlybell.inference.training.data import LABELS, Example, hash_file, read_corpus
 from earlybell.inference.training.labelled import LabelledFile, labels_of, sample, split
@@ -41,6 +42,7 @@ class Training:
     sources: tuple[str, ...] = ("tfns", "sentfin", "finentity")
     labelled: LabelledFile | None = None  # instead of the project's own texts; a tenth is held out
     texts: int = 0  # train on a sample of this many, by the seed; 0: all
+    frozen: int = 0  # layers, from the first, that stay as they are; with them the embedding
     loss: Loss = "learned"
     alpha: float = 1.0  # ACC: share of tokens that a layer keeps after the ramp; 1: no pruning
     ramp: float = 1 / 3  # share of training over which alpha falls from 1
@@ -60,7 +62,7 @@ def train(run: Training) -> dict[str, Any]:
     DataError
         If the data is missing or malformed.
     CheckpointError
-        If the start cannot be read.
+        If the start cannot be read, or layers are to be frozen that share their weights.
     """
     device, precision = run.schedule.device, run.schedule.precision
     labels: tuple[str, ...]
@@ -137,6 +139,9 @@ def fit(
         logits = model(ids, mask)[:, :-1]
         return exits_cross_entropy(logits, answer, logits.new_ones(logits.shape[1]))
 
+    frozen = _frozen(model, run.frozen)
+    for value in frozen:
+        value.requires_grad = False
     run.out.mkdir(parents=True, exist_ok=True)
     lengths = [len(row) for row in rows]
     seconds = optimise(
@@ -149,11 +154,23 @@ def fit(
         before_step=ramp.update,
         title="training",
     )
+    for value in frozen:
+        value.requires_grad = True
     if run.loss == "two-step":
         seconds += _second_step(model, lengths, early_exits_loss, run)
     model.save_pretrained(run.out)
     shutil.copyfile(tokenizer, run.out / "tokenizer.json")
     return model, reader, seconds
+
+
+def _frozen(model: ElbertForSequenceClassification, layers: int) -> list[nn.Parameter]:
+    """Return the parameters of the first layers and, if there are any, of the embedding below them."""
+    if layers and model.config.groups < model.config.layers:
+        raise CheckpointError(
+            "layers that share their weights with others cannot be frozen: leave the groups as they are"
+        )
+    frozen = [model.embedding, *model.layers[:layers]] if layers else []
+    return [value for module in frozen for value in module.parameters()]
 
 
 class _Ramp:

@@ -24,6 +24,8 @@ from earlybell.streams import logs
 from tests.benchmarks.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
+#: Trains models: run by its name only.
+ON_REQUEST = ("eleven_sets",)
 BENCHMARKS = (
     "engine",
     "forms",
@@ -40,7 +42,8 @@ BENCHMARKS = (
 def main() -> int:
     """Run the benchmarks named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help=f"Default: all of {', '.join(BENCHMARKS)}.")
+    default = f"Default: {', '.join(BENCHMARKS)}. Only by name: {', '.join(ON_REQUEST)}."
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, *ON_REQUEST, []], help=default)
     names = parser.parse_args().names or BENCHMARKS
     logs.silence()
     modules = {name: importlib.import_module(f"tests.benchmarks.{name}") for name in names}

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training.commands import app
 from earlybell.inference.training.data import (
     DEV_SEED,
@@ -78,6 +79,25 @@ def test_every_loss_learns(tmp_path: Path, start: Path, examples: list[Example],
     assert not model.training
     assert (tmp_path / loss / "tokenizer.json").is_file()
     assert all(value.requires_grad for value in model.parameters())
+
+
+def test_frozen_layers_stay_as_they_are(tmp_path: Path, start: Path, examples: list[Example]) -> None:
+    shared = ElbertForSequenceClassification.from_pretrained(start)
+    unshared = ElbertForSequenceClassification(replace(shared.config, groups=3))
+    unshared.save_pretrained(tmp_path / "start")
+    run = Training(
+        data=tmp_path, out=tmp_path / "f", start=str(tmp_path / "start"), tokenizer=start / "tokenizer.json", frozen=2,
+        schedule=replace(SCHEDULE, epochs=1),
+    )  # fmt: skip
+    model, _, _ = fit(run, examples[:40], LABELS)
+    before = dict(unshared.named_parameters())
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert {name.split(".")[1] for name in changed if name.startswith("layers")} == {"2"}
+    assert not any(name.startswith("embedding") for name in changed)
+    assert any(name.startswith("exits.0.") for name in changed), "exits of frozen depths are trained"
+    assert all(value.requires_grad for value in model.parameters())
+    with pytest.raises(CheckpointError, match="share their weights"):
+        fit(replace(run, start=str(start)), examples[:40], LABELS)
 
 
 def test_it_learns_with_pruning_on(tmp_path: Path, start: Path, examples: list[Example]) -> None:
