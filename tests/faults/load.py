@@ -49,7 +49,7 @@ class Load:
             left = dict(batch)
             while left:
                 # What was not acknowledged may be there all the same: that is what ids are for.
-                with suppress(KafkaError):
+                with suppress(KafkaError, OSError):
                     self._publish(left, CODECS[number % len(CODECS)])
             self.given.revisions |= {revision for revision in batch.values() if revision is not None}
             self.given.broken |= {value for value, revision in batch.items() if revision is None}

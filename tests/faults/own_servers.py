@@ -46,12 +46,14 @@ class OwnServers:
 
     def start_kafka(self) -> int:
         """Start the broker on its data and ports, wait until it answers, and return its process id."""
+        _wait_until_free(int(self.stack.kafka_bootstrap.rpartition(":")[2]), self.behind)
         server = kafka.start(self.stack.home, _ignore, Patience(START_SECONDS), _ignore)
         assert server.address == self.stack.kafka_bootstrap, "the broker must come back where the clients look for it"
         return server.pid or 0
 
     def start_postgres(self) -> int:
         """Start the database on its data and port, wait until it answers, and return its process id."""
+        _wait_until_free(self.database_port)
         server = postgres.start(self.stack.home, _ignore, Patience(START_SECONDS), lasting=False)
         assert server.address == self.stack.database_url
         return server.pid or 0
@@ -91,6 +93,13 @@ def own_servers(home: Path | None = None, tls: Mapping[str, str] | None = None) 
 
     with patch.object(kafka, "_configure", with_a_second_listener), stack.running(home) as servers:
         yield OwnServers(servers, behind, before)
+
+
+def _wait_until_free(*ports: int) -> None:
+    """Wait until other programs' connections, which may take any free port, have left these."""
+    patience = Patience(START_SECONDS)
+    free = patience.until(lambda: all(processes.free_port(port) == port for port in ports), while_=lambda: True)
+    assert free, f"one of the ports {ports} stays taken"
 
 
 def _ignore(_: object) -> None:

@@ -20,42 +20,65 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from kafka.errors import KafkaError
 from pydantic import SecretStr
 
 from earlybell.deploy.local import processes
 from earlybell.storage import migrations
+from earlybell.streams import supervisor
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from earlybell.streams.supervisor import Roles
 from tests.faults.account import Account, account
-from tests.faults.injection import Faults
+from tests.faults.injection import Fault, Faults
 from tests.faults.load import Load
 from tests.faults.own_servers import own_servers
 from tests.faults.tcp_proxy import proxy
 from tests.faults.witness import Watch, Witness, witness
+from tests.integration.whole_pipeline import count
 from tests.own_topics import as_environment, own_topics
 from tests.streams.chunk_workers import committed, ends
 
 #: How long the roles may take to start, a fault to show after it is over, all to be well again after a fault, and
 #: everything to be processed at the end. Slow machines need them; nothing waits longer than it must.
 START_S, SEEN_S, CALM_S, RECOVERY_S = 180.0, 10.0, 90.0, 600.0
-#: The share of faults that do not wait for the one before to be over.
-OVERLAPPING = 0.3
+#: The share of faults that do not wait for the one before to be over, and how long they wait instead.
+OVERLAPPING, PAUSE_S = 0.3, (0.2, 6.0)
+#: Rapid: the pause after each fault, the share of its drawn duration that it lasts, and the longest back-off of a role
+#: that died, so that there is one to be hit.
+RAPID_PAUSE_S, RAPID_PACE, RAPID_BACKOFF_S = (0.5, 1.0), 1 / 3, 1.0
+#: A fault that takes longer, with servers to start, has failed.
+FAULT_S = 240.0
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a soak found."""
+    """What a soak found.
+
+    Attributes
+    ----------
+    faults
+        How often each kind came.
+    ended
+        How many processes they ended, by what these were and how.
+    failures
+        How many faults could not be brought to their end, which is the soak's own failure.
+    stored_under_fire
+        How many rows of stories there were when the last fault was over.
+    """
 
     faults: Counter[str]
+    ended: Counter[str]
+    failures: int
+    stored_under_fire: int
     revisions: int
     broken: int
     account: Account
 
 
-async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False) -> Result:
+async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minutes: float = float("inf")) -> Result:
     """Run both roles under load through this many faults.
 
     Parameters
@@ -63,8 +86,10 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False) -> Res
     log
         Where the roles write their logs.
     rapid
-        Let each fault follow the one before within two seconds, whether that is over or not: many more, with less to
-        learn of each.
+        Let each fault follow the one before within a second, whether that is over or not, and last a third as long:
+        many more, with less to learn of each.
+    minutes
+        Let no new fault begin after this long.
     """
     with own_servers() as servers, log.open("wb") as output:
         migrations.upgrade(servers.stack.database_url)
@@ -75,6 +100,8 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False) -> Res
             store_timeout_s=10.0,
         )
         async with AsyncExitStack() as stack:
+            if rapid:
+                stack.enter_context(patch.object(supervisor, "LONGEST_BACKOFF_S", RAPID_BACKOFF_S))
             network = await stack.enter_async_context(servers.proxy())
             database_network = await stack.enter_async_context(proxy(servers.database_port))
             ports = {role: processes.free_port() for role in Role}
@@ -90,59 +117,104 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False) -> Res
                 raise RuntimeError(f"the roles did not become ready: {seen.signs}; see {log}")
             load = Load(direct)
             loading = asyncio.create_task(asyncio.to_thread(load.run))
-            faulty = Faults(servers, network, database_network, roles, lambda role: Roles((role,), anothers, output))
+            faulty = Faults(
+                *(servers, network, database_network, roles, lambda role: Roles((role,), anothers, output)),
+                ready=seen.ready,
+                pace=RAPID_PACE if rapid else 1.0,
+            )
+            injection = Injection(faulty, seed, seen, rapid=rapid)
             try:
-                drawn = await _inject(faulty, seed, faults, seen, rapid=rapid)
+                await injection.run(faults, time.monotonic() + 60.0 * minutes)
+            except Exception as error:  # what came before still has its account
+                injection.failures += 1
+                _report(error=repr(error))
             finally:
                 load.stop()
+            stored = await asyncio.to_thread(count, direct, "news")
             await loading
             if not await _worked_off(direct):
                 _report(error=f"the roles did not catch up in {RECOVERY_S:.0f} s", signs=seen.signs, log=str(log))
             found = await asyncio.to_thread(account, direct, load.given)
-    return Result(drawn, len(load.given.revisions), len(load.given.broken), found)
+    return Result(
+        injection.drawn,
+        faulty.ended,
+        injection.failures,
+        stored,
+        len(load.given.revisions),
+        len(load.given.broken),
+        found,
+    )
 
 
-async def _inject(faults: Faults, seed: int, count: int, seen: Witness, *, rapid: bool) -> Counter[str]:
-    """Let faults happen, report each, and return how often each kind did."""
-    drawn: Counter[str] = Counter()
-    shown: dict[str, list[Watch]] = defaultdict(list)
-    for number in range(count):
-        draw = random.Random(f"{seed}/{number}")
-        fault = draw.choices(list(faults.weights()), list(faults.weights().values()))[0]
-        overlapping, pause = draw.random() < OVERLAPPING, draw.uniform(0.2, 6.0)
-        if rapid:
-            overlapping, pause = True, pause / 3
-        name, calm = fault.__name__, seen.calm
-        began, watch = time.monotonic(), Watch()
-        seen.watch = watch
-        await fault(draw)
+class Injection:
+    """Lets faults happen, one after the other, and reports each.
+
+    Attributes
+    ----------
+    drawn
+        How often each kind came.
+    failures
+        How many could not be brought to their end.
+    """
+
+    def __init__(self, faults: Faults, seed: int, seen: Witness, *, rapid: bool) -> None:
+        self._faults, self._seed, self._seen, self._rapid = faults, seed, seen, rapid
+        self.drawn: Counter[str] = Counter()
+        self.failures = 0
+
+    async def run(self, count: int, deadline: float) -> None:
+        """Let this many faults happen, as long as none begins after the deadline, and report how each kind showed."""
+        shown: dict[str, list[Watch]] = defaultdict(list)
+        for number in range(count):
+            if time.monotonic() > deadline:
+                _report(number=number, error="no time was left for the rest of the faults")
+                break
+            draw = random.Random(f"{self._seed}/{number}")
+            weights = self._faults.weights()
+            fault = draw.choices(list(weights), list(weights.values()))[0]
+            overlapping = draw.random() < OVERLAPPING or self._rapid
+            pause_s = draw.uniform(*(RAPID_PAUSE_S if self._rapid else PAUSE_S))
+            calm, watch = self._seen.calm, Watch()
+            self._seen.watch = watch
+            await self._inject(number, fault, draw, watch, None if overlapping else CALM_S, calm=calm)
+            if overlapping:
+                await asyncio.sleep(pause_s)
+            if calm:
+                shown[fault.__name__].append(watch)
+        for name, watches in sorted(shown.items()):
+            _report(kind=name, **_summary(watches))
+
+    async def _inject(
+        self, number: int, fault: Fault, draw: random.Random, watch: Watch, calm_s: float | None, *, calm: bool
+    ) -> None:
+        """Let one fault happen; wait until it was seen and is over, unless there is no time for that."""
+        began, gone_after = time.monotonic(), None
+        self.drawn[fault.__name__] += 1
+        try:
+            async with asyncio.timeout(FAULT_S):
+                await fault(draw)
+        except Exception as error:  # one that the soak cannot inject must not cost the account of all others
+            self.failures += 1
+            _report(number=number, fault=fault.__name__, error=repr(error))
+            await self._faults.heal()
         lasted = time.monotonic() - began
-        gone_after = None
-        if overlapping:
-            await asyncio.sleep(pause)
-        else:
+        if calm_s is not None:
             await watch.seen(SEEN_S)
             over = time.monotonic()
-            if await seen.calm_within(CALM_S):
+            if await self._seen.calm_within(calm_s):
                 gone_after = round(time.monotonic() - over, 1)
             else:
-                _report(number=number, error=f"not well {CALM_S:.0f} s after the fault", signs=seen.signs)
-        drawn[name] += 1
-        if calm:
-            shown[name].append(watch)
+                _report(number=number, error=f"not well {calm_s:.0f} s after the fault", signs=self._seen.signs)
         sign = watch.sign and " ".join(watch.sign)
         _report(
             number=number,
-            fault=name,
+            fault=fault.__name__,
             calm=calm,
             lasted_s=round(lasted, 1),
             sign=sign,
             after_s=round(watch.after_s, 1) if sign else None,
             gone_after_s=gone_after,
         )
-    for name, watches in sorted(shown.items()):
-        _report(kind=name, **_summary(watches))
-    return drawn
 
 
 def _summary(watches: Sequence[Watch]) -> Mapping[str, object]:
@@ -182,20 +254,21 @@ def _report(**entries: object) -> None:
 
 
 def main() -> int:
-    """Run the soak that the command line asks for; return 1 if anything was lost, doubled or wrong."""
+    """Run the soak that the command line asks for; return 1 if anything was lost, doubled wrong, or a fault failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, help="which faults come (default: a random number)")
     parser.add_argument("--faults", type=int, default=100, help="how many (default: 100)")
-    parser.add_argument("--rapid", action="store_true", help="do not wait for a fault to be over")
+    parser.add_argument("--rapid", action="store_true", help="shorter faults that do not wait for one another")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="let no fault begin after this long")
     parser.add_argument("--log", type=Path, default=Path("soak.log"), help="where the roles write (default: soak.log)")
     arguments = parser.parse_args()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
     rapid = " --rapid" if arguments.rapid else ""
     print(f"seed {seed}: repeat with --seed {seed} --faults {arguments.faults}{rapid}", flush=True)
-    result = asyncio.run(soak(seed, arguments.faults, arguments.log, rapid=arguments.rapid))
-    _report(seed=seed, faults=result.faults, revisions=result.revisions, broken=result.broken)
+    result = asyncio.run(soak(seed, arguments.faults, arguments.log, rapid=arguments.rapid, minutes=arguments.minutes))
+    _report(**{"seed": seed, **{name: value for name, value in vars(result).items() if name != "account"}})
     print(result.account, flush=True)
-    return 0 if result.account else 1
+    return 0 if result.account and not result.failures else 1
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ FAILURES = (
     "earlybell_commit_failures_total",
     "earlybell_partitions_reopened_total",
 )
+NO_ANSWER = "no answer"
 STARTED = "process_start_time_seconds"
 
 Values = Mapping[str, float]
@@ -88,6 +89,10 @@ class Witness:
         """Whether neither role shows anything."""
         return len(self.signs) == len(self.ports) and not any(self.signs.values())
 
+    def ready(self, role: Role) -> bool:
+        """Whether the role answers and is ready."""
+        return role in self.signs and not any(sign.startswith((NO_ANSWER, "/readyz")) for sign in self.signs[role])
+
     async def calm_within(self, timeout_s: float) -> bool:
         """Wait until neither role has shown anything for two looks; return False if it takes longer."""
         deadline, looks = time.monotonic() + timeout_s, 0
@@ -112,7 +117,7 @@ class Witness:
             problems = [f"{page}: {line}" for page in ("/livez", "/readyz") for line in _problems(port, page)]
             values = dict(_values(_get(port, "/metrics")[1]))
         except (OSError, http.client.HTTPException) as error:
-            return [f"no answer ({type(error).__name__})"]
+            return [f"{NO_ANSWER} ({type(error).__name__})"]
         before = self._values.get(role, values)
         self._values[role] = values
         return [*_told(role, before, values), *problems]
