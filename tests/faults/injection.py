@@ -16,13 +16,18 @@ import psycopg2
 
 from earlybell.streams.roles import Role
 from earlybell.streams.supervisor import Roles
+from tests.faults.deadlock import deadlock
+from tests.faults.full_disk import Disk, NoDisk
+from tests.faults.load import Load
 from tests.faults.own_servers import OwnServers
 from tests.faults.tcp_proxy import TcpProxy
 
 Fault = Callable[[random.Random], Awaitable[None]]
 
+#: How long another session waits for a writer that it can deadlock with.
+DEADLOCK_S = 10.0
 #: The share of a role's faults that wait, for so long, until the role is ready.
-AT_WORK, READY_S = 0.6, 20.0
+AT_WORK, READY_S = 0.3, 10.0
 
 
 class Faults:
@@ -36,6 +41,10 @@ class Faults:
         The processes of both roles.
     another
         Return one more process of a role, which joins its consumer group.
+    load
+        What is being published.
+    disk
+        What the tables are on; None if this machine cannot have one that becomes full.
     ready
         Whether a role is ready, as far as an observer knows.
     pace
@@ -54,6 +63,8 @@ class Faults:
         database_network: TcpProxy,
         roles: Roles,
         another: Callable[[Role], Roles],
+        load: Load,
+        disk: Disk | None,
         ready: Callable[[Role], bool],
         pace: float = 1.0,
     ) -> None:
@@ -61,6 +72,7 @@ class Faults:
         self._servers = servers
         self._network, self._database_network = network, database_network
         self._roles, self._another = roles, another
+        self._load, self._disk = load, disk
         self._ready, self._pace = ready, pace
         self._kafka_pid = servers.stack.kafka.pid or 0
         self._postgres_pid = servers.stack.postgres.pid or 0
@@ -86,6 +98,8 @@ class Faults:
             self.stall_the_databases_network: 2,
             self.lock_the_tables: 2,
             self.turn_the_database_read_only: 2,
+            self.fill_the_databases_disk: 2,
+            self.deadlock_a_writer: 2,
         }
 
     # The roles
@@ -190,6 +204,17 @@ class Faults:
         await self._last(draw, 0.5, 12.0)
         await asyncio.to_thread(self._set_read_only, "off")
 
+    async def fill_the_databases_disk(self, draw: random.Random) -> None:
+        if self._disk is None:
+            raise NoDisk
+        await asyncio.to_thread(self._disk.fill)
+        await self._last(draw, 0.5, 12.0)
+        await asyncio.to_thread(self._disk.clear)
+
+    async def deadlock_a_writer(self, _: random.Random) -> None:
+        url = self._servers.stack.database_url
+        self.ended["transaction in deadlock"] += await asyncio.to_thread(deadlock, url, self._load.coming, DEADLOCK_S)
+
     def _set_read_only(self, value: str) -> None:
         with self._database() as cursor:
             cursor.execute("SET TRANSACTION READ WRITE")
@@ -221,6 +246,8 @@ class Faults:
             network.delay_s = 0.0
             network.resume()
         _signal(self._kafka_pid, signal.SIGCONT)
+        if self._disk is not None:
+            await asyncio.to_thread(self._disk.clear)
         if not _alive(self._kafka_pid):
             self._kafka_pid = await asyncio.to_thread(self._servers.start_kafka)
         if not _alive(self._postgres_pid):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -36,6 +37,14 @@ class Load:
         self.given = Input()
         self._settings = settings
         self._over = threading.Event()
+        self._number = 0
+
+    @property
+    def coming(self) -> Revision:
+        """A story that will be published soon, but not yet."""
+        _, revision = message((self._number + 1) * BATCH)
+        assert revision is not None
+        return revision
 
     def stop(self) -> None:
         """Let `run` end after the batch under way, which needs a broker that answers."""
@@ -43,8 +52,8 @@ class Load:
 
     def run(self) -> None:
         """Publish until told to stop."""
-        number = 0
         while not self._over.wait(PAUSE_S):
+            number = self._number
             batch = dict(message(n) for n in range(number * BATCH, (number + 1) * BATCH))
             left = dict(batch)
             while left:
@@ -53,7 +62,7 @@ class Load:
                     self._publish(left, CODECS[number % len(CODECS)])
             self.given.revisions |= {revision for revision in batch.values() if revision is not None}
             self.given.broken |= {value for value, revision in batch.items() if revision is None}
-            number += 1
+            self._number += 1
 
     def _publish(self, left: dict[bytes, Revision | None], codec: str | None) -> None:
         """Send these messages, and take those out that were acknowledged."""
@@ -83,6 +92,12 @@ def message(number: int) -> tuple[bytes, Revision | None]:
         "published_at": "2026-01-05T09:30:00Z",
     }
     return json.dumps(news).encode(), (news_id, revision)
+
+
+def stories(first: int, end: int) -> Sequence[bytes]:
+    """Return stories of one short headline, whose ids are their numbers."""
+    news = ({"id": f"s{n}", "headline": "Acme", "published_at": "2026-01-05T09:30:00Z"} for n in range(first, end))
+    return [json.dumps(story).encode() for story in news]
 
 
 def _key(revision: Revision | None) -> bytes | None:

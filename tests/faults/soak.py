@@ -16,8 +16,8 @@ import statistics
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -31,7 +31,9 @@ from earlybell.streams import supervisor
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from earlybell.streams.supervisor import Roles
+from tests.faults import full_disk
 from tests.faults.account import Account, account
+from tests.faults.full_disk import Disk, NoDisk
 from tests.faults.injection import Fault, Faults
 from tests.faults.load import Load
 from tests.faults.own_servers import own_servers
@@ -49,6 +51,8 @@ OVERLAPPING, PAUSE_S = 0.3, (0.2, 6.0)
 #: Rapid: the pause after each fault, the share of its drawn duration that it lasts, and the longest back-off of a role
 #: that died, so that there is one to be hit.
 RAPID_PAUSE_S, RAPID_PACE, RAPID_BACKOFF_S = (0.5, 1.0), 1 / 3, 1.0
+#: What the tables may take while their disk is not full.
+DISK_MEGABYTES = 4_096
 #: A fault that takes longer, with servers to start, has failed.
 FAULT_S = 240.0
 
@@ -91,7 +95,11 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minute
     minutes
         Let no new fault begin after this long.
     """
-    with own_servers() as servers, log.open("wb") as output:
+    with _disk() as disk, own_servers() as servers, log.open("wb") as output:
+        if disk is None:
+            _report(warning="no disk can be mounted here: the faults that fill it are left out")
+        else:
+            disk.hold_the_tables_of(servers.stack.database_url)
         migrations.upgrade(servers.stack.database_url)
         direct = own_topics(
             servers.stack.kafka_bootstrap,
@@ -119,6 +127,8 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minute
             loading = asyncio.create_task(asyncio.to_thread(load.run))
             faulty = Faults(
                 *(servers, network, database_network, roles, lambda role: Roles((role,), anothers, output)),
+                load=load,
+                disk=disk,
                 ready=seen.ready,
                 pace=RAPID_PACE if rapid else 1.0,
             )
@@ -144,6 +154,17 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minute
         len(load.given.broken),
         found,
     )
+
+
+@contextmanager
+def _disk() -> Iterator[Disk | None]:
+    """Mount the disk of the tables, if this machine lets us."""
+    with ExitStack() as stack:
+        try:
+            mounted = stack.enter_context(full_disk.disk(DISK_MEGABYTES))
+        except NoDisk:
+            mounted = None
+        yield mounted
 
 
 class Injection:
@@ -189,10 +210,12 @@ class Injection:
     ) -> None:
         """Let one fault happen; wait until it was seen and is over, unless there is no time for that."""
         began, gone_after = time.monotonic(), None
-        self.drawn[fault.__name__] += 1
         try:
             async with asyncio.timeout(FAULT_S):
                 await fault(draw)
+            self.drawn[fault.__name__] += 1
+        except NoDisk:
+            return
         except Exception as error:  # one that the soak cannot inject must not cost the account of all others
             self.failures += 1
             _report(number=number, fault=fault.__name__, error=repr(error))

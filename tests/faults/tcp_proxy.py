@@ -26,6 +26,7 @@ class TcpProxy:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
         self._flowing = _set()
+        self._dead: list[asyncio.Event] = []
         self.delay_s = 0.0
         self.port = 0
 
@@ -51,6 +52,8 @@ class TcpProxy:
     def half_open(self) -> None:
         """Carry nothing more on today's connections, ever, and tell neither side, as behind a router that died."""
         self._flowing.clear()
+        # Without a reference the tasks that wait for it are collected, which closes their connections.
+        self._dead.append(self._flowing)
         self._flowing = _set()  # for those that come
 
     def reset(self) -> None:

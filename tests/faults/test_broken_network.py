@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 from aiokafka.errors import KafkaError
@@ -14,6 +13,7 @@ from earlybell.inference.pool.pool import Pool
 from earlybell.streams import app
 from earlybell.streams.settings import Settings
 from tests.benchmarks.constant_scorer import ConstantScorer
+from tests.faults.load import stories
 from tests.faults.own_servers import OwnServers, own_servers
 from tests.integration.whole_pipeline import messages, running
 from tests.own_topics import own_topics
@@ -35,11 +35,6 @@ def direct(servers: OwnServers) -> Settings:
 @pytest.fixture
 def proxied(servers: OwnServers, direct: Settings) -> Settings:
     return direct.model_copy(update={"kafka_bootstrap": servers.proxied_bootstrap})
-
-
-def stories(first: int, end: int) -> Sequence[bytes]:
-    news = ({"id": f"s{n}", "headline": "Acme", "published_at": "2026-01-05T09:30:00Z"} for n in range(first, end))
-    return [json.dumps(story).encode() for story in news]
 
 
 async def test_half_open_connections_are_given_up(servers: OwnServers, direct: Settings, proxied: Settings) -> None:
