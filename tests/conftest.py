@@ -1,7 +1,7 @@
 """Fixtures that the tests of all rooms share: a real Kafka, a real Postgres, and the data beside the repository.
 
-The servers are those of the local stack, in a temporary home, one pair for the whole run; where
-``EARLYBELL_KAFKA_BOOTSTRAP`` or ``EARLYBELL_DATABASE_URL`` is set, that server is used instead.
+The servers are those of the local stack, in a temporary home, one pair for each process that runs tests (``make test``
+starts several); where ``EARLYBELL_KAFKA_BOOTSTRAP`` or ``EARLYBELL_DATABASE_URL`` is set, all use that server instead.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import hypothesis
 import psycopg2
 import pytest
 
@@ -26,15 +27,29 @@ ROOT = Path(__file__).resolve().parents[1]
 # Never test kernels that are older than their sources.
 build.main([])
 
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile(
+    "unhurried", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
+
 # A shell that starts a run in the background lets it ignore Ctrl-C, and so would every process that the tests start
 # in order to interrupt it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep commands away from the user's stack, and those of parallel workers from each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EARLYBELL_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def private_stack() -> Iterator[Stack]:
-    """A Kafka and a Postgres of this run's own."""
+    """A Kafka and a Postgres for this process alone."""
     with stack.running() as servers:
         yield servers
 
@@ -47,7 +62,7 @@ def kafka_bootstrap(private_stack: Stack) -> str:
 
 @pytest.fixture(scope="session")
 def database_url(private_stack: Stack) -> str:
-    """The server's database, shared by the whole run: for a database of your own take `fresh_database`."""
+    """The server's database, shared by all its tests: for a database of your own take `fresh_database`."""
     return private_stack.database_url
 
 

@@ -21,6 +21,7 @@ from earlybell.storage.writer import Writer
 from earlybell.streams import logs
 from earlybell.streams.cli import execute
 from earlybell.streams.settings import Settings
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = [
@@ -139,7 +140,7 @@ print("done")
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=True,
         env=environment,
         cwd=ROOT,

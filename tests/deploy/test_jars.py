@@ -23,6 +23,7 @@ from earlybell.deploy.local import jars, maven
 from earlybell.deploy.local.exceptions import StackError
 from earlybell.deploy.local.waiting import GivenUp, Patience
 from tests.deploy.repository import Fault, Repository, serving
+from tests.patience import PATIENCE_S
 
 #: Prints the directory of the jars; the only argument is the list of pins.
 FETCH = """
@@ -162,7 +163,7 @@ def test_a_cancelled_download_ends_soon(repository: Repository, monkeypatch: pyt
             time.sleep(0.01)
         patience.give_up()
         with pytest.raises(GivenUp):
-            download.result(30)
+            download.result(PATIENCE_S)
     assert names_in(cached().parent) == [f"{cached().name}.lock"]
 
 

@@ -20,6 +20,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from earlybell.deploy.local import kafka, postgres, processes, stack, state
 from earlybell.deploy.local.stack import Server, Stack, StackError
+from tests.patience import PATIENCE_S
 
 
 def publish(bootstrap: str, topic: str, values: list[bytes]) -> None:
@@ -56,7 +57,7 @@ def kill(server: Server) -> None:
     assert server.pid is not None
     assert server.mark is not None
     os.kill(server.pid, signal.SIGKILL)
-    assert processes.ended(server.pid, server.mark, 30)
+    assert processes.ended(server.pid, server.mark, PATIENCE_S)
 
 
 def test_up_status_down_and_up_again_with_the_same_data(home: Path) -> None:
@@ -183,8 +184,8 @@ def test_a_private_stack_does_not_outlive_its_owner(
     marks = [postgres.mark(home)] + ([kafka.mark(home)] if fatal == signal.SIGKILL else [])
     assert all(len(processes.find(mark)) == 1 for mark in marks)
     owner.send_signal(fatal)
-    assert owner.wait(60) != 0
-    deadline = time.monotonic() + 60
+    assert owner.wait(PATIENCE_S) != 0
+    deadline = time.monotonic() + PATIENCE_S
     while home.exists() or any(processes.find(mark) for mark in marks):
         assert time.monotonic() < deadline, "the servers or their data outlived their owner"
         time.sleep(0.1)

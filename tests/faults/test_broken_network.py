@@ -10,13 +10,14 @@ import pytest
 from aiokafka.errors import KafkaError
 
 from earlybell.inference.pool.pool import Pool
-from earlybell.streams import app
+from earlybell.streams import app, consumer_thread, producer, transport
 from earlybell.streams.settings import Settings
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.faults.load import stories
 from tests.faults.own_servers import OwnServers, own_servers
 from tests.integration.whole_pipeline import messages, running
 from tests.own_topics import own_topics
+from tests.patience import PATIENCE_S
 from tests.streams.chunk_workers import committed, ends, publish, until
 
 
@@ -27,8 +28,12 @@ def servers() -> Iterator[OwnServers]:
 
 
 @pytest.fixture
-def direct(servers: OwnServers) -> Settings:
-    """Settings that reach the broker without the proxy."""
+def direct(servers: OwnServers, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings that reach the broker without the proxy; a silent one is given up soon."""
+    for module in (transport, app):
+        monkeypatch.setattr(module, "DRAIN_S", 2.0)
+    for module in (transport, producer, consumer_thread):
+        monkeypatch.setattr(module, "STOP_S", 2.0)
     return own_topics(servers.stack.kafka_bootstrap, kafka_timeout_s=2.0)
 
 
@@ -45,8 +50,8 @@ async def test_half_open_connections_are_given_up(servers: OwnServers, direct: S
             await until(lambda: scoring.counts()["signals"] >= 100)
             network.half_open()
             await asyncio.to_thread(publish, direct, stories(100, 200))
-            await until(lambda: scoring.counts()["signals"] >= 200, 120)
-            await until(lambda: committed(direct) == ends(direct), 120)
+            await until(lambda: scoring.counts()["signals"] >= 200)
+            await until(lambda: committed(direct) == ends(direct))
     assert {message.key for message in messages(direct, direct.sentiment_topic)} == {b"s%d" % n for n in range(200)}
 
 
@@ -54,16 +59,16 @@ async def test_an_idle_role_leaves_half_open_connections(servers: OwnServers, pr
     async with servers.proxy() as network, Pool(ConstantScorer, ["cpu"]) as pool:
         scoring = app.scoring_pipeline(proxied, pool)
         async with running(scoring):
-            await answered(scoring, 60)
+            await answered(scoring)
             network.half_open()
             with pytest.raises(KafkaError):
                 await scoring.app.producer.ping(1.0)
-            await answered(scoring, 60)
+            await answered(scoring)
 
 
-async def answered(pipeline: app.Pipeline, timeout_s: float) -> None:
+async def answered(pipeline: app.Pipeline) -> None:
     """Ask for the broker until it answers."""
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             with contextlib.suppress(KafkaError):
                 await pipeline.app.producer.ping(1.0)
@@ -77,7 +82,7 @@ async def test_a_stop_ends_although_no_broker_answers(
 ) -> None:
     async with servers.proxy() as network, Pool(ConstantScorer, ["cpu"]) as pool:
         scoring = app.scoring_pipeline(proxied, pool)
-        async with asyncio.timeout(180), running(scoring):
+        async with asyncio.timeout(PATIENCE_S), running(scoring):
             await asyncio.to_thread(publish, direct, stories(0, 100))
             await until(lambda: scoring.counts()["signals"] >= 100)
             if during == "work":
@@ -87,7 +92,7 @@ async def test_a_stop_ends_although_no_broker_answers(
         assert not any(windows._windows for windows in scoring.windows)
     # What was not safe is read again.
     async with Pool(ConstantScorer, ["cpu"]) as pool, running(app.scoring_pipeline(direct, pool)):
-        await until(lambda: committed(direct) == ends(direct), 120)
+        await until(lambda: committed(direct) == ends(direct))
     wanted = {b"s%d" % n for n in range(5_000 if during == "work" else 100)}
     assert {message.key for message in messages(direct, direct.sentiment_topic)} == wanted
 
@@ -107,5 +112,5 @@ async def test_a_network_that_resets_and_slows_loses_nothing(
                 network.reset()
                 await asyncio.sleep(0.3)
             network.delay_s = 0.0
-            await until(lambda: committed(direct) == ends(direct), 120)
+            await until(lambda: committed(direct) == ends(direct))
     assert {message.key for message in messages(direct, direct.sentiment_topic)} == {b"s%d" % n for n in range(1_000)}

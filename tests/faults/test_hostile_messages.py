@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from contextlib import closing
+from typing import Any
 
 import pytest
+from faust.types import TP
 from kafka import KafkaProducer
 
 from earlybell.inference.pool.pool import Pool
 from earlybell.streams import app, dead_letters
 from earlybell.streams.brokers import client_options
+from earlybell.streams.offsets import OffsetBook, Ticket
 from earlybell.streams.settings import Settings
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.integration.whole_pipeline import messages, running
+from tests.patience import PATIENCE_S
 from tests.streams.chunk_workers import committed, ends, publish, until
 
 MIB = 1_048_576
@@ -37,11 +40,11 @@ async def test_huge_messages_become_letters_without_their_value(settings: Settin
             (story(1), []),
         ]
         for value, headers in sent:
-            producer.send(settings.news_topic, value, headers=headers, key=b"k", partition=0).get(60)
+            producer.send(settings.news_topic, value, headers=headers, key=b"k", partition=0).get(PATIENCE_S)
     async with Pool(ConstantScorer, ["cpu"]) as pool:
         scoring = app.scoring_pipeline(settings, pool)
         async with running(scoring):
-            await until(lambda: committed(settings) == ends(settings), 120)
+            await until(lambda: committed(settings) == ends(settings))
     assert len(messages(settings, settings.sentiment_topic)) == 2
     dead = messages(settings, settings.dead_topic)
     letters = {int(dict(letter.headers)[dead_letters.OFFSET[0]]): letter for letter in dead}
@@ -61,24 +64,24 @@ async def test_huge_messages_become_letters_without_their_value(settings: Settin
 
 
 @pytest.mark.parametrize("budget", [1, 3 * MIB])
-async def test_large_messages_are_fetched_a_few_at_a_time(settings: Settings, budget: int) -> None:
-    """Back-pressure counts bytes: 40 messages of 1 MiB never wait for a slow pool together."""
-    large = [b"x" * (MIB - 1_000)] * 40
+async def test_large_messages_are_fetched_a_few_at_a_time(
+    settings: Settings, budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back-pressure counts bytes: 24 messages of 1 MiB never wait for a slow pool together."""
+    most = 0
+    hand_out = OffsetBook.hand_out
+
+    def watched(book: OffsetBook[TP], *arguments: Any) -> Ticket:
+        nonlocal most
+        ticket = hand_out(book, *arguments)
+        most = max(most, sum(book.unsafe_bytes().values()))
+        return ticket
+
+    monkeypatch.setattr(OffsetBook, "hand_out", watched)
+    large = [b"x" * (MIB - 1_000)] * 24
     publish(settings, large)
     small = settings.model_copy(update={"fetched_bytes": budget})
-    async with Pool(ConstantScorer, ["cpu"]) as pool:
-        scoring = app.scoring_pipeline(small, pool)
-        most = 0
-
-        async def watch() -> None:
-            nonlocal most
-            while True:
-                most = max(most, sum(scoring.app.consumer.book.unsafe_bytes().values()))
-                await asyncio.sleep(0)
-
-        async with running(scoring):
-            watching = asyncio.create_task(watch())
-            await until(lambda: committed(settings) == ends(settings), 120)
-            watching.cancel()
+    async with Pool(ConstantScorer, ["cpu"]) as pool, running(app.scoring_pipeline(small, pool)):
+        await until(lambda: committed(settings) == ends(settings))
     assert 0 < most <= budget + 4 * MIB  # at most one message of each partition more
-    assert len(messages(settings, settings.dead_topic)) == 40
+    assert len(messages(settings, settings.dead_topic)) == 24

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -10,6 +9,7 @@ import pytest_asyncio
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from earlybell.inference.pool.pool import Pool
+from earlybell.streams import metrics
 from earlybell.streams.brokers import client_options, open_producer
 from earlybell.streams.settings import Settings
 from tests.benchmarks.constant_scorer import ConstantScorer
@@ -29,6 +29,12 @@ def set_cleanup_policy(settings: Settings, policy: str) -> None:
     admin.close()
 
 
+def retries() -> float:
+    """Return how many attempts at a window have failed in this process."""
+    [family] = metrics.RETRIES.collect()
+    return sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
+
+
 async def test_signals_are_sent_once_while_their_windows_letter_is_refused(settings: Settings, pool: Pool) -> None:
     # A compacted topic refuses messages without a key.
     set_cleanup_policy(settings, "compact")
@@ -40,7 +46,8 @@ async def test_signals_are_sent_once_while_their_windows_letter_is_refused(setti
     producer.close()
     async with both_roles(settings, pool):
         await until(lambda: len(messages(settings, settings.sentiment_topic)) >= 40)
-        await asyncio.sleep(3)  # several attempts to send the letter
+        before = retries()
+        await until(lambda: retries() >= before + 4)
         assert messages(settings, settings.dead_topic) == []
         set_cleanup_policy(settings, "delete")
         await until(lambda: committed(settings) == ends(settings))

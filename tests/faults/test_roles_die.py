@@ -20,6 +20,7 @@ from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from tests.integration.whole_pipeline import count, messages
 from tests.own_topics import as_environment
+from tests.patience import PATIENCE_S
 from tests.streams.chunk_workers import committed, ends, publish, until
 
 
@@ -38,14 +39,14 @@ class Roles:
         """Send the signal, wait for the process to exit, restart it, and return its exit code."""
         process = self.running[role]
         process.send_signal(number)
-        code = process.wait(timeout=60)
+        code = process.wait(timeout=PATIENCE_S)
         self.running[role] = self._start(role)
         return code
 
     def stop(self) -> dict[Role, int]:
         for process in self.running.values():
             process.terminate()
-        return {role: process.wait(timeout=60) for role, process in self.running.items()}
+        return {role: process.wait(timeout=PATIENCE_S) for role, process in self.running.items()}
 
 
 @contextmanager
@@ -69,14 +70,14 @@ async def test_a_role_that_dies_during_a_replay_loses_no_rows(
     wanted = len(stories)
     expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0}[number]
     with roles(settings) as running:
-        await until(lambda: count(settings, "signals") > wanted * 0.1, 240)
+        await until(lambda: count(settings, "signals") > wanted * 0.1)
         assert running.end_and_restart(Role.SCORING, number) == expected
         scored = count(settings, "signals")
         assert scored < wanted, "the replay was over before the scoring role was hit: the test shows nothing"
-        await until(lambda: count(settings, "signals") > scored + wanted * 0.1, 240)
+        await until(lambda: count(settings, "signals") > scored + wanted * 0.1)
         assert running.end_and_restart(Role.STORING, number) == expected
         assert count(settings, "signals") < wanted, "the replay was over before the storing role was hit"
-        await until(lambda: count(settings, "signals") == count(settings, "news") == wanted, 240)
+        await until(lambda: count(settings, "signals") == count(settings, "news") == wanted)
         await until(lambda: committed(settings) == ends(settings))
         for topic in (settings.news_topic, settings.sentiment_topic):
             await until(lambda topic=topic: committed(settings, Role.STORING, topic) == ends(settings, topic))  # type: ignore[misc]

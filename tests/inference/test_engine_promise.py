@@ -63,7 +63,7 @@ def cached_engine(
                        batch_tokens=tokens, exact=exact, threads=threads)  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), precision=any_precision, strategy=st.sampled_from(STRATEGIES), dial=st.sampled_from(DIALS))
 def test_an_answer_does_not_depend_on_the_neighbours(
     checkpoints: dict[int, Path], texts: list[str], data: st.DataObject, precision: str, strategy: str, dial: float
@@ -85,7 +85,7 @@ def scored_alone(directory: Path, dial: float, precision: str, texts: tuple[str,
     return Predictions.concatenate([engine.score([text]) for text in texts], LABELS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), precision=any_precision, dial=st.sampled_from(DIALS))
 def test_in_exact_mode_an_answer_has_the_same_bits_in_every_window(
     checkpoints: dict[int, Path], texts: list[str], data: st.DataObject, precision: str, dial: float

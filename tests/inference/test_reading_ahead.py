@@ -16,6 +16,7 @@ from earlybell.inference.kernels import library
 from earlybell.inference.model.checkpoint import SHIPPED
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.token_ids import Ids, TokenIds
+from tests.patience import PATIENCE_S
 
 SUBJECTS = ("Acme’s Q3 profit", "The U.S. jobs report", "Café au Lait S.A.", "株価 in Tokyo", "Crude-oil futures", "")
 VERBS = ("soars 12.5%", "falls — again", "is steady @ 9am", "beats “estimates”", "https://only.a/link", "x" * 120)
@@ -57,7 +58,7 @@ def test_a_reader_is_thread_safe(reader: Reader) -> None:
     shares = [news(3_000)[start::4] for start in range(4)]
 
     def read(share: Sequence[str]) -> list[Ids]:
-        barrier.wait(timeout=60)
+        barrier.wait(timeout=PATIENCE_S)
         return [ids for _ in range(3) for ids in reader.read(share)]
 
     with ThreadPoolExecutor(4) as pool:
@@ -80,7 +81,7 @@ def test_only_the_next_portion_is_read_ahead(thread: ThreadPoolExecutor) -> None
 
     portions = read_ahead(record, [f"text {n}" for n in range(144)], thread)
     next(portions)
-    assert second_read.wait(timeout=60)
+    assert second_read.wait(timeout=PATIENCE_S)
     assert not third_begun.is_set(), "only one portion is read ahead"
     assert len(list(portions)) == 2
     assert len(texts_read) == 144

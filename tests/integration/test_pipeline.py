@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from earlybell.streams.records import MAX_MESSAGE_BYTES, decode_signal
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from tests.integration.whole_pipeline import both_roles, count, messages, query
+from tests.patience import PATIENCE_S
 from tests.streams.chunk_workers import committed, ends, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,7 +43,7 @@ def publish(
     futures = [producer.send(settings.news_topic, key=key, value=value, headers=list(headers)) for value in values]
     producer.flush()
     for future in futures:
-        future.get(timeout=10)
+        future.get(timeout=PATIENCE_S)
     producer.close()
 
 
@@ -79,10 +81,11 @@ async def test_a_story_becomes_a_signal_and_two_rows(settings: Settings, pool: P
 
 async def test_with_a_latency_objective_signals_carry_their_own_dial(settings: Settings, pool: Pool) -> None:
     adaptive = settings.model_copy(update={"latency_objective_ms": 0.001, "most_accuracy_lost": 1.0})  # never met
-    async with both_roles(adaptive, pool):
-        for number in range(40):  # a window each
-            publish(adaptive, as_bytes(item(f"a{number}")), key=b"a")
-            await until(lambda number=number: len(messages(adaptive, adaptive.sentiment_topic)) > number)  # type: ignore[misc]
+    async with both_roles(adaptive, pool) as (scoring, _):
+        with closing(open_producer(adaptive)) as producer:
+            for number in range(40):  # a window each
+                producer.send(adaptive.news_topic, key=b"a", value=as_bytes(item(f"a{number}")))
+                await until(lambda number=number: scoring.counts()["signals"] > number)  # type: ignore[misc]
         await until(lambda: count(adaptive, "signals") == 40)
     signals = [decode_signal(message.value) for message in messages(adaptive, adaptive.sentiment_topic)]
     assert {signal.policy for signal in signals} == {"adaptive"}

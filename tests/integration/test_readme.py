@@ -21,12 +21,11 @@ from earlybell.deploy.local import postgres, processes
 from earlybell.signal_fields import SIGNAL_FIELDS
 from earlybell.streams.demo import sample
 from earlybell.streams.records import decode_signal, signal_id, text_hash
+from tests.patience import PATIENCE_S
 from tests.streams.test_schemas import validator
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-#: Includes loading a model, on a machine that may be busy.
-PATIENCE_S = 180.0
 #: Commands that run until Ctrl-C, each in its own terminal.
 LASTING = ("earlybell watch", "earlybell run")
 

@@ -20,6 +20,7 @@ from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.integration.whole_pipeline import both_roles, messages, query, running
+from tests.patience import PATIENCE_S
 from tests.streams.chunk_workers import committed, ends, until
 
 RELEASED = Path(__file__).parents[1] / "streams" / "released"
@@ -38,7 +39,7 @@ async def storing(settings: Settings) -> AsyncIterator[None]:
 def publish(settings: Settings, topic: str, values: Sequence[bytes | None]) -> None:
     producer = open_producer(settings)
     for value in values:
-        producer.send(topic, key=b"key", value=value, headers=[("trace", b"42")]).get(timeout=30)
+        producer.send(topic, key=b"key", value=value, headers=[("trace", b"42")]).get(timeout=PATIENCE_S)
     producer.close()
 
 
@@ -127,7 +128,7 @@ async def test_a_message_with_its_producers_time_is_refused(settings: Settings) 
     values = {settings.news_topic: story("a", "Acme wins"), settings.sentiment_topic: signal(0)}
     producer = open_producer(settings)
     for topic, value in values.items():
-        while producer.send(topic, value=b"probe", timestamp_ms=1).get(timeout=30).timestamp != 1:
+        while producer.send(topic, value=b"probe", timestamp_ms=1).get(timeout=PATIENCE_S).timestamp != 1:
             pass  # the broker has not taken the setting over yet
         producer.send(topic, value=value, timestamp_ms=1)
     producer.close()

@@ -72,7 +72,7 @@ histories = st.lists(
 
 
 @given(history=histories, now=st.integers(0, 40).map(lambda quarter: quarter * 0.25), shuffled=st.randoms())
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_no_query_about_the_past_sees_what_came_after(
     connection: Connection, history: list[dict[str, Any]], now: float, shuffled: Any
 ) -> None:
@@ -99,7 +99,7 @@ def test_no_query_about_the_past_sees_what_came_after(
 
 
 @given(history=histories, now=st.integers(0, 40).map(lambda quarter: quarter * 0.25))
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_the_answers_are_those_of_a_plain_loop(
     connection: Connection, history: list[dict[str, Any]], now: float
 ) -> None:

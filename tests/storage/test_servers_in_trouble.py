@@ -77,7 +77,7 @@ def test_a_server_that_turns_read_only_is_left_for_the_new_primary(servers: list
 def test_a_statement_that_hangs_is_given_up(servers: list[Server]) -> None:
     server = servers[0]
     engine = engine_of(url(server))
-    with Writer(url(server), statement_timeout_s=0.5) as writer:
+    with Writer(url(server), statement_timeout_s=1.0) as writer:
         with engine.begin() as blocker:
             blocker.execute(text("LOCK TABLE signals IN ACCESS EXCLUSIVE MODE"))
             with pytest.raises(StorageUnavailable, match="statement timeout"):

@@ -16,6 +16,7 @@ from earlybell.storage import writer as writer_module
 from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
 from earlybell.storage.tables import news, signals
 from earlybell.storage.writer import Writer, Written
+from tests.patience import PATIENCE_S
 from tests.storage.conftest import engine_of, news_row, signal_row
 
 #: Which of the two arrives depends on when the connection was cut.
@@ -289,7 +290,7 @@ def test_an_unknown_column_is_the_callers_error(writer: Writer) -> None:
 def test_writers_that_race_with_the_same_rows_store_each_once(migrated: str, database: Engine) -> None:
     """In opposite orders, which would deadlock if rows were inserted in the order given."""
     batches = [[signal_row(number) for number in range(start, start + 1_000)] for start in (0, 1_000, 2_000)]
-    together = threading.Barrier(4, timeout=60)
+    together = threading.Barrier(4, timeout=PATIENCE_S)
 
     def write(order: int) -> int:
         new = 0

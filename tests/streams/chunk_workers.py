@@ -15,6 +15,7 @@ from earlybell.streams.fetching import Unreadable
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from earlybell.streams.transport import Chunk, ChunkSchema
+from tests.patience import PATIENCE_S
 
 Take = Callable[[Chunk], Awaitable[None]]
 
@@ -69,7 +70,7 @@ async def acknowledge(chunk: Chunk) -> None:
     chunk.acknowledge()
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     """Wait for a broker or another task to fulfil a condition; fail the test if it never does."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 (the condition is often about Kafka, which sets no event)

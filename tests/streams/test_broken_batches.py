@@ -11,6 +11,7 @@ from kafka import KafkaProducer
 from earlybell.deploy.local.stack import Stack
 from earlybell.streams.brokers import client_options
 from earlybell.streams.settings import Settings
+from tests.patience import PATIENCE_S
 from tests.streams.chunk_workers import acknowledge, committed, ends, publish, until, working
 from tests.streams.log_segments import Batch, batches
 
@@ -73,4 +74,4 @@ async def test_a_decompression_bomb_is_passed_over(settings: Settings, codec: st
 def publish_compressed(settings: Settings, codec: str, values: list[bytes]) -> None:
     with closing(KafkaProducer(**client_options(settings), compression_type=codec, max_request_size=2**30)) as producer:
         for value in values:
-            producer.send(settings.news_topic, value, partition=0).get(60)
+            producer.send(settings.news_topic, value, partition=0).get(PATIENCE_S)

@@ -17,6 +17,7 @@ from earlybell.inference.kernels import library
 from earlybell.streams.cli import execute
 from earlybell.streams.settings import Settings
 from tests.own_topics import as_environment, own_topics
+from tests.patience import PATIENCE_S
 from tests.streams import no_servers
 from tests.streams.no_servers import NOWHERE
 
@@ -49,7 +50,7 @@ def test_up_without_any_java_says_how_to_get_one(tmp_path: Path) -> None:
     for name in NOWHERE:
         environment.pop(name)
     done = subprocess.run(
-        [*EARLYBELL, "up"], env=environment, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+        [*EARLYBELL, "up"], env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False, cwd=ROOT
     )
     assert done.returncode == 2
     assert re.search(r"^earlybell: .*Java", done.stderr.splitlines()[-1])
@@ -63,7 +64,7 @@ def test_help_lists_every_command_in_panels_and_loads_no_heavy_module() -> None:
         "print('LOADED', [module for module in heavy if module in sys.modules]); sys.exit(code)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=True, cwd=ROOT
     )
     assert "LOADED []" in done.stdout
     commands = ["up", "down", "status", "db", "replay", "watch", "score", "run", "dead", "redrive", "settings", "demo"]
@@ -174,20 +175,24 @@ def test_watch_prints_signals_as_they_arrive_and_exits_quietly(kafka_bootstrap: 
     signals = [signal_json(f"id-{n}", ["AAA"] if n % 2 else ["BBB", "CCC"]) for n in range(4)]
     (tmp_path / "signals.jsonl").write_text("\n".join([*signals, "not a signal"]) + "\n")
     command = [*EARLYBELL, "replay", str(tmp_path / "signals.jsonl"), "--raw", "--topic", settings.sentiment_topic]
-    watching = subprocess.Popen(
-        [*EARLYBELL, "watch", "--json", "--from-start", "--symbol", "CCC"],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60, cwd=ROOT)
+    complaints = tmp_path / "stderr"
+    with complaints.open("wb") as stderr:
+        watching = subprocess.Popen(
+            [*EARLYBELL, "watch", "--json", "--from-start", "--symbol", "CCC"],
+            env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT,
+        )  # fmt: skip
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=PATIENCE_S, cwd=ROOT)
     assert watching.stdout is not None
     printed = [json.loads(watching.stdout.readline()) for _ in range(2)]
     assert {signal["news_id"] for signal in printed} == {"id-0", "id-2"}
-    time.sleep(0.5)
+    deadline = time.monotonic() + PATIENCE_S
+    while "not a signal" not in complaints.read_text():
+        assert time.monotonic() < deadline, complaints.read_text()
+        time.sleep(0.1)
     watching.send_signal(signal.SIGINT)
-    out, err = watching.communicate(timeout=30)
+    out, _ = watching.communicate(timeout=PATIENCE_S)
     assert (watching.returncode, out) == (0, ""), "Ctrl-C is the ordinary end"
-    assert "Traceback" not in err
-    assert "not a signal" in err
+    assert "Traceback" not in complaints.read_text()
 
 
 def signal_json(news_id: str, symbols: list[str]) -> str:
@@ -206,6 +211,8 @@ def signal_json(news_id: str, symbols: list[str]) -> str:
 @pytest.mark.parametrize("command", ["settings", "db url"])
 def test_a_closed_pipe_ends_a_command_silently(command: str) -> None:
     script = f"{sys.executable} -m earlybell.streams.cli {command} | sleep 0; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=True, cwd=ROOT
+    )
     assert done.stdout.strip() == "1"
     assert done.stderr == ""

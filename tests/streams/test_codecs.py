@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kafka import KafkaConsumer, KafkaProducer
 
 from earlybell.streams import codecs
+from tests.patience import PATIENCE_S
 
 CODECS = ["gzip", "lz4", "snappy", "zstd"]
 
@@ -21,19 +22,22 @@ CODECS = ["gzip", "lz4", "snappy", "zstd"]
 async def test_every_codec_arrives_at_both_clients(kafka_bootstrap: str, topic_prefix: str, codec: str) -> None:
     topic, value = f"{topic_prefix}news", b"Meridian Freight raises its full-year outlook. " * 100
     with closing(KafkaProducer(bootstrap_servers=kafka_bootstrap, compression_type=codec)) as producer:
-        producer.send(topic, value).get(30)
+        producer.send(topic, value).get(PATIENCE_S)
 
     consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka_bootstrap, auto_offset_reset="earliest")
     await consumer.start()
     try:
-        record = await asyncio.wait_for(consumer.getone(), 30)
+        record = await asyncio.wait_for(consumer.getone(), PATIENCE_S)
     finally:
         await consumer.stop()
     assert record.value == value
 
     with closing(
         KafkaConsumer(
-            topic, bootstrap_servers=kafka_bootstrap, auto_offset_reset="earliest", consumer_timeout_ms=30_000
+            topic,
+            bootstrap_servers=kafka_bootstrap,
+            auto_offset_reset="earliest",
+            consumer_timeout_ms=PATIENCE_S * 1000,
         )
     ) as synchronous:
         assert next(synchronous).value == value

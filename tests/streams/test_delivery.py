@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 from faust.types import TP, ConsumerMessage
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -317,9 +317,7 @@ TestDelivery = Delivery.TestCase
 TestDelivery.settings = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 
 
@@ -327,6 +325,4 @@ TestDelivery.settings = settings(
 class TestDeliveryAtLength(TestDelivery):  # type: ignore[misc, valid-type]
     """The same with more of everything, and different each time."""
 
-    settings = settings(
-        max_examples=2_000, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+    settings = settings(max_examples=2_000, stateful_step_count=60)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earlybell.streams.lanes import Lane, Turns
+from tests.patience import PATIENCE_S
 
 
 async def work_off(turns: Turns, live: list[int], backfill: list[int]) -> list[tuple[str, int]]:
@@ -80,7 +81,7 @@ def test_places_are_neither_lost_nor_doubled_when_windows_are_cancelled(seed: in
         assert held == 0
         assert most <= places
         for _ in range(places):  # all are free again
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 await turns.enter(turns.live, 1)
 
     asyncio.run(scenario())

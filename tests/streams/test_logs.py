@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from earlybell.streams.logs import masked
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -32,7 +33,7 @@ except ValueError:
 def written(level: str, form: str) -> str:
     script = SCRIPT.format(level=level, form=form)
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=True, cwd=ROOT
     )
     assert done.stdout == "", "logs go to the standard error"
     return done.stderr
@@ -88,7 +89,7 @@ coordinator.error("Heartbeat failed")
 
 def test_a_person_reads_sentences_without_noise() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SENTENCES], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+        [sys.executable, "-c", SENTENCES], capture_output=True, text=True, timeout=PATIENCE_S, check=True, cwd=ROOT
     )
     assert [line[10:] for line in done.stderr.splitlines()] == [
         "scoring  ready: news.raw (4 partitions) → news.sentiment; elbert-small 68bce8a0, int8 on avx2, dial=0.50",

@@ -18,10 +18,9 @@ from earlybell.storage import migrations
 from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from tests.own_topics import as_environment, own_topics
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
-#: Includes loading a model, on a machine that may be busy.
-PATIENCE_S = 180.0
 
 
 class Running:

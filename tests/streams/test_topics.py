@@ -21,6 +21,7 @@ from earlybell.streams.topics import check_topics, create_topics
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.integration.whole_pipeline import messages, running
 from tests.own_topics import as_environment
+from tests.patience import PATIENCE_S
 from tests.streams.chunk_workers import committed, ends, publish, until
 
 DAY_MS = 86_400_000
@@ -98,7 +99,7 @@ def test_a_role_does_not_start_on_such_a_topic(missing: Settings) -> None:
     create(missing, missing.news_topic, message_timestamp_type="CreateTime")
     command = [sys.executable, "-m", "earlybell.streams.cli", "run", "--role", "scoring"]
     result = subprocess.run(
-        command, env=as_environment(missing), capture_output=True, text=True, timeout=120, check=False
+        command, env=as_environment(missing), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert result.returncode == USER_ERROR
     assert "message.timestamp.type=LogAppendTime" in result.stderr

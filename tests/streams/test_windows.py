@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earlybell.streams.windows import Limits, Windows
+from tests.patience import PATIENCE_S
 
 NEVER_S = 3600.0
 
@@ -60,7 +61,7 @@ def weighed(*items: int) -> list[tuple[int, int]]:
 
 
 async def settled(desk: Desk, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while sum(map(len, desk.settled)) < count:  # noqa: ASYNC110 (the desk sets no event)
             await asyncio.sleep(0.001)
 
@@ -73,7 +74,7 @@ async def test_closes_by_count_and_acknowledges_only_whole_chunks() -> None:
     await settled(desk, 4)
     assert desk.windows == [[0, 1, 2, 3]]
     assert (first.acknowledged, second.acknowledged) == (1, 0)
-    await gathering.drain(5)
+    await gathering.drain(PATIENCE_S)
     assert desk.windows == [[0, 1, 2, 3], [4]]
     assert second.acknowledged == 1
     await gathering.stop()
@@ -83,7 +84,7 @@ async def test_closes_by_weight_and_gives_a_heavy_item_a_window_of_its_own() -> 
     desk = Desk()
     gathering = windows(desk, weight=10, items=100)
     await gathering.add(Chunk(), [(0, 4), (1, 4), (2, 4), (3, 99), (4, 1)])
-    await gathering.drain(5)
+    await gathering.drain(PATIENCE_S)
     assert desk.windows == [[0, 1], [2], [3], [4]]
     await gathering.stop()
 
@@ -115,9 +116,9 @@ async def test_back_pressure_when_nothing_moves() -> None:
     assert not blocked.done()
     assert desk.windows == [[0, 1]]
     desk.gate.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await blocked
-    await gathering.drain(5)
+    await gathering.drain(PATIENCE_S)
     assert desk.settled == [[0, 1], [2, 3], [4]]
     await gathering.stop()
 
@@ -139,7 +140,7 @@ async def test_work_that_raises_is_retried_and_acknowledged_once() -> None:
     gathering = windows(desk, items=2)
     await gathering.add(chunk, weighed(0, 1))
     await settled(desk, 2)
-    await gathering.drain(5)
+    await gathering.drain(PATIENCE_S)
     assert desk.settled == [[0, 1]]
     assert chunk.acknowledged == 1
     await gathering.stop()
@@ -156,7 +157,7 @@ async def test_stopping_in_mid_window_acknowledges_nothing() -> None:
     assert chunk.acknowledged == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(1, 6), max_size=7), max_size=12), st.integers(1, 5), st.integers(1, 3))
 def test_every_item_is_settled_once_and_in_order(weights: list[list[int]], items: int, in_flight: int) -> None:
     async def run() -> tuple[Desk, list[Chunk]]:
@@ -166,7 +167,7 @@ def test_every_item_is_settled_once_and_in_order(weights: list[list[int]], items
         for chunk, chunk_weights in zip(chunks, weights, strict=True):
             await gathering.add(chunk, [(number + i, weight) for i, weight in enumerate(chunk_weights)])
             number += len(chunk_weights)
-        await gathering.drain(10)
+        await gathering.drain(PATIENCE_S)
         await gathering.stop()
         return desk, chunks
 

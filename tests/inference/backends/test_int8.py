@@ -109,7 +109,7 @@ def test_an_empty_batch_has_no_answers() -> None:
     assert backend.run(TokenIds.pack([])).probabilities.shape == (0, 3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     seed=st.integers(0, 2**32 - 1),
     texts=st.integers(1, 20),

@@ -75,7 +75,7 @@ def window(lengths: list[int], seed: int = 0) -> Window:
     return Window(texts, generator.random(len(texts)).astype(np.float32) * 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), model=st.sampled_from(list(MODELS)), rule=st.sampled_from(list(RULES)),
        pruning=st.sampled_from(PRUNING), every=st.integers(1, 5))  # fmt: skip
 def test_slots_give_the_answers_of_shrinking_batches(

@@ -66,13 +66,13 @@ def assert_agreement(texts: Sequence[str], max_tokens: int = 512) -> int:
     return len(word_pieces(compiled).read(texts)[1])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(texts=st.lists(TEXTS, max_size=8))
 def test_any_text_is_read_as_by_the_tokenizers_library(texts: list[str]) -> None:
     assert_agreement(texts)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts=st.lists(LONG_TEXTS, max_size=4), max_tokens=st.sampled_from([2, 3, 24]))
 @example(
     texts=["x" * 48 + "www.a.b " + "y" * 48, "\xe9" * 40 + "[SEP]" * 30, "http://" * 20 + " a b" * 30], max_tokens=2
@@ -81,7 +81,7 @@ def test_long_texts_are_cut_as_by_python(texts: list[str], max_tokens: int) -> N
     assert_agreement(texts, max_tokens)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(words=st.lists(st.text("abcdefghijklmnopqrstuvwxyzEÉ中", min_size=1, max_size=110), max_size=8))
 def test_words_of_any_length_are_split_as_by_the_tokenizers_library(words: list[str]) -> None:
     assert assert_agreement([" ".join(words)]) == 0

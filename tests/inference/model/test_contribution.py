@@ -32,7 +32,7 @@ def materialised(q: Tensor, k: Tensor, v: Tensor, live: Tensor) -> tuple[Tensor,
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 200), min_size=1, max_size=5),
     heads=st.sampled_from([1, 3]),

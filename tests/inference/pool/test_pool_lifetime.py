@@ -19,6 +19,7 @@ import pytest
 from earlybell.inference.pool.pool import Pool, PoolError, devices
 from tests.inference.pool.callers import answers, begun, expect, go_on, in_a_loop, numbers, until, workers_of
 from tests.inference.pool.scorers import dies_while_loading, never_ready, obedient, without_checkpoint
+from tests.patience import PATIENCE_S
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -174,19 +175,19 @@ async def main():
     print("ready", flush=True)
     if sys.argv[2] == "return":
         return
+    if sys.argv[2] == "exit":
+        asyncio.get_running_loop().stop()
     await asyncio.gather(*windows)
 
 if sys.argv[2] == "exit":
     loop = asyncio.new_event_loop()
     loop.create_task(main())
-    loop.call_later(3, loop.stop)
     loop.run_forever()
 else:
     asyncio.run(main())
 """
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("how", ["SIGKILL", "Ctrl-C", "return", "exit"])
 def test_when_the_parent_is_gone_its_workers_are_too(tmp_path: Path, how: str) -> None:
     """Of three workers one hangs in native code, one is mid-window and one is idle."""
@@ -206,7 +207,7 @@ def test_when_the_parent_is_gone_its_workers_are_too(tmp_path: Path, how: str) -
             parent.kill()
         elif how == "Ctrl-C":
             os.killpg(parent.pid, signal.SIGINT)
-        parent.wait(60)
+        parent.wait(PATIENCE_S)
         # Not `wait_procs`: in a container there may be no init process to reap orphans.
         while [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]:
             time.sleep(0.02)  # until the test times out, if one survives

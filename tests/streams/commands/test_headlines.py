@@ -18,6 +18,7 @@ from earlybell.streams.commands.headlines import Headlines
 from earlybell.streams.records import SentimentSignal, encode
 from earlybell.streams.settings import Settings
 from tests.own_topics import as_environment, own_topics
+from tests.patience import PATIENCE_S
 from tests.streams import test_schemas
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +29,7 @@ def published(settings: Settings, *values: bytes) -> list[SentimentSignal]:
     signals = []
     with closing(open_producer(settings)) as producer:
         for number, value in enumerate(values):
-            sent = producer.send(settings.news_topic, key=b"k", value=value).get(timeout=30)
+            sent = producer.send(settings.news_topic, key=b"k", value=value).get(timeout=PATIENCE_S)
             signals.append(
                 msgspec.structs.replace(
                     test_schemas.signal(),
@@ -70,7 +71,7 @@ def test_watch_shows_them_and_the_id_where_there_is_none(kafka_bootstrap: str, t
             [sys.executable, "-m", "earlybell.streams.cli", "watch"],
             env={**os.environ, **as_environment(settings)}, stdout=file, stderr=file, cwd=ROOT,
         )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while "waiting for signals" not in out.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -81,7 +82,7 @@ def test_watch_shows_them_and_the_id_where_there_is_none(kafka_bootstrap: str, t
         assert time.monotonic() < deadline, out.read_text()
         time.sleep(0.1)
     watching.send_signal(signal.SIGINT)
-    assert watching.wait(timeout=60) == 0
+    assert watching.wait(timeout=PATIENCE_S) == 0
     lines = out.read_text().splitlines()
     assert [line.split()[-1] for line in lines[-2:]] == ["0", "id-1"]
     assert lines[-2].endswith("Story 0")

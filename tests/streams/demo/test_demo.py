@@ -23,9 +23,9 @@ from earlybell.streams.demo import sample
 from earlybell.streams.demo.screen import Screen
 from earlybell.streams.demo.tally import BURST, Tally
 from earlybell.streams.records import BadNews, NewsItem, SentimentSignal, decode_news, encode, signal_id, text_hash
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 240.0
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 
 
