@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Processes that run tests, each with private servers. Tests wait more than they compute: three suit two cores.
+WORKERS ?= 3
 # Which torch to install: the package index's (default), or PyTorch's own CPU build (EARLYBELL_TORCH=cpu).
 TORCH  := $(or $(EARLYBELL_TORCH),default)
 STAMP  := $(VENV)/.installed-$(TORCH)
@@ -37,8 +39,11 @@ kernels: $(STAMP) ## Compile the kernels if their C sources have changed.
 demo: kernels ## Run the whole pipeline on a sample feed, with a real Kafka and Postgres.
 	@$(BIN)/earlybell demo
 
+# Tests start hundreds of Python processes; without bytecode each of them compiles what it imports.
+test nightly: export PYTHONDONTWRITEBYTECODE :=
+
 test: kernels lint ## Run the checks and all tests, on real servers.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 nightly: kernels ## Run the tests that take too long for every change.
 	$(BIN)/python -m pytest -m nightly

@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    AlbertConfig,
-    AlbertForSequenceClassification,
-    AlbertModel,
-    BertConfig,
-    BertForSequenceClassification,
-)
+import transformers  # its models take seconds to import: only when they are used
 
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
@@ -28,9 +22,11 @@ IDS = torch.randint(1, 99, (5, 14), generator=torch.Generator().manual_seed(0))
 LIVE = torch.arange(14) < torch.tensor([14, 3, 9, 14, 1])[:, None]
 
 
-def albert(**changes: Any) -> AlbertForSequenceClassification:
+def albert(**changes: Any) -> transformers.AlbertForSequenceClassification:
     torch.manual_seed(1)
-    return AlbertForSequenceClassification(AlbertConfig(**{**SIZES, "embedding_size": 16, **changes})).eval()
+    return transformers.AlbertForSequenceClassification(
+        transformers.AlbertConfig(**{**SIZES, "embedding_size": 16, **changes})
+    ).eval()
 
 
 @pytest.mark.parametrize(
@@ -55,7 +51,7 @@ def test_an_albert_from_transformers_keeps_its_logits(tmp_path: Path, changes: d
 
 def test_a_bert_from_transformers_is_an_albert_with_one_group_per_layer(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    original = BertForSequenceClassification(BertConfig(**SIZES, num_hidden_layers=3)).eval()
+    original = transformers.BertForSequenceClassification(transformers.BertConfig(**SIZES, num_hidden_layers=3)).eval()
     original.save_pretrained(tmp_path)
     elbert = ElbertForSequenceClassification.from_pretrained(tmp_path).eval()
     assert (elbert.config.groups, elbert.config.layers, elbert.config.projection) == (3, 3, False)
@@ -95,7 +91,7 @@ def test_an_albert_survives_the_round_trip_through_elbert(tmp_path: Path) -> Non
     original = albert(num_hidden_layers=4, num_hidden_groups=2)
     original.save_pretrained(tmp_path / "albert")
     ElbertForSequenceClassification.from_pretrained(tmp_path / "albert").save_pretrained(tmp_path / "elbert")
-    restored = AlbertForSequenceClassification.from_pretrained(tmp_path / "elbert")
+    restored = transformers.AlbertForSequenceClassification.from_pretrained(tmp_path / "elbert")
     for name, value in original.state_dict().items():
         assert torch.equal(value, restored.state_dict()[name]), name
     assert restored.config.id2label == original.config.id2label
@@ -105,7 +101,7 @@ def test_transformers_loads_the_encoder_of_a_model_without_a_projection(tmp_path
     config = replace(SMALL, layers=5)
     elbert = ElbertForSequenceClassification(config).eval()
     elbert.save_pretrained(tmp_path)
-    loaded = AlbertModel.from_pretrained(tmp_path).eval()
+    loaded = transformers.AlbertModel.from_pretrained(tmp_path).eval()
     with torch.inference_mode():
         x = elbert.embed(IDS)
         for depth in range(1, 6):

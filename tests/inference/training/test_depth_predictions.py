@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from earlybell.inference.token_ids import TokenIds
 from earlybell.inference.training.calibrate import count_tokens
@@ -15,6 +14,8 @@ numbers = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, 
 
 @given(pairs=numbers)
 def test_the_rank_correlation_is_spearmans(pairs: list[tuple[int, int]]) -> None:
+    from scipy import stats  # takes seconds
+
     x, y = (np.array(column, np.float64) for column in zip(*pairs, strict=True))
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         assert rank_correlation(x, y) == 0.0

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn import metrics
 
 from earlybell.inference.training.measures import (
     accuracy,
@@ -20,6 +19,8 @@ labelled = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1,
 
 @given(pairs=labelled)
 def test_they_agree_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    from sklearn import metrics  # takes seconds
+
     truth, answers = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
     assert accuracy(truth, answers) == pytest.approx(metrics.accuracy_score(truth, answers))
     expected = metrics.f1_score(truth, answers, labels=[0, 1, 2], average="macro", zero_division=0)
