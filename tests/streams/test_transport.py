@@ -244,11 +244,11 @@ async def test_what_was_fetched_before_a_rebalance_is_not_handed_out_after_it(se
         await asyncio.to_thread(publish, one, [b"first"] * 50, partition=0)
         await until(lambda: len(worker.values) == 50)
         consumer: Consumer = worker.app.consumer
-        fetch, sought = consumer._thread.fetch, asyncio.Event()
+        fetch, armed, sought = consumer._thread.fetch, asyncio.Event(), asyncio.Event()
 
         async def overtaken(*arguments: Any) -> Fetched:
             fetched = await fetch(*arguments)
-            if fetched.records and not sought.is_set():
+            if fetched.records and armed.is_set() and not sought.is_set():
                 sought.set()
                 await consumer.perform_seek()
             return fetched
@@ -256,6 +256,7 @@ async def test_what_was_fetched_before_a_rebalance_is_not_handed_out_after_it(se
         consumer._thread.fetch = overtaken  # type: ignore[assignment, method-assign]
         await asyncio.to_thread(publish, one, [b"second"] * 50, partition=0)  # for the fetch that waits already
         await until(lambda: len(worker.values) == 100)
+        armed.set()
         await asyncio.to_thread(publish, one, [b"third"] * 50, partition=0)
         await until(lambda: len(worker.values) >= 250)
     assert [offset for _, offset in worker.offsets] == [*range(100), *range(150)]
