@@ -11,6 +11,7 @@ ends run the same program, so pickles are safe here; checkpoints are never pickl
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import pickle
 import queue
@@ -113,6 +114,7 @@ def main(connection: socket.socket, device: str) -> None:
     except Exception as error:  # whatever went wrong, the parent is told
         _send(connection, BuildFailed(_sentence(error), _where(error)))
         return
+    gc.freeze()  # what is loaded by now stays: a full collection of it would hold up a window and find nothing
     _send(connection, Ready(description))
     while True:
         reply = _score(scorer, *pickle.loads(inbox.get()))

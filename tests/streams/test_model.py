@@ -70,4 +70,4 @@ def test_only_labels_of_the_contract_are_served(
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_mixed_arithmetic_reaches_the_pool(mixed: bool) -> None:
-    assert open_pool(Settings(mixed_arithmetic=mixed))._mixed_arithmetic is mixed
+    assert open_pool(Settings(mixed_arithmetic=mixed))._limits.mixed_arithmetic is mixed

@@ -1,8 +1,9 @@
-"""What a role says of itself, while it works, and while something is wrong: on real servers."""
+"""What a role reports about itself, at work and in trouble: on real servers."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
 import os
@@ -218,6 +219,13 @@ async def test_a_loop_that_hangs_is_seen_from_outside(settings: Settings, monkey
         asking.join(PATIENCE_S)  # the loop hangs for as long as that
         assert found and "event loop" in found[0]
         await told(settings, Role.STORING)
+
+
+async def test_a_role_collects_no_garbage_in_what_it_has_loaded(settings: Settings) -> None:
+    gc.unfreeze()
+    async with serving(settings, Role.STORING):
+        assert gc.get_freeze_count() > 0
+    gc.unfreeze()
 
 
 async def test_a_port_that_is_taken_does_not_stop_a_role(settings: Settings) -> None:

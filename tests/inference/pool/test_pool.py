@@ -18,7 +18,8 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earlybell.inference.pool.pool import ADAPTIVE, Pool, WindowResult
+from earlybell.inference.pool.pool import Pool, WindowResult
+from earlybell.inference.pool.worker_slot import ADAPTIVE
 from tests.inference.pool.callers import answers, begun, expect, go_on, in_a_loop, numbers, until
 from tests.inference.pool.scorers import obedient, obedient_of
 

@@ -84,6 +84,11 @@ class TestHotSwap:
 
 
 class TestStartAndStop:
+    @in_a_loop
+    async def test_a_worker_collects_no_garbage_in_what_it_has_loaded(self) -> None:
+        async with Pool(obedient(), ["cpu"]) as pool:
+            assert answers(await pool.score(["0 frozen"]))[0] > 0
+
     @pytest.mark.parametrize(
         ("make_scorer", "reason"),
         [
@@ -114,6 +119,19 @@ class TestStartAndStop:
         with pytest.raises(PoolError, match="stopped"):
             await pool.score(["1"])
         await pool.stop()
+
+    @in_a_loop
+    async def test_an_error_of_the_pool_itself_raises_in_every_call(self, tmp_path: Path) -> None:
+        async with Pool(obedient(), ["cpu"]) as pool:
+            windows = [[f"0 wait {tmp_path}", "1 damage"], ["2"], ["3"]]  # scored, held by the worker, waiting
+            tasks = [asyncio.create_task(pool.score(window)) for window in windows]
+            await begun(tmp_path, 0)
+            go_on(tmp_path, 0)
+            for task in tasks:
+                with pytest.raises(PoolError, match="the pool failed: EOFError: the pickle is damaged"):
+                    await task
+            with pytest.raises(PoolError, match="the pool failed"):
+                await pool.score(["4"])
 
     @in_a_loop
     async def test_stopped_or_cancelled_while_starting_it_leaves_no_worker(self) -> None:
