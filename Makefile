@@ -48,7 +48,7 @@ test: kernels lint ## Run the checks and all tests, on real servers.
 nightly: kernels ## Run the tests that take too long for every change.
 	$(BIN)/python -m pytest -m nightly
 
-soak: kernels ## Let 1,000 random faults hit the roles under load: hours, then an account of every message.
+soak: kernels ## Inject 1,000 random faults under load, for hours, and account for every message.
 	$(BIN)/python -m tests.faults.soak --faults 1000
 
 lint: $(STAMP) ## Check style, format, layers and types.

@@ -71,8 +71,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def fetch(self, active: Iterable[TP], timeout: float, size: int) -> Fetched:  # noqa: ASYNC109 (Faust's name)
         """Take what has been fetched, up to `size` bytes; wait for it for up to `timeout` seconds, or until `wake`."""
-        fetched: Fetched = await self.call_thread(self._fetch, frozenset(active), timeout, size)
-        return fetched
+        # Not `call_thread`, whose queue makes several tasks of each call.
+        fetching = self._fetch(frozenset(active), timeout, size)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(fetching, self.thread_loop))
 
     async def _fetch(self, active: frozenset[TP], timeout: float, size: int) -> Fetched:  # noqa: ASYNC109
         consumer = self._ensure_consumer()

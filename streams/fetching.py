@@ -1,7 +1,7 @@
 """Takes fetched messages out of aiokafka's fetcher, by number and by size, and passes over what cannot be decoded.
 
 aiokafka raises when it meets a batch that it cannot decode (a wrong checksum, an unknown codec), fetches it again and
-raises again: one such batch would stop its partition for ever. Here it becomes an `Unreadable`, which takes the place
+raises again: one such batch would stop its partition for good. Here it becomes an `Unreadable`, which takes the place
 of the batch's messages. It overrides internals of aiokafka 0.14.0, which is pinned; ``tests/streams/test_transport.py``
 fails if they change.
 """
@@ -88,9 +88,10 @@ class Taker:
             The fetcher found a fault that does not lie in the messages, such as a missing authorisation.
         """
         fetched = Fetched()
-        ready = [tp for tp in list(fetcher._records) if tp in active]
+        # First: a rebalance may have revoked partitions that `active` still lists.
         for tp in [tp for tp in fetcher._records if not fetcher._subscriptions.is_assigned(tp)]:
             del fetcher._records[tp]
+        ready = [tp for tp in fetcher._records if tp in active]
         for number, tp in enumerate(ready):
             if messages <= 0 or size <= 0:
                 break

@@ -66,6 +66,8 @@ def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> N
     logging.getLogger("kafka").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
     for name in CHATTY_LIBRARIES:
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    # A commit that takes longer than its interval is no fault; the lag shows a broker that is too slow.
+    logging.getLogger("mode.timers").setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
     logging.captureWarnings(True)
     structlog.configure(
         processors=[

@@ -56,16 +56,18 @@ class Settings(BaseSettings):
         None, description="Trust the certificate authority in this PEM file to sign the brokers' certificates."
     )
     kafka_cert_file: FilePath | None = Field(
-        None, description="Show this client certificate (PEM) to brokers that ask for one: mutual TLS."
+        None, description="Present this client certificate (PEM) to brokers that ask for one: mutual TLS."
     )
     kafka_key_file: FilePath | None = Field(
         None, description="Take the client certificate's private key from this PEM file. The default is the same file."
     )
-    kafka_key_password: SecretStr | None = Field(None, description="Decrypt that private key with this password.")
+    kafka_key_password: SecretStr | None = Field(
+        None, description="Decrypt the client certificate's private key with this password."
+    )
     kafka_timeout_s: float = Field(
         30.0,
         gt=0,
-        description="Give up a request that the brokers have not answered after this long, connect anew and try again.",
+        description="Give up a request that the brokers have not answered after this long, reconnect and try again.",
     )
 
     # Topics and consumer groups
@@ -83,13 +85,13 @@ class Settings(BaseSettings):
         "default is 2, or 1 without further copies.",
     )
     news_retention_days: float = Field(
-        7.0, ge=0, description="Create the news topic to keep messages for this many days; 0 means for ever."
+        7.0, ge=0, description="Create the news topic to keep messages for this many days; 0 means forever."
     )
     sentiment_retention_days: float = Field(
-        30.0, ge=0, description="Create the sentiment topic to keep signals for this many days; 0 means for ever."
+        30.0, ge=0, description="Create the sentiment topic to keep signals for this many days; 0 means forever."
     )
     dead_retention_days: float = Field(
-        90.0, ge=0, description="Create the dead-letter topic to keep letters for this many days; 0 means for ever."
+        90.0, ge=0, description="Create the dead-letter topic to keep letters for this many days; 0 means forever."
     )
     group_prefix: str = Field(
         "earlybell", description="Name the consumer groups PREFIX-scoring, PREFIX-storing and PREFIX-redrive."
@@ -136,8 +138,8 @@ class Settings(BaseSettings):
         10,
         ge=0,
         le=1_000,
-        description="While news comes, let the broker gather it for this long before it answers a fetch of the scoring "
-        "role; 0 means a fetch for every message that comes alone.",
+        description="While news arrives, let the broker collect it for this long before it answers a fetch by the "
+        "scoring role; 0 means that it answers at the first message.",
     )
     chunk_messages: int = Field(
         256, ge=1, description="Pass at most this many messages of one fetch through Faust as one event."
@@ -209,8 +211,8 @@ class Settings(BaseSettings):
         100.0,
         ge=0,
         le=1_000,
-        description="Write to Postgres when the first waiting row has waited this long; the broker gathers messages "
-        "for as long before it answers a fetch of the storing role.",
+        description="Write to Postgres when the first waiting row has waited this long; the broker collects messages "
+        "for the same time before it answers a fetch by the storing role.",
     )
     store_timeout_s: float = Field(
         60.0, gt=0, description="Give up a statement of the storing role that takes Postgres longer, and try again."

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-import numpy as np
-
 from earlybell.inference.predictions import ModelDescription, Predictions
 from earlybell.signal_fields import NEGATIVE, POSITIVE
 from earlybell.streams.languages import unreadable
@@ -78,10 +76,11 @@ def build_signal(
     known = float(predictions.known[row])
     if item.language is None and (reason := unreadable(item.text, known, model.languages)):
         raise BadNews(reason)
-    if not np.isfinite(predictions.probabilities[row]).all():
+    answer: list[float] = predictions.probabilities[row].tolist()
+    if not all(map(math.isfinite, answer)):
         raise ValueError("the model's answer is not a number")
     # A float32 softmax may sum to 1 + 1e-7, so its largest part may exceed 1.
-    probabilities = [min(1.0, max(0.0, p)) for p in predictions.probabilities[row].tolist()]
+    probabilities = [min(1.0, max(0.0, p)) for p in answer]
     by_label = dict(zip(model.labels, probabilities, strict=True))
     best = max(range(len(probabilities)), key=probabilities.__getitem__)
     predicted_depth = float(predictions.predicted_depth[row])

@@ -1,4 +1,4 @@
-"""How to reach brokers over TLS: whom to trust, and who we are if they ask (mutual TLS)."""
+"""TLS to the brokers: the authority to trust, and our certificate if they ask for one (mutual TLS)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from earlybell.streams.settings import Settings
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:
-    """Return the context of the connections to the brokers, or None if the protocol has no TLS.
+    """Return the context for connections to the brokers, or None if the protocol does not use TLS.
 
     Raises
     ------
@@ -24,7 +24,7 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
         raise CommandError(f"EARLYBELL_KAFKA_CA_FILE={settings.kafka_ca_file} cannot be loaded: {error}") from error
     if settings.kafka_cert_file is not None:
         secret = settings.kafka_key_password
-        # Without one, an encrypted key must fail rather than ask the terminal.
+        # An empty password makes an encrypted key fail; without one OpenSSL would prompt on the terminal.
         password = secret.get_secret_value() if secret else ""
         try:
             context.load_cert_chain(settings.kafka_cert_file, settings.kafka_key_file, lambda: password)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import aiokafka
 import faust
 import structlog
+import uvloop
 from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -90,7 +91,9 @@ class Consumer(driver.Consumer):
         self._abandoned = False  # the role stops, and the broker does not answer
 
     def _new_consumer_thread(self) -> ConsumerThread:
-        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+        thread = ConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=uvloop.new_event_loop())
+        thread._close_thread_loop_on_stop = True  # as if it had made the loop, which would be asyncio's slower one
+        return thread
 
     # Fetching
 
@@ -186,7 +189,7 @@ class Consumer(driver.Consumer):
 
     def _event(self, tp: TP, records: Sequence[Any], ticket: Ticket, generation: int) -> ConsumerMessage:
         first = records[0]
-        return ConsumerMessage(
+        message = ConsumerMessage(
             tp.topic,
             tp.partition,
             first.offset,
@@ -201,6 +204,10 @@ class Consumer(driver.Consumer):
             tp,
             generation_id=generation,
         )
+        # Faust's acknowledgement says nothing about the work (see the module's docstring). One that is made already is
+        # not noted, which would keep the event's offset for a commit that never comes.
+        message.acked = True
+        return message
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Read for as long as the fetcher runs; each chunk waits until its agent's buffer has space."""
@@ -281,12 +288,6 @@ class Consumer(driver.Consumer):
 
     # Committing
 
-    def ack(self, message: ConsumerMessage) -> bool:
-        """Ignore Faust's acknowledgement, which says nothing about the work (see the module's docstring)."""
-        message.acked = True
-        self._unacked_messages.discard(message)
-        return True
-
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit what the book says is safe."""
         async with self._committing:  # in order: of two commits under way, the older could arrive last
@@ -310,7 +311,7 @@ class Transport(driver.Transport):
     fetched_bytes
         Fetch nothing more of a topic while messages of this many bytes of it are handed out and not safe.
     fetch_wait_ms
-        While messages come, let the broker gather them for this long before it answers a fetch; 0: not at all.
+        While messages arrive, let the broker collect them for this long before it answers a fetch; 0: not at all.
 
     Attributes
     ----------

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Never test kernels that are older than their sources.
 build.main([])
 
-# How long an example takes says how busy the machine is.
+# The time that an example takes depends on how busy the machine is, and proves nothing.
 hypothesis.settings.register_profile(
     "unhurried", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )

@@ -24,7 +24,7 @@ from earlybell.masking import masked
 #: The largest message that the broker accepts. A topic may lower it (the news topic has 1 MiB), so that a dead letter
 #: still fits with its headers.
 MESSAGE_BYTES = 4 * 1_048_576
-#: The second compiler would use more processor time in the first minutes than the broker itself.
+#: Without C2, Java's optimising compiler, which would use more CPU in the first minutes than the broker itself.
 JAVA_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 #: Another process may take a port after we found it free and before the broker listens on it.
 ATTEMPTS = 3

@@ -25,7 +25,7 @@ _LEAST = 2.0**-24
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DepthPrediction:
-    """The token table, as far as a prediction needs it."""
+    """A token table, prepared for prediction."""
 
     evidence: NDArray[np.float64] | None  # (V, exits) w [log P(l | t) - log P(l)]; None: nothing to predict from
     log_prior: NDArray[np.float64]  # (exits,)
@@ -52,8 +52,8 @@ class DepthPrediction:
     def predict(self, texts: TokenIds) -> NDArray[np.float32]:
         """Return the median of each text's posterior, between depths too: (texts,); NaN without a table.
 
-        Rounded it is the median depth: the median lies as far into its depth, which spans half a depth to either side,
-        as half of the probability does.
+        Each depth's probability is spread evenly from half a depth below it to half a depth above, so that the result,
+        rounded, is the median depth.
         """
         if self.evidence is None:
             return np.full(len(texts), np.nan, np.float32)
@@ -66,7 +66,7 @@ class DepthPrediction:
         return depths[:, 0].astype(np.float32)
 
     def posterior(self, texts: TokenIds) -> NDArray[np.float64]:
-        """Return P(exit depth | text), (texts, exits); the first and last token of a text, being special, tell nothing.
+        """Return P(exit depth | text), (texts, exits). A text's first and last tokens are special and do not count.
 
         Raises
         ------

@@ -295,7 +295,7 @@ def _ending(tally: Tally, outcome: Outcome) -> list[RenderableType]:
 
 
 def _one_letter(tally: Tally) -> Result:
-    """Tell the story of the dead letter whose time has no offset: no backtest could use it."""
+    """Describe the dead letter whose time has no UTC offset, so that no backtest could use it."""
     letter = next(letter for letter in tally.letters if "timezone" in letter.reason)
     rows = [
         ("headline", letter.message),

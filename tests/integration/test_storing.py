@@ -118,9 +118,11 @@ async def test_available_at_is_never_before_the_answer(settings: Settings) -> No
 async def test_a_message_with_its_producers_time_is_refused(settings: Settings) -> None:
     """Where an administrator has taken the broker's time away, a message could claim any time of arrival."""
     admin = KafkaAdminClient(**client_options(settings))
+    # No retention: the broker's next look, every five minutes, would delete messages that claim to be of 1970.
+    changed = {"message.timestamp.type": "CreateTime", "retention.ms": "-1"}
     admin.alter_configs(
         [
-            ConfigResource(ConfigResourceType.TOPIC, topic, {"message.timestamp.type": "CreateTime"})
+            ConfigResource(ConfigResourceType.TOPIC, topic, changed)
             for topic in (settings.news_topic, settings.sentiment_topic)
         ]
     )

@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from earlybell.inference.pool.pool import Pool
 from earlybell.storage.writer import Writer
-from earlybell.streams import app
+from earlybell.streams import app, metrics
 from earlybell.streams.brokers import client_options
 from earlybell.streams.settings import Settings
 
@@ -68,3 +68,10 @@ def query(settings: Settings, sql: str, *arguments: Any) -> Sequence[tuple[Any, 
 def count(settings: Settings, table: str) -> int:
     """Return the number of rows of a table."""
     return int(query(settings, f"SELECT count(*) FROM {table}")[0][0])
+
+
+def retries(cause: str = "") -> float:
+    """Return how many attempts at a window have failed in this process, for one cause or all of them."""
+    [family] = metrics.RETRIES.collect()
+    samples = [sample for sample in family.samples if sample.name.endswith("_total")]
+    return sum(sample.value for sample in samples if cause in {"", sample.labels["cause"]})

@@ -1,4 +1,4 @@
-"""A user's directory with a few files, where no server answers: for commands that must fail in one line."""
+"""A user's directory with a few files and settings for servers that do not answer: commands fail in one line."""
 
 from __future__ import annotations
 

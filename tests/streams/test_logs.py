@@ -84,6 +84,7 @@ logging.getLogger("earlybell.streams.transport").info("Starting...")
 coordinator = logging.getLogger("aiokafka.consumer.group_coordinator")
 coordinator.error("Group Coordinator Request failed: %s", "GroupCoordinatorNotAvailableError")
 coordinator.error("Heartbeat failed")
+logging.getLogger("mode.timers").warning("Timer commit is overlapping (interval=0.2 runtime=0.23)")
 """
 
 

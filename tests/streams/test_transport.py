@@ -10,13 +10,13 @@ from typing import Any
 import aiokafka
 import faust
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from earlybell.streams import codecs
 from earlybell.streams.consumer_thread import FETCH_BYTES, IDLE_FETCH_WAIT_MS, ConsumerThread
-from earlybell.streams.fetching import Fetched
+from earlybell.streams.fetching import Fetched, Taker
 from earlybell.streams.producer import Producer
 from earlybell.streams.settings import Settings
 from earlybell.streams.transport import Chunk, Consumer, Transport
@@ -29,7 +29,7 @@ def test_the_overridden_internals_have_not_changed() -> None:
     overridden = {
         driver.Consumer: (Consumer, {
             "_new_consumer_thread", "getmany", "_drain_messages", "stop_flow", "on_partitions_revoked",
-            "on_partitions_assigned", "perform_seek", "wait_empty", "ack", "force_commit", "verify_event_path",
+            "on_partitions_assigned", "perform_seek", "wait_empty", "force_commit", "verify_event_path",
             "on_buffer_drop",
         }),
         driver.AIOKafkaConsumerThread: (ConsumerThread, {
@@ -75,26 +75,39 @@ async def test_every_message_once_in_chunks_and_commits_the_ends(settings: Setti
         assert offsets == sorted(offsets)
 
 
+async def test_faust_notes_no_acknowledgement(settings: Settings) -> None:
+    """Faust's streams note the offset of every event: 10 MB in an hour at 25 events/s."""
+    async with working(settings, acknowledge) as worker:
+        for number in range(20):
+            await asyncio.to_thread(publish, settings, [b"%d" % number])
+        await until(lambda: len(worker.values) == 20)
+        assert len(worker.chunks) > 1
+        consumer = worker.app.consumer
+        await until(lambda: committed(settings) == ends(settings))
+        assert not consumer._acked
+        assert not consumer._acked_index
+
+
 async def test_while_messages_come_the_broker_gathers_them_for_a_fetch(settings: Settings) -> None:
-    """A fetch for every message would cost the broker and the roles several times what the message does."""
+    """A fetch per message would cost the broker and the roles several times as much as the message itself."""
     gathering = settings.model_copy(update={"fetch_wait_ms": 500})
     async with working(gathering, acknowledge) as worker:
         publish(settings, [b"the first"], partition=0)
         await until(lambda: worker.values == [b"the first"])
         fetcher = worker.app.consumer._thread._ensure_consumer()._fetcher
         requests = count_fetches(fetcher)
-        # The first message may find a fetch that was sent while none came; those after it do not.
+        # The first message may answer a fetch that was sent while idle; the others cannot.
         for number in range(40):
             await asyncio.to_thread(publish, settings, [b"%d" % number], partition=0)
         await until(lambda: len(worker.values) == 41)
         assert {wait for wait, least in requests if least == FETCH_BYTES} == {500}
         assert len(worker.chunks) < 30
-        # When none come, the next one is not held.
+        # When messages stop, the next fetch is not held back.
         await until(lambda: requests[-1] == (IDLE_FETCH_WAIT_MS, 1))
 
 
 def count_fetches(fetcher: Any) -> list[tuple[int, int]]:
-    """Return a list that grows by the wait and the least bytes of every fetch that is sent from now on."""
+    """Return a list to which each fetch that is sent from now on adds its wait and its least bytes."""
     requests: list[tuple[int, int]] = []
     send = fetcher._proc_fetch_request
 
@@ -104,6 +117,25 @@ def count_fetches(fetcher: Any) -> list[tuple[int, int]]:
 
     fetcher._proc_fetch_request = counting
     return requests
+
+
+async def test_a_partition_revoked_during_a_fetch_is_skipped(settings: Settings) -> None:
+    """A rebalance in the consumer's thread can revoke a partition that the caller still lists as active."""
+    publish(settings, [b"kept"], partition=0)
+    publish(settings, [b"another's"], partition=1)
+    kept, lost = (TopicPartition(settings.news_topic, partition) for partition in (0, 1))
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_bootstrap, auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        consumer.assign([kept, lost])
+        fetcher = consumer._fetcher
+        await until(lambda: {kept, lost} <= set(fetcher._records))
+        consumer.assign([kept])
+        fetched = Taker().take(fetcher, [kept, lost], messages=10, size=10_000)
+        assert lost not in fetched.records
+        assert lost not in fetcher._records
+    finally:
+        await consumer.stop()
 
 
 async def test_gaps_in_the_offsets_are_skipped(settings: Settings) -> None:
