@@ -8,17 +8,21 @@ from pathlib import Path
 LIBRARIES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib*/faketime/libfaketime.so.1")
 
 
+#: How often the processes read their clock's offset.
+READ_EVERY_S = 1
+
+
 class NoClock(Exception):
     """The library is not installed."""
 
 
 class Clock:
-    """The wall clock of some processes; what measures durations (the monotonic clock) runs on.
+    """The wall clock of some processes; their monotonic clock is not affected.
 
     Parameters
     ----------
     file
-        Where the processes read how far their clock is off, once a second.
+        The file from which the processes read their clock's offset.
     """
 
     def __init__(self, file: Path) -> None:
@@ -29,15 +33,15 @@ class Clock:
         self.step_to(0.0)
 
     def step_to(self, offset_s: float) -> None:
-        """Let the clock be this much ahead of the true time, from one moment to the next."""
+        """Step the clock to this offset from the true time."""
         self._file.write_text(f"{offset_s:+f}\n")
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What a process needs in its environment to go by this clock."""
+        """The environment variables that give a process this clock."""
         return {
             "LD_PRELOAD": str(self._library),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_CACHE_DURATION": str(READ_EVERY_S),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }

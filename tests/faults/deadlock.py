@@ -1,4 +1,4 @@
-"""A deadlock of a writer with another session, which takes its locks in the opposite order."""
+"""A deadlock between a writer and another session, which takes its locks in the opposite order."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid()
 
 
 def deadlock(url: str, coming: Revision, patience_s: float) -> bool:
-    """Let Postgres end the transaction that is about to store a story; return False if none came.
+    """Deadlock the transaction that is about to store a story; return False if none came.
 
-    The writer locks the table, then the story's key. This session holds the key, and then wants the table. Postgres
-    ends the one that finds out first, which is the writer: it has waited longer.
+    The writer locks the table, then the story's key. This session holds the key and then requests the table. Postgres
+    aborts the session that detects the deadlock first: the writer, which has waited longer.
     """
     with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
-        # Never this session, and no longer than it takes the writer to find out.
+        # This session never detects it, and gives up soon after the writer should have.
         cursor.execute("SET deadlock_timeout = '1min'; SET lock_timeout = '5s'")
         deadline = time.monotonic() + patience_s
         try:

@@ -1,4 +1,4 @@
-"""A disk of its own for a database, in memory, which can be full."""
+"""A separate disk for a database, in memory, which can be filled."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ TABLESPACE = "small"
 
 
 class NoDisk(Exception):
-    """This machine does not let us mount a file system."""
+    """No file system can be mounted on this machine."""
 
 
 class Disk:
-    """A mounted file system that takes what memory it holds, and no more than it is allowed.
+    """A mounted file system in memory, with a limit on its size.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Disk:
         for attempt in range(10):
             status = os.statvfs(self.path)
             try:
-                # Less than what is used, which may have grown by now, is refused.
+                # A size below what is in use is refused, and that may have grown since.
                 _run("mount", "-o", f"remount,size={(status.f_blocks - status.f_bfree) * status.f_frsize}", self.path)
                 return
             except subprocess.CalledProcessError:
@@ -49,11 +49,11 @@ class Disk:
                 time.sleep(0.05)
 
     def clear(self) -> None:
-        """Let everything that it is allowed be used again."""
+        """Restore the original size."""
         _run("mount", "-o", f"remount,size={self._megabytes}m", self.path)
 
     def hold_the_tables_of(self, url: str) -> None:
-        """Let new tables and indexes of this database be on it."""
+        """Put new tables and indexes of this database on it."""
         with closing(psycopg2.connect(url)) as connection:
             connection.autocommit = True
             cursor = connection.cursor()
@@ -69,7 +69,7 @@ def disk(megabytes: int) -> Iterator[Disk]:
     Raises
     ------
     NoDisk
-        This machine does not let us.
+        The mount is not permitted.
     """
     path = Path(tempfile.mkdtemp(prefix="earlybell-disk-"))
     user = postgres._unprivileged() or os.geteuid()

@@ -24,9 +24,9 @@ from tests.faults.tcp_proxy import TcpProxy
 
 Fault = Callable[[random.Random], Awaitable[None]]
 
-#: How long another session waits for a writer that it can deadlock with.
+#: How long the other session waits for a writer to deadlock with.
 DEADLOCK_S = 10.0
-#: The share of a role's faults that wait, for so long, until the role is ready.
+#: The share of a role's faults that wait until it is ready, and for how long at most.
 AT_WORK, READY_S = 0.3, 10.0
 
 
@@ -44,16 +44,16 @@ class Faults:
     load
         What is being published.
     disk
-        What the tables are on; None if this machine cannot have one that becomes full.
+        What the tables are on; None if no such disk can be mounted.
     ready
         Whether a role is ready, as far as an observer knows.
     pace
-        What the drawn durations are multiplied with.
+        Factor of the drawn durations.
 
     Attributes
     ----------
     ended
-        How many processes were ended, by what they were and how: what was to be killed may have ended before.
+        How many processes were ended, by kind and manner. A target may already have ended by itself.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Faults:
         self._postgres_pid = servers.stack.postgres.pid or 0
 
     def weights(self) -> Mapping[Fault, int]:
-        """Return all faults, and how often each comes relative to the others: a broker takes long to start."""
+        """Return all faults with their relative weights. Restarting a broker is slow, so it is rare."""
         return {
             self.kill_a_role: 20,
             self.terminate_a_role: 2,
@@ -239,7 +239,7 @@ class Faults:
             connection.close()
 
     async def heal(self) -> None:
-        """Mend what a fault leaves behind that did not come to its end."""
+        """Undo what an unfinished fault left behind."""
         for pid in (*self._roles.pids.values(), *(worker.pid for worker in self._workers())):
             _signal(pid, signal.SIGCONT)
         for network in (self._network, self._database_network):
@@ -257,11 +257,11 @@ class Faults:
     # Processes
 
     async def _last(self, draw: random.Random, shortest_s: float, longest_s: float) -> None:
-        """Let a fault last for a random time."""
+        """Wait while a fault lasts, for a random time."""
         await asyncio.sleep(draw.uniform(shortest_s, longest_s) * self._pace)
 
     async def _pid(self, draw: random.Random) -> int:
-        """Return the process id of a role, once it runs: often at work, else possibly still starting."""
+        """Return the process id of a role once it runs; it may be ready, or still starting."""
         role = draw.choice(list(Role))
         if draw.random() < AT_WORK:
             with suppress(TimeoutError):

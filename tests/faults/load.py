@@ -41,13 +41,13 @@ class Load:
 
     @property
     def coming(self) -> Revision:
-        """A story that will be published soon, but not yet."""
+        """A story that will be published soon."""
         _, revision = message((self._number + 1) * BATCH)
         assert revision is not None
         return revision
 
     def stop(self) -> None:
-        """Let `run` end after the batch under way, which needs a broker that answers."""
+        """Make `run` end after its current batch, which needs a broker that answers."""
         self._over.set()
 
     def run(self) -> None:
@@ -57,7 +57,7 @@ class Load:
             batch = dict(message(n) for n in range(number * BATCH, (number + 1) * BATCH))
             left = dict(batch)
             while left:
-                # What was not acknowledged may be there all the same: that is what ids are for.
+                # An unacknowledged message may have been written all the same; ids make the repetition harmless.
                 with suppress(KafkaError, OSError):
                     self._publish(left, CODECS[number % len(CODECS)])
             self.given.revisions |= {revision for revision in batch.values() if revision is not None}
@@ -95,7 +95,7 @@ def message(number: int) -> tuple[bytes, Revision | None]:
 
 
 def stories(first: int, end: int) -> Sequence[bytes]:
-    """Return stories of one short headline, whose ids are their numbers."""
+    """Return stories with one short headline, numbered by their ids."""
     news = ({"id": f"s{n}", "headline": "Acme", "published_at": "2026-01-05T09:30:00Z"} for n in range(first, end))
     return [json.dumps(story).encode() for story in news]
 

@@ -96,7 +96,7 @@ def own_servers(home: Path | None = None, tls: Mapping[str, str] | None = None) 
 
 
 def _wait_until_free(*ports: int) -> None:
-    """Wait until other programs' connections, which may take any free port, have left these."""
+    """Wait until no other program's connection occupies these ports."""
     patience = Patience(START_SECONDS)
     free = patience.until(lambda: all(processes.free_port(port) == port for port in ports), while_=lambda: True)
     assert free, f"one of the ports {ports} stays taken"

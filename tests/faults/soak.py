@@ -44,17 +44,17 @@ from tests.integration.whole_pipeline import count
 from tests.own_topics import as_environment, own_topics
 from tests.streams.chunk_workers import committed, ends
 
-#: How long the roles may take to start, a fault to show after it is over, all to be well again after a fault, and the
-#: roles to get on with what is left at the end. Slow machines need them; nothing waits longer than it must.
+#: Limits for the roles to start, for a fault to be seen after it is over, for the roles to recover from it, and for the
+#: roles to make progress at the end. They suit slow machines; nothing waits longer than necessary.
 START_S, SEEN_S, CALM_S, RECOVERY_S = 180.0, 10.0, 90.0, 600.0
 #: The share of faults that do not wait for the one before to be over, and how long they wait instead.
 OVERLAPPING, PAUSE_S = 0.3, (0.2, 6.0)
-#: Rapid: the pause after each fault, the share of its drawn duration that it lasts, and the longest back-off of a role
-#: that died, so that there is one to be hit.
+#: Rapid: the pause after each fault, the factor of its drawn duration, and the longest back-off of a role that died, so
+#: that the next fault finds it running.
 RAPID_PAUSE_S, RAPID_PACE, RAPID_BACKOFF_S = (0.5, 1.0), 1 / 3, 1.0
-#: What the tables may take while their disk is not full.
+#: The size of the tables' disk while it is not full.
 DISK_MEGABYTES = 4_096
-#: A fault that takes longer, with servers to start, has failed.
+#: A fault that takes longer, including the start of servers, has failed.
 FAULT_S = 240.0
 
 
@@ -65,13 +65,13 @@ class Result:
     Attributes
     ----------
     faults
-        How often each kind came.
+        How often each kind was injected.
     ended
-        How many processes they ended, by what these were and how.
+        How many processes they ended, by kind and manner.
     failures
-        How many faults could not be brought to their end, which is the soak's own failure.
+        How many faults could not be completed, which is the soak's own failure.
     stored_under_fire
-        How many rows of stories there were when the last fault was over.
+        Rows of stories in the table when the last fault was over.
     """
 
     faults: Counter[str]
@@ -91,10 +91,10 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minute
     log
         Where the roles write their logs.
     rapid
-        Let each fault follow the one before within a second, whether that is over or not, and last a third as long:
-        many more, with less to learn of each.
+        Start each fault within a second of the one before, even if that is not over, and make it last a third as long:
+        many more faults, and less to learn from each.
     minutes
-        Let no new fault begin after this long.
+        Start no new fault after this long.
     """
     with _disk() as disk, own_servers() as servers, log.open("wb") as output:
         if disk is None:
@@ -127,7 +127,11 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minute
             load = Load(direct)
             loading = asyncio.create_task(asyncio.to_thread(load.run))
             faulty = Faults(
-                *(servers, network, database_network, roles, lambda role: Roles((role,), anothers, output)),
+                servers,
+                network,
+                database_network,
+                roles,
+                another=lambda role: Roles((role,), anothers, output),
                 load=load,
                 disk=disk,
                 ready=seen.ready,
@@ -136,7 +140,7 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minute
             injection = Injection(faulty, seed, seen, rapid=rapid)
             try:
                 await injection.run(faults, time.monotonic() + 60.0 * minutes)
-            except Exception as error:  # what came before still has its account
+            except Exception as error:  # the account of the faults so far is still wanted
                 injection.failures += 1
                 _report(error=repr(error))
             finally:
@@ -159,7 +163,7 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minute
 
 @contextmanager
 def _disk() -> Iterator[Disk | None]:
-    """Mount the disk of the tables, if this machine lets us."""
+    """Mount the disk of the tables; yield None if it cannot be mounted."""
     with ExitStack() as stack:
         try:
             mounted = stack.enter_context(full_disk.disk(DISK_MEGABYTES))
@@ -169,14 +173,14 @@ def _disk() -> Iterator[Disk | None]:
 
 
 class Injection:
-    """Lets faults happen, one after the other, and reports each.
+    """Injects faults, one after the other, and reports each.
 
     Attributes
     ----------
     drawn
-        How often each kind came.
+        How often each kind was injected.
     failures
-        How many could not be brought to their end.
+        How many could not be completed.
     """
 
     def __init__(self, faults: Faults, seed: int, seen: Witness, *, rapid: bool) -> None:
@@ -185,7 +189,7 @@ class Injection:
         self.failures = 0
 
     async def run(self, count: int, deadline: float) -> None:
-        """Let this many faults happen, as long as none begins after the deadline, and report how each kind showed."""
+        """Inject this many faults, none after the deadline, and report how each kind was seen."""
         shown: dict[str, list[Watch]] = defaultdict(list)
         for number in range(count):
             if time.monotonic() > deadline:
@@ -209,7 +213,7 @@ class Injection:
     async def _inject(
         self, number: int, fault: Fault, draw: random.Random, watch: Watch, calm_s: float | None, *, calm: bool
     ) -> None:
-        """Let one fault happen; wait until it was seen and is over, unless there is no time for that."""
+        """Inject one fault; wait until it was seen and all is well again, unless `calm_s` is None."""
         began, gone_after = time.monotonic(), None
         try:
             async with asyncio.timeout(FAULT_S):
@@ -217,7 +221,7 @@ class Injection:
             self.drawn[fault.__name__] += 1
         except NoDisk:
             return
-        except Exception as error:  # one that the soak cannot inject must not cost the account of all others
+        except Exception as error:  # the account of all other faults is still wanted
             self.failures += 1
             _report(number=number, fault=fault.__name__, error=repr(error))
             await self._faults.heal()
@@ -281,21 +285,21 @@ def _report(**entries: object) -> None:
 
 
 def main() -> int:
-    """Run the soak that the command line asks for; return 1 if anything was lost, doubled wrong, or a fault failed."""
+    """Run the soak on the command line; return 1 if anything was lost, doubled or wrong, or if a fault failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, help="which faults come (default: a random number)")
     parser.add_argument("--faults", type=int, default=100, help="how many (default: 100)")
     parser.add_argument("--rapid", action="store_true", help="shorter faults that do not wait for one another")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="let no fault begin after this long")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no fault after this long")
     parser.add_argument("--log", type=Path, default=Path("soak.log"), help="where the roles write (default: soak.log)")
     arguments = parser.parse_args()
-    # Older kernels, or none, would be tested instead of these.
+    # Otherwise outdated kernels, or none, would be tested.
     build.main([])
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
     rapid = " --rapid" if arguments.rapid else ""
     print(f"seed {seed}: repeat with --seed {seed} --faults {arguments.faults}{rapid}", flush=True)
     result = asyncio.run(soak(seed, arguments.faults, arguments.log, rapid=arguments.rapid, minutes=arguments.minutes))
-    _report(**{"seed": seed, **{name: value for name, value in vars(result).items() if name != "account"}})
+    _report(seed=seed, **{name: value for name, value in vars(result).items() if name != "account"})
     print(result.account, flush=True)
     return 0 if result.account and not result.failures else 1
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 
 class TcpProxy:
-    """Forwards connections to one address, for as long as it is told to.
+    """Forwards connections to one address.
 
     Attributes
     ----------
@@ -42,19 +42,19 @@ class TcpProxy:
         self.reset()
 
     def stall(self) -> None:
-        """Carry nothing until `resume`, and tell neither side."""
+        """Forward nothing until `resume`, without either side noticing."""
         self._flowing.clear()
 
     def resume(self) -> None:
-        """Carry again what is waiting."""
+        """Forward what is waiting, and what follows."""
         self._flowing.set()
 
     def half_open(self) -> None:
-        """Carry nothing more on today's connections, ever, and tell neither side, as behind a router that died."""
+        """Never forward anything on the present connections again, without either side noticing: a dead router."""
         self._flowing.clear()
-        # Without a reference the tasks that wait for it are collected, which closes their connections.
+        # Without this reference the tasks that wait for the event are collected, which closes their connections.
         self._dead.append(self._flowing)
-        self._flowing = _set()  # for those that come
+        self._flowing = _set()  # for new connections
 
     def reset(self) -> None:
         """Abort every connection."""

@@ -15,13 +15,12 @@ from earlybell.deploy.local.processes import Server
 from earlybell.deploy.local.waiting import Patience
 from earlybell.inference.pool.pool import Pool
 from earlybell.storage import migrations
-from earlybell.streams import metrics
 from earlybell.streams.settings import Settings
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.faults.deadlock import deadlock
 from tests.faults.full_disk import Disk, NoDisk, disk
 from tests.faults.load import stories
-from tests.integration.whole_pipeline import both_roles, count, messages
+from tests.integration.whole_pipeline import both_roles, count, messages, retries
 from tests.own_topics import own_topics
 from tests.streams.chunk_workers import publish, until
 
@@ -39,18 +38,13 @@ def small_disk() -> Iterator[Disk]:
 
 @contextmanager
 def server(home: Path) -> Iterator[Server]:
-    """Start a Postgres, and stop whichever runs on its data in the end."""
+    """Start a Postgres, and stop the one that runs on its data at the end."""
     started: list[Server] = []
     try:
         yield postgres.start(home, started.append, Patience(90), lasting=False)
     finally:
         for pid in processes.find(postgres.mark(home)):
             processes.stop(pid, postgres.mark(home), started[0].stop_signal)
-
-
-def retries() -> float:
-    samples = [sample for family in metrics.REGISTRY.collect() for sample in family.samples]
-    return sum(one.value for one in samples if one.name == "earlybell_retries_total" and "Storage" in str(one.labels))
 
 
 def everything_stored(settings: Settings, number: int) -> bool:
@@ -69,10 +63,10 @@ async def fill_and_clear(kafka_bootstrap: str, url: str, on: Disk) -> None:
     async with Pool(ConstantScorer, ["cpu"]) as pool, both_roles(settings, pool):
         publish(settings, stories(0, 100))
         await until(lambda: everything_stored(settings, 100))
-        before = retries()
+        before = retries("StorageUnavailable")
         on.fill()
         publish(settings, stories(100, STORIES))
-        await until(lambda: retries() > before, 120)
+        await until(lambda: retries("StorageUnavailable") > before, 120)
         assert count(settings, "news") < STORIES
         on.clear()
         await until(lambda: everything_stored(settings, STORIES), 120)
@@ -83,14 +77,14 @@ async def test_a_transaction_that_a_deadlock_ends(settings: Settings) -> None:
     async with Pool(ConstantScorer, ["cpu"]) as pool, both_roles(settings, pool):
         publish(settings, stories(0, 100))
         await until(lambda: everything_stored(settings, 100))
-        before = retries()
+        before = retries("StorageUnavailable")
         other = asyncio.create_task(asyncio.to_thread(deadlock, settings.database, ("s150", 1), 30.0))
         await asyncio.sleep(0.5)
         publish(settings, stories(100, 200))
         assert await other, "no writer came"
         await until(lambda: everything_stored(settings, 200))
         await until(lambda: deadlocks(settings) > 0)
-        assert retries() > before
+        assert retries("StorageUnavailable") > before
     assert messages(settings, settings.dead_topic) == []
 
 

@@ -9,11 +9,10 @@ import pytest_asyncio
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from earlybell.inference.pool.pool import Pool
-from earlybell.streams import metrics
 from earlybell.streams.brokers import client_options, open_producer
 from earlybell.streams.settings import Settings
 from tests.benchmarks.constant_scorer import ConstantScorer
-from tests.integration.whole_pipeline import both_roles, messages
+from tests.integration.whole_pipeline import both_roles, messages, retries
 from tests.streams.chunk_workers import committed, ends, until
 
 
@@ -27,12 +26,6 @@ def set_cleanup_policy(settings: Settings, policy: str) -> None:
     admin = KafkaAdminClient(**client_options(settings))
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.dead_topic, {"cleanup.policy": policy})])
     admin.close()
-
-
-def retries() -> float:
-    """Return how many attempts at a window have failed in this process."""
-    [family] = metrics.RETRIES.collect()
-    return sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
 
 
 async def test_signals_are_sent_once_while_their_windows_letter_is_refused(settings: Settings, pool: Pool) -> None:

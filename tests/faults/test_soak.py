@@ -1,4 +1,4 @@
-"""A short soak, each night; ``python -m tests.faults.soak`` runs longer ones. And what the soak does when it fails."""
+"""A short soak, each night (``python -m tests.faults.soak`` runs longer ones), and how the soak itself fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_soak_loses_doubles_and_falsifies_nothing(tmp_path: Path) -> Non
 
 
 class Failing:
-    """Faults that cannot be brought to their end."""
+    """Faults that cannot be completed."""
 
     def __init__(self) -> None:
         self.healed = 0

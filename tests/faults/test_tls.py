@@ -1,4 +1,4 @@
-"""A broker that talks TLS only, and only to clients with a certificate of its authority."""
+"""A broker that accepts TLS only, and only from clients with a certificate of its authority."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A topic that is deleted and made again under both roles: what was stored stays, and all that follows is processed."""
+"""A topic that is deleted and recreated under both roles: what was stored stays, and what follows is processed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_topic_made_again_under_both_roles(settings: Settings, which: st
 
 
 def stored(settings: Settings) -> tuple[list[str], list[str]]:
-    """Return the ids in both tables, each as often as it is there."""
+    """Return the ids in both tables, with repetitions."""
     news, signals = (query(settings, f"SELECT news_id FROM {table} ORDER BY 1") for table in ("news", "signals"))
     return [row[0] for row in news], [row[0] for row in signals]
 

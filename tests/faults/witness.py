@@ -1,4 +1,4 @@
-"""What an observer sees of the roles: their probes and metrics, once a second, and what in them tells of a fault."""
+"""What an observer sees of the roles: their probes and metrics, once a second, and the signs of a fault in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from earlybell.streams.roles import Role
 
 LOOK_EVERY_S, TIMEOUT_S = 1.0, 3.0
-#: A value from which a gauge tells of a fault, and the mean since the last look from which a histogram does.
+#: The value above which a gauge is a sign of a fault; for a histogram, the mean since the last look.
 TOO_HIGH = {
     "earlybell_event_loop_age_seconds": 2.0,
     "earlybell_oldest_window_seconds": 2.0,
@@ -136,7 +136,7 @@ async def witness(ports: Mapping[Role, int]) -> AsyncIterator[Witness]:
 
 
 def _told(role: Role, before: Values, now: Values) -> Iterator[str]:
-    """Yield the metrics that tell of a fault, in the form of a condition."""
+    """Yield the metrics that are signs of a fault, each as a condition."""
     if now[STARTED] != before.get(STARTED):
         yield f"{STARTED} changed"
         return
