@@ -25,7 +25,7 @@ from earlybell.inference.model.calibration import Calibration, OperatingPoint
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.data import Example
-from earlybell.inference.training.measures import expected_calibration_error, softmax
+from earlybell.inference.training.measures import expected_calibration_error, softmax, tempered
 from earlybell.inference.training.optimise import all_logits
 
 #: Entropy thresholds to try; finer where a trained model's entropies are dense.
@@ -99,8 +99,7 @@ def calibrate_model(
 
     logits = all_logits(model, rows, device=budget.device, precision=budget.precision)
     temperatures = tuple(fit_temperature(logits[:, exit_], truth) for exit_ in range(logits.shape[1]))
-    scale = np.array(temperatures, np.float32)[:, None]
-    probabilities = softmax(logits / scale)
+    probabilities = tempered(logits, temperatures)
     full_accuracy = float(np.mean(probabilities[:, -1].argmax(-1) == truth))
 
     suite = None
@@ -109,7 +108,7 @@ def calibrate_model(
         suite_logits = all_logits(model, suite_rows, device=budget.device, precision=budget.precision)
         suite_truth = np.array([model.config.labels.index(example.label) for example in behaviour], np.int64)
         share = budget.max_loss / budget.max_behaviour_loss
-        suite = _Suite(softmax(suite_logits / scale), suite_truth, share)
+        suite = _Suite(tempered(suite_logits, temperatures), suite_truth, share)
 
     family = best_family(probabilities, truth, first) if budget.windows else ExitRule()
     curve = [OperatingPoint(0.0, ExitRule(), Pruning(), full_accuracy, 0.0, float(layers), 1.0)]

@@ -171,7 +171,8 @@ def model_card(
         "| Twitter Financial News Sentiment, train | labels | MIT |",
         "| SEntFiN 1.0, without the tenth reported above | labels, where a headline's entities agree | MIT |",
         "| FinEntity | labels, where a text's entities agree | ODC-BY |",
-        "| unlabelled news headlines | distillation (no labels; texts not distributed) | publishers' copyright |",
+        "| unlabelled news headlines | distillation; some were labelled by reading them "
+        "(`inference/training/judgement/by_reading.py`); texts not distributed | publishers' copyright |",
         "| generated company announcements (`inference/training/company_news.py`) | labels | this project's own |",
         "| constructed and handwritten headlines (`inference/training/judgement/`) | labels | this project's own |",
         "",

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from earlybell.inference.early_exit.confidence_window import exit_depths
-from earlybell.inference.model.calibration import Calibration
 from earlybell.inference.model.checkpoint import Checkpoint
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
+from earlybell.inference.token_ids import TokenIds
 from earlybell.inference.training import pruning
 from earlybell.inference.training.data import Example
 from earlybell.inference.training.depth_predictions import predicted_depths, prediction
 from earlybell.inference.training.exit_methods import Exits, ExitWindow, at_equal_depth
-from earlybell.inference.training.measures import accuracy, macro_f1, softmax
+from earlybell.inference.training.measures import accuracy, macro_f1, tempered
 from earlybell.inference.training.optimise import all_logits
 
 
@@ -62,19 +62,20 @@ def compare(
     model = ElbertForSequenceClassification.of(checkpoint.config, checkpoint.weights).eval()
     first, layers = model.config.depths.start, model.config.layers
 
-    def answers(texts: Sequence[str]) -> NDArray[np.float32]:
-        return _tempered(all_logits(model, reader.read(texts), device=device, precision=precision), calibration)
+    def answers(rows: TokenIds) -> NDArray[np.float32]:
+        logits = all_logits(model, rows, device=device, precision=precision)
+        return tempered(logits, calibration.temperatures)
 
     def truth_of(part: Sequence[Example]) -> NDArray[np.int64]:
         return np.array([model.config.labels.index(example.label) for example in part], np.int64)
 
     rows = reader.read([example.text for example in examples])
     truth = truth_of(examples)
-    probabilities = answers([example.text for example in examples])
+    probabilities = answers(rows)
     exits = Exits(probabilities, first)
     windows: dict[str, ExitWindow | None] = {"cwb": ExitWindow.of(calibration.curve[-1].rule)}
     if dev:
-        on_dev = Exits(answers([example.text for example in dev]), first)
+        on_dev = Exits(answers(reader.read([example.text for example in dev])), first)
         windows |= {f"cwb_{rule}": window for rule, window in on_dev.best_of_each_rule(truth_of(dev)).items()}
     curves = exits.curves(truth, windows)
     figures: dict[str, Any] = {
@@ -102,7 +103,7 @@ def compare(
             lengths = np.concatenate([lengths, others.lengths])
             more = predicted_depths(others, calibration.token_table, reader.pad_id)
             predicted = {name: np.concatenate([values, more[name]]) for name, values in predicted.items()}
-            depths = np.concatenate([depths, exit_depths(torch.from_numpy(answers(unlabelled)), rule, first).numpy()])
+            depths = np.concatenate([depths, exit_depths(torch.from_numpy(answers(others)), rule, first).numpy()])
         figures["prediction"] = {"n": len(depths), "dial": dial, **prediction(predicted, depths - first, lengths)}
     if prune_texts >= 0:
         selected = slice(prune_texts or None)
@@ -112,7 +113,3 @@ def compare(
         figures["pruning_by_layer"] = pruning.by_layer(model, rows[selected][fewer], truth[selected][fewer], **options)
         figures["pruning_n"] = len(truth[selected])
     return figures
-
-
-def _tempered(logits: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:
-    return softmax(logits / np.array(calibration.temperatures, np.float32)[:, None])

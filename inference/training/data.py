@@ -25,6 +25,8 @@ DEV_SEED = "earlybell-dev-1"
 ARTICLES_SEED = "earlybell-articles-1"
 SOURCES = ("tfns", "sentfin", "finentity")
 LABELS = ("negative", "neutral", "positive")
+#: The headlines without labels, in the data directory.
+UNLABELLED = "unlabelled_headlines.txt.xz"
 
 
 class DataError(UserError):
@@ -50,14 +52,18 @@ class Corpus:
     hashes: dict[str, str]  # file name -> SHA-256 of its bytes
 
 
-def data_directory() -> Path:
-    """Return the data directory: ``EARLYBELL_DATA``, else ``../shared/data`` beside the project.
+def data_directory(named: Path | None = None) -> Path:
+    """Return the data directory: the one named, else ``EARLYBELL_DATA``, else ``../shared/data`` beside the project.
 
     Raises
     ------
     DataError
-        If neither exists.
+        If the one named has no training data, or neither of the others exists.
     """
+    if named is not None:
+        if not (named / "sentiment").is_dir():
+            raise DataError(f"no training data at {named}: it has no sentiment/tfns_train.jsonl")
+        return named
     candidates = [Path(os.environ["EARLYBELL_DATA"])] if os.environ.get("EARLYBELL_DATA") else []
     candidates.append(Path(__file__).resolve().parents[3] / "shared" / "data")
     for candidate in candidates:

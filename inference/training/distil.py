@@ -22,7 +22,8 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training.company_news import announcements
-from earlybell.inference.training.data import LABELS, Example, hash_file, read_corpus, read_unlabelled
+from earlybell.inference.training.data import LABELS, UNLABELLED, Example, hash_file, read_corpus, read_unlabelled
+from earlybell.inference.training.judgement.by_reading import labelled_by_reading
 from earlybell.inference.training.judgement.grammar import sentences
 from earlybell.inference.training.judgement.mining import mine
 from earlybell.inference.training.judgement.social import GLAD, PLAIN, SORRY
@@ -60,6 +61,7 @@ class Distillation:
     announcements: int = 0  # generated company news (`company_news`), learned from labels alone
     constructed: int = 0  # sentences of the grammar (`judgement.grammar`), likewise
     mined: int = 0  # headlines that a rule labels (`judgement.mining`), likewise
+    by_reading: int = 0  # headlines that a reader labelled (`judgement.by_reading`), likewise
     emoji: bool = False  # give emoji pieces of their own in the vocabulary
     temperature: float = 2.0
     hard_weight: float = 0.5
@@ -91,7 +93,7 @@ def distil(run: Distillation) -> dict[str, Any]:
     if run.exits_only and untrained:
         raise CheckpointError(f"{run.start} lacks {untrained[0]}: --exits-only needs a fine-tuned model")
     held_out = [*corpus.dev, *(example for part in corpus.report.values() for example in part)]
-    unlabelled_file = run.data / "unlabelled_headlines.txt.xz"
+    unlabelled_file = run.data / UNLABELLED
     unlabelled = read_unlabelled(unlabelled_file, run.unlabelled, run.schedule.seed, held_out)
     labelled = sample(corpus.train, run.labelled, run.schedule.seed)
     texts = unlabelled + [example.text for example in labelled]
@@ -144,10 +146,11 @@ def distil(run: Distillation) -> dict[str, Any]:
 
 
 def _certain(run: Distillation, unlabelled_file: Path, held_out: Sequence[Example]) -> list[Example]:
-    """Return the texts whose labels follow from how they were made or found."""
+    """Return the texts whose labels follow from how they were made or found, or were given by a reader."""
     seed = run.schedule.seed
     mined = mine(unlabelled_file, run.mined, seed, held_out) if run.mined else []
-    return announcements(run.announcements, seed) + sentences(run.constructed, seed) + mined
+    read = labelled_by_reading(unlabelled_file, run.by_reading, seed, held_out) if run.by_reading else []
+    return announcements(run.announcements, seed) + sentences(run.constructed, seed) + mined + read
 
 
 def _write_tokenizer(

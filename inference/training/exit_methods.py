@@ -1,8 +1,8 @@
 """Exit methods on the answers of all exits at once: CWB by any window, entropy, patience and a fixed depth.
 
-Two windows of ELBERT's released code are here only, for comparison: agreement with a range, and trend with a margin.
-What is served decides depth by depth (`early_exit.confidence_window`) and remembers one probability of a text; these
-would have to remember the whole window.
+Two windows of ELBERT's released code are compared here but not served: agreement with a range, and trend with a margin.
+The served rules decide depth by depth (`early_exit.confidence_window`) and keep one probability per text; these two
+would have to keep the whole window.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ExitWindow:
 
     rule: Literal["agreement", "trend"]
     depths: int  # N
-    margin: float = 0.0  # m: an agreement's, above it at each depth; a trend's, reached at the oldest
+    margin: float = 0.0  # m: for an agreement, exceeded at each depth; for a trend, reached at the oldest
     range: float = 1.0  # r: for an agreement, the most by which the class's probability varies within the window
 
     @classmethod
@@ -44,7 +44,7 @@ class ExitWindow:
         return None if rule.window_rule == "off" else cls(rule.window_rule, rule.window, rule.margin)
 
     def holds(self, probabilities: NDArray[np.float32], first_depth: int) -> NDArray[np.bool_]:
-        """Return at which exits the window lets each text go: (texts, exits, C) -> (texts, exits).
+        """Return the exits at which the window lets each text exit: (texts, exits, C) -> (texts, exits).
 
         The window counts depths 1..; see `ConfidenceWindow`.
         """
@@ -68,7 +68,7 @@ class ExitWindow:
 
 
 def all_windows(exits: int) -> dict[str, list[ExitWindow]]:
-    """Return the windows to try for each rule. The further rules' lists hold no window of a served rule."""
+    """Return the windows to try for each rule. The lists of the two that are not served hold no served window."""
     counts = range(2, exits)
     return {
         "agreement": [ExitWindow("agreement", depths, margin) for depths in counts for margin in MARGINS],
@@ -81,7 +81,7 @@ def all_windows(exits: int) -> dict[str, list[ExitWindow]]:
 
 
 class Exits:
-    """Texts with the probabilities of all their exits: at which depth each would exit, by any threshold and window."""
+    """The probabilities of some texts at all exits: the depth at which each would exit, by any threshold and window."""
 
     def __init__(self, probabilities: NDArray[np.float32], first_depth: int) -> None:
         self.probabilities, self.first_depth = probabilities, first_depth

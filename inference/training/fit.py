@@ -42,7 +42,7 @@ class Training:
     sources: tuple[str, ...] = ("tfns", "sentfin", "finentity")
     labelled: LabelledFile | None = None  # instead of the project's own texts; a tenth is held out
     texts: int = 0  # train on a sample of this many, by the seed; 0: all
-    frozen: int = 0  # layers, from the first, that stay as they are; with them the embedding
+    frozen: int = 0  # layers, from the first, that are not trained; nor then is the embedding
     loss: Loss = "learned"
     alpha: float = 1.0  # ACC: share of tokens that a layer keeps after the ramp; 1: no pruning
     ramp: float = 1 / 3  # share of training over which alpha falls from 1

@@ -27,7 +27,7 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.token_ids import TokenIds
 from earlybell.inference.training.card import CALIBRATION_RECORD_FILE
 from earlybell.inference.training.data import DataError, Example
-from earlybell.inference.training.measures import softmax
+from earlybell.inference.training.measures import tempered
 from earlybell.inference.training.optimise import all_logits, keep_of
 from earlybell.inference.training.pruning import speed_up_over
 
@@ -142,7 +142,7 @@ def _probabilities(
     keep = None if pruning.never else partial(keep_of, pruning=pruning, layers=model.config.layers)
     title = "unpruned" if pruning.never else f"alpha {pruning.alpha}"
     logits = all_logits(model, rows, device=search.device, precision=search.precision, keep=keep, title=title)
-    return softmax(logits / np.array(calibration.temperatures, np.float32)[:, None])
+    return tempered(logits, calibration.temperatures)
 
 
 def _write(directory: Path, calibration: Calibration, pruning: Pruning, record: dict[str, Any]) -> str:

@@ -80,24 +80,7 @@ _PLACES = section("clauses", "places")
 _NOUNS = {1: section("clauses", "nouns up"), -1: section("clauses", "nouns down")}
 _TRANSITIVE = {1: section("clauses", "transitive up"), -1: section("clauses", "transitive down")}
 _EXTREMES = {1: section("clauses", "extremes up"), -1: section("clauses", "extremes down")}
-_COUNTRIES = (
-    "US",
-    "German",
-    "UK",
-    "Chinese",
-    "Japanese",
-    "Indian",
-    "euro zone",
-    "French",
-    "Spanish",
-    "Canadian",
-    "Brazilian",
-    "Italian",
-    "Australian",
-    "Korean",
-    "Turkish",
-    "",
-)
+_COUNTRIES = (*section("clauses", "countries"), "")
 
 
 def moves(rng: random.Random) -> Group:
@@ -146,6 +129,16 @@ _ECONOMY_SHAPES = section("clauses", "economy_shapes")
 #: Less or more than expected. {verb} moves the thing; {less} is how the comparison is put.
 _LESS = section("clauses", "less")
 _MORE = section("clauses", "more")
+_COMPARISONS = {True: section("clauses", "company_comparisons"), False: section("clauses", "economy_comparisons")}
+#: How large a rise or fall was: the smaller first.
+_SIZES = pairs("clauses", "sizes")
+_SIZE_THAN = section("clauses", "size_than")
+_SIZE_SHAPES = {True: section("clauses", "company_size_shapes"), False: section("clauses", "economy_size_shapes")}
+#: Where a thing now stands: the lower first.
+_LEVELS = pairs("clauses", "levels")
+_LEVEL_THAN = section("clauses", "level_than")
+_LEVEL_NOUNS = section("clauses", "level_nouns")
+_LEVEL_SHAPES = {True: section("clauses", "company_level_shapes"), False: section("clauses", "economy_level_shapes")}
 
 
 def against_expectation(rng: random.Random) -> Group:
@@ -159,13 +152,7 @@ def against_expectation(rng: random.Random) -> Group:
     at = rng.choice((" at {n}", " at {n}", "")) if thing.of_company else ""
     if draw < 0.45:
         index = rng.randrange(len(_LESS))
-        shape = rng.choice(
-            (
-                "{country}{bare} {verb} {less}{at}",
-                "{n}'s {bare} {verb} {less}" if thing.of_company else "{country}{bare} {verb} {less}",
-                "{country}{bare} {verb} {less}, data show" if not thing.of_company else "{n} says {bare} {verb} {less}",
-            )
-        )
+        shape = rng.choice(_COMPARISONS[thing.of_company])
         pair = [
             shape.format(country=country, bare=bare, verb=verb, less=less[index], at=at, n="{n}")
             for less in (_LESS, _MORE)
@@ -173,81 +160,25 @@ def against_expectation(rng: random.Random) -> Group:
         signs = [-thing.sign * sign, thing.sign * sign]
     elif draw < 0.7:
         noun = rng.choice(_NOUNS[sign])
-        smaller, larger = rng.choice(
-            (
-                ("smaller", "bigger"),
-                ("smaller", "larger"),
-                ("milder", "sharper"),
-                ("weaker", "stronger"),
-                ("slower", "faster"),
-                ("lighter", "heavier"),
-            )
-        )
-        than = rng.choice(("expected", "forecast", "feared", "predicted", "anticipated"))
-        shape = rng.choice(
-            (
-                "{size}-than-{than} {noun} in {country}{bare}{at}",
-                "{country}{bare}: {noun} {size} than {than}{at}",
-                "{noun} in {country}{bare} {size} than {than}{at}",
-                "{n} reports {size} than {than} {noun} in {bare}"
-                if thing.of_company
-                else "{noun} in {country}{bare} was {size} than {than}",
-            )
-        )
+        smaller, larger = rng.choice(_SIZES)
+        than = rng.choice(_SIZE_THAN)
+        shape = rng.choice(_SIZE_SHAPES[thing.of_company])
         pair = [
             shape.format(size=size, than=than, noun=noun, country=country, bare=bare, at=at, n="{n}")
             for size in (smaller, larger)
         ]
         signs = [-thing.sign * sign, thing.sign * sign]
     else:
-        than = rng.choice(
-            (
-                "expected",
-                "forecast",
-                "analysts expected",
-                "estimates",
-                "the consensus",
-                "predicted",
-                "economists had forecast",
-                "Wall Street expected",
-                "feared",
-                "hoped",
-            )
-        )
+        than = rng.choice(_LEVEL_THAN)
         be = "are" if thing.plural else "is"
-        low, high = rng.choice(
-            (
-                ("lower", "higher"),
-                ("below", "above"),
-                ("less", "more"),
-                ("smaller", "bigger"),
-                ("undershoots", "overshoots"),
-                ("comes in below", "comes in above"),
-            )
-        )
+        low, high = rng.choice(_LEVELS)
         glue = " " if low in ("below", "undershoots", "comes in below") else " than "
         link = "" if low in ("undershoots", "comes in below") else f"{be} "
         if thing.plural:
             low, high = (word.replace("shoots", "shoot").replace("comes", "come") for word in (low, high))
-        if glue == " " and than in (
-            "expected",
-            "forecast",
-            "predicted",
-            "feared",
-            "hoped",
-            "analysts expected",
-            "economists had forecast",
-            "Wall Street expected",
-        ):
-            than = rng.choice(("forecasts", "expectations", "consensus", "estimates", "what analysts expected"))
-        shape = rng.choice(
-            (
-                "{country}{bare}{at} {link}{size}{glue}{than}",
-                "{n}: {bare} {link}{size}{glue}{than}"
-                if thing.of_company
-                else "{country}{bare} {link}{size}{glue}{than}",
-            )
-        )
+        if glue == " " and than not in ("estimates", "the consensus"):  # a noun is needed
+            than = rng.choice(_LEVEL_NOUNS)
+        shape = rng.choice(_LEVEL_SHAPES[thing.of_company])
         pair = [
             shape.format(size=size, than=than, glue=glue, link=link, country=country, bare=bare, at=at, n="{n}")
             for size in (low, high)
@@ -257,12 +188,13 @@ def against_expectation(rng: random.Random) -> Group:
 
 
 _BEATS = pairs("clauses", "beats")
+_BEATEN = section("clauses", "beaten")
 
 
 def beats(rng: random.Random) -> Group:
     """Return a pair in ready words: better and worse than expected."""
     good, bad = rng.choice(_BEATS)
-    x = rng.choice(("profit", "sales", "revenue", "earnings", "margin", "subscriber", "order", "cash flow", "growth"))
+    x = rng.choice(_BEATEN)
     return list(zip((1, -1), fill(rng, [good, bad], x=x, c=f"$0.{rng.randint(1, 40):02d}"), strict=True))
 
 
@@ -314,6 +246,13 @@ _SHORT_GOOD = section("clauses", "short_good")
 _SHORT_BAD = section("clauses", "short_bad")
 _OUTLOOK_GOOD = section("clauses", "outlook_good")
 _OUTLOOK_BAD = section("clauses", "outlook_bad")
+_OUTLOOK_CONCESSIONS = section("clauses", "outlook_concessions")
+_SHARE_MOVES = pairs("clauses", "share_moves")
+_SHARE_CONCESSIONS = section("clauses", "share_concessions")
+_CONCEDED_GOOD = section("clauses", "conceded_good")
+_CONCEDED_BAD = section("clauses", "conceded_bad")
+_NOUN_CONCESSIONS = section("clauses", "noun_concessions")
+_READY_CONCESSIONS = pairs("clauses", "ready_concessions")
 
 
 def concessions(rng: random.Random) -> Group:
@@ -323,92 +262,25 @@ def concessions(rng: random.Random) -> Group:
     if draw < 0.4:
         good, bad = clause(rng, 1), clause(rng, -1)
         future_good, future_bad = rng.choice(_OUTLOOK_GOOD), rng.choice(_OUTLOOK_BAD)
-        shape = rng.choice(
-            (
-                "{n} {future} even as {past}",
-                "{past} but {n} {future}",
-                "{n}: {past}, but {future}",
-                "although {past}, {n} {future}",
-                "{past} at {n}, yet the company {future}",
-                "{n} {future} despite news that {past}",
-                "{n} {past}, {future}",
-                "{past}; {n} {future}",
-                "{n} {future} though {past}",
-                "{n} {future} after {past}",
-                "while {past}, {n} {future}",
-                "{past}, however {n} {future}",
-            )
-        )
+        shape = rng.choice(_OUTLOOK_CONCESSIONS)
         drafts = [
             (1, shape.replace("{past}", bad).replace("{future}", future_good)),
             (-1, shape.replace("{past}", good).replace("{future}", future_bad)),
         ]
     elif draw < 0.6:
         good, bad = clause(rng, 1), clause(rng, -1)
-        up, down = rng.choice(
-            (
-                ("shares rise", "shares fall"),
-                ("stock jumps", "stock drops"),
-                ("shares gain", "shares slide"),
-                ("stock climbs", "stock sinks"),
-                ("shares rally", "shares tumble"),
-            )
-        )
-        shape = rng.choice(
-            (
-                "{n} {move} even as {past}",
-                "{n} {move} although {past}",
-                "{past} but {n} {move}",
-                "{n} {move} even though {past}",
-                "{past}, yet {n} {move}",
-            )
-        )
+        up, down = rng.choice(_SHARE_MOVES)
+        shape = rng.choice(_SHARE_CONCESSIONS)
         drafts = [
             (1, shape.replace("{past}", bad).replace("{move}", up)),
             (-1, shape.replace("{past}", good).replace("{move}", down)),
         ]
     elif draw < 0.8:
-        noun_good = rng.choice(
-            (
-                "record sales",
-                "higher profit",
-                "strong demand",
-                "a sales jump",
-                "a good quarter",
-                "rising orders",
-                "cost cuts",
-                "a big contract",
-                "an earnings beat",
-                "strong growth",
-                "a tax cut",
-            )
-        )
-        noun_bad = rng.choice(
-            (
-                "weak sales",
-                "lower profit",
-                "soft demand",
-                "a sales slump",
-                "a poor quarter",
-                "falling orders",
-                "rising costs",
-                "a lost contract",
-                "an earnings miss",
-                "slow growth",
-                "a tax rise",
-            )
-        )
+        noun_good = rng.choice(_CONCEDED_GOOD)
+        noun_bad = rng.choice(_CONCEDED_BAD)
         good, bad = clause(rng, 1), clause(rng, -1)
         good, bad = (rng.choice(_OUTLOOK_GOOD), rng.choice(_OUTLOOK_BAD)) if rng.random() < 0.5 else (good, bad)
-        shape = rng.choice(
-            (
-                "despite {past}, {n} {main}",
-                "{n} {main} despite {past}",
-                "{n} {main} in spite of {past}",
-                "{past} notwithstanding, {n} {main}",
-                "for all its {past}, {n} {main}",
-            )
-        )
+        shape = rng.choice(_NOUN_CONCESSIONS)
         if shape.startswith("for all"):
             noun_good, noun_bad = (noun.removeprefix("a ").removeprefix("an ") for noun in (noun_good, noun_bad))
         drafts = [
@@ -416,31 +288,7 @@ def concessions(rng: random.Random) -> Group:
             (-1, shape.replace("{past}", noun_good).replace("{main}", bad)),
         ]
     else:
-        drafts = list(
-            zip(
-                (1, -1),
-                rng.choice(
-                    (
-                        ("{n} misses estimates but raises outlook", "{n} beats estimates but cuts outlook"),
-                        ("{n} shrugs off weak quarter, lifts forecast", "{n} spoils strong quarter with weak forecast"),
-                        ("weak quarter, bright outlook at {n}", "strong quarter, dim outlook at {n}"),
-                        (
-                            "{n} rises as upbeat outlook outweighs earnings miss",
-                            "{n} falls as downbeat outlook outweighs earnings beat",
-                        ),
-                        ("{n} revenue light, but guidance well above", "{n} revenue strong, but guidance well below"),
-                        (
-                            "first half was poor, {n} sees much better second",
-                            "first half was good, {n} sees much worse second",
-                        ),
-                        ("{n} EPS misses, raises FY view", "{n} EPS beats, lowers FY view"),
-                        ("not enough bad news to dent {n}'s outlook", "not enough good news to rescue {n}'s outlook"),
-                        ("{n} keeps targets despite {m} charge", "{n} drops targets despite {m} gain"),
-                    )
-                ),
-                strict=True,
-            )
-        )
+        drafts = list(zip((1, -1), rng.choice(_READY_CONCESSIONS), strict=True))
     texts = fill(rng, [text for _, text in drafts], n=name)
     return [(sign, text) for (sign, _), text in zip(drafts, texts, strict=True)]
 

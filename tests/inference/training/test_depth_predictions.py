@@ -43,7 +43,7 @@ def test_by_hand() -> None:
 
 
 def test_naive_bayes_predicts_what_a_mean_dilutes() -> None:
-    """One word in ten decides a text's depth: the mean of all ten is nearly the same for every text."""
+    """One word in ten decides a text's depth, and the mean of all ten hardly differs between texts."""
     generator = np.random.default_rng(0)
     depths = generator.integers(0, 6, 4_000)
     words = generator.integers(10, 40, (4_000, 10))

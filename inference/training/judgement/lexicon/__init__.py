@@ -28,7 +28,7 @@ def files(directory: str) -> tuple[str, ...]:
 
 @cache
 def pairs(file: str, name: str) -> tuple[tuple[str, str], ...]:
-    """Return the entries of a section of opposites: good, bad."""
+    """Return the entries of a section of opposites: good, bad, unless the section has another order."""
     found = []
     for entry in section(file, name):
         good, bad = options(entry)
