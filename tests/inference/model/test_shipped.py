@@ -32,7 +32,7 @@ def test_the_default_dial_is_the_fastest_within_half_a_point() -> None:
 
 
 def test_every_exit_is_calibrated() -> None:
-    assert max(RECORD["ece_after"]) <= 0.035
+    assert max(RECORD["ece_after"]) <= 0.03
 
 
 def test_it_labels_plain_news_as_people_do() -> None:
@@ -61,4 +61,4 @@ def test_tfns_validation_matches_the_card(dial: str) -> None:
     assert report["model_revision"] == card["model_revision"]
     assert report["accuracy"] == pytest.approx(card["accuracy"], abs=1e-6)
     assert report["mean_depth"] == pytest.approx(card["mean_depth"], abs=1e-6)
-    assert report["accuracy"] >= 0.875
+    assert report["accuracy"] >= 0.88
