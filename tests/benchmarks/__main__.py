@@ -1,9 +1,10 @@
 """``make bench``: run the benchmarks one after the other, print a table for each and save the results.
 
 ``python -m tests.benchmarks transport end_to_end`` runs only these two. A benchmark is a module with a function
-``measure(servers) -> dict``, and ``NEEDS_SERVERS = False`` if it needs no Kafka and Postgres. Whatever it compares, it
-compares within one run. If ``missing() -> str | None`` names something that this machine lacks, it is skipped. Results
-are written to ``results/NAME.json``, and the ratios of all benchmarks, by name, to ``results/latest.json``.
+``measure(servers) -> dict``; it declares ``NEEDS_SERVERS = False`` if it needs no Kafka and Postgres, and
+``NEEDS_DATA = True`` if it needs the data directory. All its comparisons are made within one run. It is skipped if
+there is no data, or if its ``missing() -> str | None`` names something else that this machine lacks. Results are
+written to ``results/NAME.json``, and the ratios of all benchmarks, by name, to ``results/latest.json``.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from rich.console import Console
 from rich.table import Table
 
 from earlybell.deploy.local import stack
+from earlybell.inference.training.data import DataError, data_directory
 from earlybell.streams import logs
 from tests.benchmarks.machine import describe
 
 RESULTS = Path(__file__).parent / "results"
-#: Trains models: run by its name only.
-ON_REQUEST = ("eleven_sets",)
+#: They take an hour or train models: run by name only.
+ON_REQUEST = ("eleven_sets", "memory")
 BENCHMARKS = (
     "engine",
     "forms",
@@ -48,8 +50,7 @@ def main() -> int:
     logs.silence()
     modules = {name: importlib.import_module(f"tests.benchmarks.{name}") for name in names}
     for name, module in list(modules.items()):
-        reason = module.missing() if hasattr(module, "missing") else None
-        if reason:
+        if reason := missing(module):
             print(f"{name} skipped: {reason}", file=sys.stderr)
             del modules[name]
     # The servers would take processor time from the benchmarks that do not need them.
@@ -59,6 +60,17 @@ def main() -> int:
         with stack.running() as servers:
             run({name: module for name, module in modules.items() if name not in without_servers}, servers)
     return 0
+
+
+def missing(module: ModuleType) -> str | None:
+    """Return why this machine cannot run a benchmark, or None."""
+    if getattr(module, "NEEDS_DATA", False):
+        try:
+            data_directory()
+        except DataError as error:
+            return str(error)
+    reason: str | None = module.missing() if hasattr(module, "missing") else None
+    return reason
 
 
 def run(modules: dict[str, ModuleType], servers: stack.Stack | None) -> None:

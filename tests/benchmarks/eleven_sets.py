@@ -2,8 +2,8 @@
 
 Each set has a model with an exit at each of six depths (`eleven_sets_models`), trained in about a minute of one core;
 one seed. Windows, thresholds and the weight of a token are chosen on dev texts, the token table is counted on texts not
-trained on, and everything is reported on test texts. An interrupted run goes on where it stopped, and a finished one
-only repeats the comparison.
+trained on, and everything is reported on test texts. An interrupted run resumes, and a finished one only repeats the
+comparison.
 """
 
 from __future__ import annotations
@@ -21,35 +21,27 @@ from numpy.typing import NDArray
 
 from earlybell.inference.early_exit.depth_prediction import DepthPrediction
 from earlybell.inference.training.calibrate import THRESHOLDS, count_tokens, fit_temperature, judge_depths
-from earlybell.inference.training.data import DataError, data_directory
+from earlybell.inference.training.data import data_directory
 from earlybell.inference.training.depth_predictions import best_weight, predicted_depths, prediction
 from earlybell.inference.training.exit_methods import Exits, ExitWindow, at_equal_depth
-from earlybell.inference.training.measures import accuracy, softmax
+from earlybell.inference.training.measures import accuracy, tempered
 from tests.benchmarks.eleven_sets_models import DEPTHS, ENGLISH, MAX_TOKENS, PART_TOKENS, Answers, answers_of
 from tests.benchmarks.eleven_sets_texts import SETS, is_chinese, read
 from tests.benchmarks.long_settings import log_progress
 
 NEEDS_SERVERS = False
+NEEDS_DATA = True
 NAMES = tuple(os.environ.get("EARLYBELL_BENCH_SETS", ",".join(SETS)).split(","))
 #: Accuracy that each method may lose on the dev texts against full depth.
 MAX_LOSS = 0.01
 #: lambda of the token table.
 SMOOTHING = 1.0
-#: The table's row of a padding token, which no text has, is its prior.
+#: The padding token, which occurs in no text: its row of the table is the prior.
 UNSEEN = 0
 
 
-def missing() -> str | None:
-    """Return why this machine cannot run the benchmark, or None."""
-    try:
-        data_directory()
-    except DataError as error:
-        return str(error)
-    return None
-
-
 def measure(servers: object = None) -> dict[str, Any]:
-    """Train what is not trained yet, and return the figures of every set (`NAMES`) and their means."""
+    """Train the models that are missing, and return the figures of every set (`NAMES`) and their means."""
     data, threads = data_directory(), torch.get_num_threads()
     torch.set_num_threads(1)
     sets = {}
@@ -76,9 +68,7 @@ def figures(answers: Answers) -> dict[str, Any]:
     """Compare exits and predictions on one set's answers."""
     dev, counted, test = answers.dev, answers.counted, answers.test
     temperatures = [fit_temperature(dev.logits[:, exit_], dev.truth) for exit_ in range(DEPTHS)]
-    on_dev, on_counted, on_test = (
-        Exits(softmax(part.logits / np.array(temperatures, np.float32)[:, None]), 1) for part in (dev, counted, test)
-    )
+    on_dev, on_counted, on_test = (Exits(tempered(part.logits, temperatures), 1) for part in (dev, counted, test))
     windows = on_dev.best_of_each_rule(dev.truth)
     served = on_dev.best([windows["agreement"], windows["trend"]], dev.truth)
     methods = {

@@ -1,8 +1,8 @@
 """A model for each of the eleven sets, with an exit at each of six depths, and every exit's answers.
 
 An English set's model is MiniLM with the upper three of its six layers trained, and the exits. A Chinese set's has
-characters for a vocabulary and starts at random: its six depths share one small layer. What is finished is read from
-``RUNS`` the next time, and an interrupted training resumes.
+characters for a vocabulary and random initial weights: its six depths share one small layer. Finished results are read
+from ``RUNS`` the next time, and an interrupted training resumes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ RUNS = Path(os.environ.get("EARLYBELL_ELEVEN_SETS", "runs/eleven_sets"))
 DEPTHS = 6
 #: Tokens that a model reads of a text.
 MAX_TOKENS = 128
-#: Most tokens of each part that is measured.
+#: Budget of tokens for each part that is measured.
 PART_TOKENS = {"dev": 8_000, "counted": 16_000, "test": 16_000}
-#: Most passes over the training texts.
+#: Upper limit of the passes over the training texts.
 MOST_PASSES = 6
 #: Word pieces, or characters, of a vocabulary.
 PIECES = 8_000
@@ -50,13 +50,13 @@ class Recipe:
     """How the models of one language are trained."""
 
     tokens: int  # read in training, all passes together
-    frozen: int  # layers that stay as they are
+    frozen: int  # layers, from the first, that are not trained
     schedule: Schedule
 
 
 ENGLISH = Recipe(24_000, 3, Schedule(learning_rate=2e-4, head_learning_rate=1e-3, batch_texts=8, precision="float32"))
 CHINESE = Recipe(80_000, 0, Schedule(learning_rate=1e-3, head_learning_rate=1e-3, batch_texts=16, precision="float32"))
-#: Of a model that starts at random.
+#: The shape of a model with random initial weights.
 SMALL = Config(
     embedding=128, hidden=128, heads=4, feed_forward=512, layers=DEPTHS, groups=1, positions=MAX_TOKENS,
     head="cls_mean", head_hidden=64, depth_zero=False,
@@ -84,7 +84,7 @@ class Answers:
 
 
 def answers_of(name: str, texts: Texts, chinese: bool, runs: Path = RUNS) -> Answers:
-    """Return the answers of the set's model, which is trained first unless it has been."""
+    """Return the answers of the set's model, training it first if necessary."""
     directory = runs / name
     labels = labels_of([*texts.train, *texts.dev, *texts.test])
     if not (directory / "start" / CONFIG_FILE).is_file():
@@ -123,13 +123,13 @@ def _trained(
 
 
 def passes_and_texts(lengths: NDArray[np.int32], tokens: int) -> tuple[int, int]:
-    """Return how often training reads its texts, and how many of the first ones, within so many tokens."""
+    """Return the number of passes, and of leading texts to read in each, that fit a budget of tokens in total."""
     passes = int(np.clip(tokens // lengths.sum(), 1, MOST_PASSES))
     return passes, int((lengths.cumsum() * passes <= tokens).sum())
 
 
 def write_start(directory: Path, texts: Sequence[str], labels: tuple[str, ...], chinese: bool) -> None:
-    """Write an untrained model with a vocabulary of the texts' own; its configuration comes last."""
+    """Write an untrained model with a vocabulary made from the texts; its configuration is written last."""
     torch.manual_seed(ENGLISH.schedule.seed)
     directory.mkdir(parents=True, exist_ok=True)
     if chinese:
@@ -170,7 +170,7 @@ def character_tokenizer(texts: Sequence[str]) -> Tokenizer:
 
 
 def within(rows: TokenIds, tokens: int) -> TokenIds:
-    """Return as many of the first texts as have at most so many tokens together."""
+    """Return the longest prefix of the texts that fits a budget of tokens in total."""
     return rows[: int(np.searchsorted(rows.offsets, tokens, "right")) - 1]
 
 

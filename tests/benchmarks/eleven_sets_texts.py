@@ -1,7 +1,7 @@
 """The eleven labelled sets of `eleven_sets`, each split into texts to train, calibrate, count and report on.
 
 Sets that come with a test part are reported on it, the others on a fifth by a hash of the text. What is left is split
-by a hash too: a model is trained on some of it, calibrated on others, and its token table counted on others again.
+by a hash too, into disjoint parts: to train the model, to calibrate it, and to count its token table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from earlybell.inference.training.data import Example, held_out_part, is_held_ou
 from earlybell.inference.training.labelled import LabelledFile
 
 TEST_SHARE, DEV_SHARE, COUNTED_SHARE = 0.2, 0.15, 0.3
-#: Most texts that are measured on. Of long ones fewer: `eleven_sets_models.EVALUATED_TOKENS`.
+#: Upper limits of the texts per part; long texts reach `eleven_sets_models.PART_TOKENS` first.
 TEST_TEXTS, DEV_TEXTS, COUNTED_TEXTS = 600, 400, 800
 SEED = 1
 _Item = TypeVar("_Item")

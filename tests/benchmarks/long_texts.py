@@ -20,7 +20,6 @@ from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import solve_alpha, speed_up
 from earlybell.inference.kernels import library
 from earlybell.inference.training.calibrate import THRESHOLDS, best_family
-from earlybell.inference.training.data import DataError, data_directory
 from tests.benchmarks import engine_clock
 from tests.benchmarks.long_settings import (
     ESTIMATES,
@@ -41,6 +40,7 @@ from tests.benchmarks.long_settings import (
 )
 
 NEEDS_SERVERS = False
+NEEDS_DATA = True
 #: Analytical speed-ups that alpha is solved for, at the median length; 1 is no pruning.
 SPEED_UPS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 4.8)
 #: Accuracy that may be lost against full depth without pruning.
@@ -58,10 +58,6 @@ def missing() -> str | None:
         return f"no model at {MODEL}: train one on IMDB with pruning on, or set EARLYBELL_LONG_MODEL to its directory"
     if library.load() is None:
         return "no kernels: the accuracies are measured in int8"
-    try:
-        data_directory()
-    except DataError as error:
-        return str(error)
     return None
 
 

@@ -1,7 +1,7 @@
 """Messages/s through one consuming process without inference: chunks against Faust's own path.
 
-All paths read the same topic of the same broker in alternating rounds; each must end with its offsets committed at the
-ends of the partitions.
+All paths read the same messages of the same broker in alternating rounds, spread over four partitions or ("hot") all in
+one; each must end with its offsets committed at the ends of the partitions.
 """
 
 from __future__ import annotations
@@ -37,14 +37,22 @@ Path = Callable[[Settings, asyncio.Event], Awaitable[float]]
 
 def measure(servers: Stack) -> dict[str, Any]:
     """Measure each path's messages/s: the median, lowest and highest of its rounds."""
-    base = own_topics(servers.kafka_bootstrap)
+    spread, hot = own_topics(servers.kafka_bootstrap), own_topics(servers.kafka_bootstrap)
     headline = "Meridian Freight raises its full-year outlook"
     for start in range(0, MESSAGES, 10_000):
-        publish(base, (story(number, headline) for number in range(start, start + 10_000)))
-    paths: dict[str, Path] = {"faust": faust_path, "chunks": chunk_path, "scoring_role": scoring_role}
+        stories = [story(number, headline) for number in range(start, start + 10_000)]
+        publish(spread, stories)
+        publish(hot, stories, partition=0)
+    paths: dict[str, tuple[Path, Settings]] = {
+        "faust": (faust_path, spread),
+        "chunks": (chunk_path, spread),
+        "chunks_hot": (chunk_path, hot),
+        "scoring_role": (scoring_role, spread),
+        "scoring_role_hot": (scoring_role, hot),
+    }
     speeds: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(ROUNDS):
-        for name, path in paths.items():
+        for name, (path, base) in paths.items():
             group = base.model_copy(update={"group_prefix": f"{base.group_prefix}-{uuid.uuid4().hex[:6]}"})
             speeds[name].append(uvloop.run(timed(path, group)))
             if committed(group) != ends(group):
@@ -59,6 +67,7 @@ def measure(servers: Stack) -> dict[str, Any]:
         "ratios": {
             "chunks_vs_faust_path": medians["chunks"] / medians["faust"],
             "scoring_role_vs_faust_path": medians["scoring_role"] / medians["faust"],
+            "scoring_role_hot_vs_spread": medians["scoring_role_hot"] / medians["scoring_role"],
         },
     }
 
