@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import os
 import signal
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ log = structlog.get_logger(__name__)
 
 def run(role: Role, settings: Settings, member: str | None = None) -> int:
     """Run one role in this process until SIGTERM or SIGINT: the body of `earlybell run --role ROLE`."""
+
+    if role is Role.STORING:
+        os.nice(settings.store_niceness)  # of this thread, and of those that it starts
 
     async def main() -> int:
         stop = asyncio.Event()

@@ -217,6 +217,13 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(
         60.0, gt=0, description="Give up a statement of the storing role that takes Postgres longer, and try again."
     )
+    store_niceness: int = Field(
+        5,
+        ge=0,
+        le=19,
+        description="Lower the storing role's CPU priority by this much, so that on a busy machine signals come before "
+        "rows; 0 means the priority of the other processes.",
+    )
 
     # Probes
     probe_host: str = Field(

@@ -189,10 +189,10 @@ def is_warm_up(key: bytes) -> bool:
 def publish_steadily(
     settings: Settings, texts: Sequence[str], per_second: float, seconds: float, prefix: str = "steady"
 ) -> None:
-    """Publish at a rate, for a time or as long as there are texts."""
+    """Publish at a rate for a time, each story under an id of its own; the texts may come more than once."""
     producer = open_producer(settings)
     began = time.monotonic()
-    for number, text in enumerate(texts[: int(per_second * seconds)]):
+    for number, text in enumerate(itertools.islice(itertools.cycle(texts), int(per_second * seconds))):
         if (early_s := began + number / per_second - time.monotonic()) > 0:
             time.sleep(max(early_s, TURN_S))
         item = {"id": f"{prefix}-{number}", "headline": text[:4096], "published_at": "2026-01-05T09:30:00Z"}

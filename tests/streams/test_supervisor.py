@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from earlybell.storage import migrations
@@ -88,6 +89,8 @@ def test_a_dead_role_is_restarted_and_all_stop_together(
     running.until(lambda: running.pids(Role.SCORING) and running.pids(Role.STORING))
     [scoring], [storing] = running.pids(Role.SCORING), running.pids(Role.STORING)
     running.until(lambda: "model_loaded" in running.logged())
+    assert psutil.Process(scoring).nice() == os.nice(0), "signals come before rows"
+    running.until(lambda: psutil.Process(storing).nice() == os.nice(0) + settings.store_niceness)
     assert "model_load_started" in running.logged(), "it says what it waits for"
     running.until(lambda: "partitions_assigned" in running.logged())
     os.kill(storing, signal.SIGKILL)
