@@ -39,8 +39,8 @@ kernels: $(STAMP) ## Compile the kernels if their C sources have changed.
 demo: kernels ## Run the whole pipeline on a sample feed, with a real Kafka and Postgres.
 	@$(BIN)/earlybell demo
 
-# Tests start hundreds of Python processes; without bytecode each of them compiles what it imports.
-test nightly: export PYTHONDONTWRITEBYTECODE :=
+# Tests and benchmarks start Python processes; without bytecode each of them compiles what it imports.
+test nightly soak bench: export PYTHONDONTWRITEBYTECODE :=
 
 test: kernels lint ## Run the checks and all tests, on real servers.
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
