@@ -25,11 +25,10 @@ import psutil
 from kafka import KafkaConsumer, TopicPartition
 
 from earlybell.deploy.local.stack import Stack
-from earlybell.storage import migrations
 from earlybell.streams.brokers import client_options, open_producer
 from earlybell.streams.settings import Settings
-from tests.benchmarks.end_to_end import create_database
-from tests.own_topics import as_environment, own_topics
+from tests.benchmarks.end_to_end import prepared
+from tests.own_topics import as_environment
 
 ROUNDS = 5
 TEXTS = "Acme profit soars to a record\nBorealis warns of losses\n"
@@ -47,10 +46,8 @@ def measure(servers: Stack) -> dict[str, Any]:
             "import_torch": [sys.executable, "-c", "import torch"],
         }
         times = alternately(commands)
-        database = create_database(servers.database_url)
-        migrations.upgrade(database)
-        settings = own_topics(servers.kafka_bootstrap, database_url=database, devices="cpu")
-        run = run_and_crash(settings, log)
+        with prepared(servers) as settings:
+            run = run_and_crash(settings.model_copy(update={"devices": "cpu"}), log)
     seconds = {name: statistics.median(wall for wall, _ in rounds) for name, rounds in times.items()}
     return {
         "seconds": seconds,

@@ -58,6 +58,7 @@ def measure(servers: Stack) -> dict[str, Any]:
     file, options = (HEADLINES, []) if HEADLINES.exists() else (FEED, ["--raw"])
     news = news_of(file, raw="--raw" in options)
     texts = list({(item.id, item.revision): item.text for item in news}.values())
+    full_speed(servers, file, options, len(texts))  # not counted: the broker's JIT compiler is still busy
     # In turn, and more than once: the machine's speed changes from one minute to the next.
     alone, replays = [engine_alone(texts)], []
     for _ in range(REPLAYS):
@@ -95,8 +96,7 @@ def measure(servers: Stack) -> dict[str, Any]:
 
 def full_speed(servers: Stack, file: Path, options: Sequence[str], stories: int) -> dict[str, Any]:
     """Replay a file as fast as it goes, and once more, which must add no row."""
-    settings = prepared(servers)
-    with running_roles(settings) as roles:
+    with prepared(servers) as settings, running_roles(settings) as roles:
         warm_up(settings)
         processes = processor_time.parts(servers, roles)
         used, feed_used = processor_time.used(processes), children_seconds()
@@ -124,8 +124,7 @@ def full_speed(servers: Stack, file: Path, options: Sequence[str], stories: int)
 
 def steady(servers: Stack, texts: Sequence[str], per_second: float) -> dict[str, float]:
     """Publish at a rate, and return the latencies in ms and the share of time that other machines took."""
-    settings = prepared(servers)
-    with running_roles(settings):
+    with prepared(servers) as settings, running_roles(settings):
         warm_up(settings)
         before = psutil.cpu_times()
         publish_steadily(settings, texts, per_second, LOAD_S)
@@ -136,21 +135,29 @@ def steady(servers: Stack, texts: Sequence[str], per_second: float) -> dict[str,
     return {**measured, "stolen": stolen}
 
 
-def prepared(servers: Stack) -> Settings:
-    """Return settings with topics and an empty database of their own."""
-    settings = own_topics(servers.kafka_bootstrap, database_url=create_database(servers.database_url))
-    migrations.upgrade(settings.database)
-    return settings
+@contextmanager
+def prepared(servers: Stack) -> Iterator[Settings]:
+    """Yield settings with topics and an empty database of their own."""
+    with own_database(servers) as url:
+        yield own_topics(servers.kafka_bootstrap, database_url=url)
 
 
-def create_database(url: str) -> str:
-    """Create a database and return its URL."""
+@contextmanager
+def own_database(servers: Stack) -> Iterator[str]:
+    """Yield the URL of an empty, migrated database.
+
+    It is dropped afterwards: Postgres would clean up after one measurement (autovacuum) during the next.
+    """
     name = f"bench_{os.getpid()}_{next(_numbers)}"
-    with closing(psycopg2.connect(url)) as connection:
+    head, _, _ = servers.database_url.rpartition("/")
+    with closing(psycopg2.connect(servers.database_url)) as connection:
         connection.autocommit = True
         connection.cursor().execute(f'CREATE DATABASE "{name}"')
-    head, _, _ = url.rpartition("/")
-    return f"{head}/{name}"
+        try:
+            migrations.upgrade(f"{head}/{name}")
+            yield f"{head}/{name}"
+        finally:
+            connection.cursor().execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @contextmanager
@@ -193,7 +200,7 @@ def publish_steadily(
 
     By librdkafka, as most feeds do, which takes little of the processor time that is measured.
     """
-    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap, "enable.idempotence": True})
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
     began = time.monotonic()
     for number, text in enumerate(itertools.islice(itertools.cycle(texts), int(per_second * seconds))):
         if (early_s := began + number / per_second - time.monotonic()) > 0:

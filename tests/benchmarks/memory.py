@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from earlybell.deploy.local.stack import Stack
+from earlybell.streams.settings import Settings
 from tests.benchmarks import processor_time
 from tests.benchmarks.end_to_end import (
     HEADLINES,
@@ -42,22 +43,21 @@ PICTURE = Path(__file__).parent / "results" / "memory.png"
 
 def measure(servers: Stack) -> dict[str, Any]:
     """Return each role's memory in MB: after the warm-up, at its highest, at the end, and its growth per hour."""
-    settings = prepared(servers)
     texts = [json.loads(line)["title"] for line in HEADLINES.open()]
     endless, stories = itertools.cycle(texts), 0
     samples: dict[str, list[float]] = {part: [] for part in PARTS}
 
-    def publish(count: int, seconds: float, prefix: str) -> None:
+    def publish(settings: Settings, count: int, seconds: float, prefix: str) -> None:
         nonlocal stories
         publish_steadily(settings, list(itertools.islice(endless, count)), count / seconds, seconds, prefix)
         stories += count
 
-    with running_roles(settings) as roles:
+    with prepared(servers) as settings, running_roles(settings) as roles:
         warm_up(settings)
         for slot in range(round(MINUTES * 60 / SAMPLE_S)):
             if slot * SAMPLE_S % BURST_EVERY_S == BURST_EVERY_S // 2:
-                publish(BURST, BURST_S, f"burst-{slot}")
-            publish(STEADY * SAMPLE_S, SAMPLE_S, f"steady-{slot}")
+                publish(settings, BURST, BURST_S, f"burst-{slot}")
+            publish(settings, STEADY * SAMPLE_S, SAMPLE_S, f"steady-{slot}")
             for part, processes in processor_time.parts(servers, roles).items():
                 if part in PARTS:
                     samples[part].append(sum(process.memory_full_info().uss for process in processes) / 1e6)

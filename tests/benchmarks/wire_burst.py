@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from earlybell.deploy.local.stack import Stack
 from earlybell.inference.model.checkpoint import SHIPPED, load
-from earlybell.storage import migrations
 from earlybell.streams.records import decode_signal
-from tests.benchmarks.end_to_end import DATA, create_database, is_warm_up, replay, running_roles, settle, warm_up
+from tests.benchmarks.end_to_end import DATA, is_warm_up, own_database, replay, running_roles, settle, warm_up
 from tests.integration.whole_pipeline import messages
 from tests.own_topics import own_topics
 
@@ -49,12 +48,11 @@ def missing() -> str | None:
 
 def measure(servers: Stack) -> dict[str, Any]:
     """Return latencies in ms and what the dial cost, with the controller off and on."""
-    database = create_database(servers.database_url)
-    migrations.upgrade(database)
-    runs = {
-        name: run(servers, database, latency_objective_ms=objective_ms, most_accuracy_lost=MOST_LOST)
-        for name, objective_ms in {"fixed": 0.0, "adaptive": OBJECTIVE_MS}.items()
-    }
+    with own_database(servers) as database:
+        runs = {
+            name: run(servers, database, latency_objective_ms=objective_ms, most_accuracy_lost=MOST_LOST)
+            for name, objective_ms in {"fixed": 0.0, "adaptive": OBJECTIVE_MS}.items()
+        }
     draw(runs)
     lost = {point.dial: point.accuracy_lost for point in load(SHIPPED).calibration.curve}
     labels, default = runs["fixed"].labels, runs["fixed"].dial.max()
