@@ -12,9 +12,12 @@ SCALES = {
     "cr": 1e7, "crore": 1e7, "crores": 1e7, "mil": 1e6, "b": 1e9, "bn": 1e9, "bln": 1e9, "billion": 1e9, "tn": 1e12,
     "trillion": 1e12,
 }  # fmt: skip
-CENTS = {"c", "cents", "cent", "p", "pence"}
-PERCENT = {"%", "pct", "percent", "per cent"}
-POINTS = {"bps", "bp", "basis points", "points", "pts", "percentage points"}
+#: Units that only figures of the same kind are compared in; all others are of money and counts.
+KINDS = {
+    **dict.fromkeys(("c", "cents", "cent", "p", "pence"), "cents"),
+    **dict.fromkeys(("%", "pct", "percent", "per cent"), "percent"),
+    **dict.fromkeys(("bps", "bp", "basis points", "points", "pts", "percentage points"), "points"),
+}
 CURRENCY = r"(?:(?:US|C|A|HK|S|NZ)?[$€£¥₹]|(?:USD|EUR|GBP|SEK|DKK|NOK|CHF|JPY|CAD|AUD|INR|Rs\.?|RMB?|R(?=\d)|Y(?=\d)))"
 UNIT = (
     r"%|per ?cent\b|pct\b|cents?\b|pence\b|thousand\b|lakhs?\b|million\b|crores?\b|billion\b|trillion\b|bps?\b|"

@@ -121,21 +121,21 @@ def compared(text: str) -> int | None:
         since = now.end
     signs.discard(None)
     sign = signs.pop() if len(signs) == 1 else None
-    if sign and (terms.MISS if sign > 0 else terms.BEAT).search(text):
-        return None
-    if (
-        sign
-        and not expected
-        and any((bool(other["good"]) == bool(other["up"])) != (sign > 0) for other in terms.OTHER_METRIC.finditer(text))
-    ):
-        return None
-    return sign
+    return None if sign and _contradicted(text, sign, expected) else sign
 
 
 def with_verdict(text: str) -> str:
     """Return the text with the verdict on its figures behind it, if there is one."""
     sign = compared(text)
     return text if sign is None else text + WORDS[sign]
+
+
+def _contradicted(text: str, sign: int, expected: bool) -> bool:
+    """Whether a word speaks against a verdict, or another metric against a comparison with the past."""
+    if (terms.MISS if sign > 0 else terms.BEAT).search(text):
+        return True
+    others = () if expected else terms.OTHER_METRIC.finditer(text)
+    return any((bool(other["good"]) == bool(other["up"])) != (sign > 0) for other in others)
 
 
 def _metrics(words: str) -> list[tuple[int, int]]:
@@ -158,16 +158,8 @@ def _amounts(text: str) -> list[_Amount]:
         # A parenthesis is a minus around a figure, not before words.
         if sign and sign != "+" and ("(" not in sign or text[match.end() : match.end() + 1] == ")"):
             value = -value
-        kind = (
-            "percent"
-            if unit in terms.PERCENT
-            else "cents"
-            if unit in terms.CENTS
-            else "points"
-            if unit in terms.POINTS
-            else ""
-        )
-        amount = _Amount(match.start(), match.end(), value, scale, kind, plain, bool(match["estimate"]), bool(sign))
+        kind, estimate = terms.KINDS.get(unit, ""), bool(match["estimate"])
+        amount = _Amount(match.start(), match.end(), value, scale, kind, plain, estimate, bool(sign))
         if amounts and _is_range(text, amounts[-1], amount):
             first = amounts.pop()
             low = first.value * (scale if first.scale == 1.0 else 1.0)
