@@ -29,13 +29,15 @@ from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from earlybell.streams import metrics
+from earlybell.streams import connections, metrics
 from earlybell.streams.consumer_thread import STOP_S, ConsumerThread
 from earlybell.streams.fetching import Unreadable, end_of, size_of
 from earlybell.streams.offsets import OffsetBook, Ticket
 from earlybell.streams.producer import Producer
 
 log = structlog.get_logger(__name__)
+
+connections.install()
 
 #: How long a rebalance or a shutdown waits for work that was handed out. What is not safe by then is read again by the
 #: partition's next owner, and its signals have the same ids.
