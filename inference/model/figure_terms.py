@@ -160,9 +160,8 @@ GOOD = _words(
 )
 BAD = _words(
     r"""(?<!weight~)(?<!profit/)loss(?:es)? lost loses unemployment jobless claims inflation cpi ppi pce costs?
-    expenses?
-    debt churn defaults? delinquenc(?:y|ies) charge-offs? write-?(?:offs?|downs?) vacanc(?:y|ies) provisions? burn
-    bad~loans? npas? deficits? outflows layoffs? impairments? npl combined~ratio bankruptcies foreclosures
+    expenses? debt churn defaults? delinquenc(?:y|ies) charge-offs? write-?(?:offs?|downs?) vacanc(?:y|ies) provisions?
+    burn bad~loans? npas? deficits? outflows layoffs? impairments? combined~ratio bankruptcies foreclosures
     repossession~orders? cancellations recalls leverage overrun staff~turnover cost~guidance
     (?:account|trade|budget|funding|pension)~gap aisc loan-to-value ltv complaints? borrowing
     stage~3~(?:ratio|loans) redemptions opex gearing hicp ipca claimant~count npls? gnpa slippages arrears
@@ -170,7 +169,7 @@ BAD = _words(
     scrap~rate rejects overdue lapse~rate lost-time (?:fuel|interest)~bill cancelled delays? accidents? jobless~rate
     prices~paid cost~per~[\w]+ (?:costs?|expenses)~ratio loss~ratio
     (?:default|cancellation|vacancy|injury|delinquency)~rate days~sales~outstanding failed~deliveries
-    non-revenue~water working~capital charge-offs? cost~of~risk"""
+    non-revenue~water working~capital cost~of~risk"""
 )
 #: Of these words those that an estimate may repeat; another one begins a new figure.
 REPEATED = {"growth", "net", "earnings", "profit", "profits", "loss", "losses", "income", "eps", "output"}
@@ -218,13 +217,11 @@ AWAITED = re.compile(
 #: Before a whole number that is a figure, although it has no unit.
 NAMED_LINK = r"(?:\W+(?:at|of|to|is|was|were|had|been|for|a|an|rate|ratio|index|score|loss))*[\s:,(+-]*$"
 
-
 NAMED = re.compile(rf"(?:{GOOD.pattern}|{BAD.pattern}|{EXPECTED.pattern}){NAMED_LINK}", re.IGNORECASE)
 #: ... and behind: neither a date nor a duration.
 NO_FIGURE = re.compile(
     rf"[\w./-]|\s?(?:days?|weeks?|months?|years?|quarters?|analysts?|{MONTH}|\d|st|nd|th)\b|,\d", re.IGNORECASE
 )
-
 
 #: A metric that rose or fell without being compared: a mixed headline, if it moved the other way.
 OTHER_METRIC = re.compile(

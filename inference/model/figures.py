@@ -33,10 +33,10 @@ class _Amount:
     end: int
     value: float  # the middle of a range
     scale: float  # of the unit
-    kind: str  # "percent", "cents" or "": money and counts
+    kind: str  # "percent", "points", "cents" or "": money and counts
     plain: bool  # neither a unit nor a currency
     estimate: bool  # "0.99e"
-    signed: bool  # "+3%"
+    signed: bool  # "+3%", "-3%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class _Pair:
     prefix: str
     gap: str
     behind: str
-    known_first: bool = False
+    known_first: bool = False  # in the text: what was expected stands before what came
 
     def sign(self) -> int | None:
         """Return the sign of the first against the second; None if it is not certain."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 import uvloop
@@ -14,7 +15,9 @@ from earlybell.streams import transport  # noqa: F401 (installs it)
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_a_request_on_a_closed_transport_is_a_lost_connection(kafka_bootstrap: str, loop: object) -> None:
+def test_a_request_on_a_closed_transport_is_a_lost_connection(
+    kafka_bootstrap: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
     async def send_after_a_reset() -> None:
         host, _, port = kafka_bootstrap.rpartition(":")
         connection = await create_conn(host, int(port))
@@ -22,5 +25,5 @@ def test_a_request_on_a_closed_transport_is_a_lost_connection(kafka_bootstrap: s
         await asyncio.sleep(0)  # the transport is closed; its connection has not been told
         await connection.send(MetadataRequest([]))
 
-    with asyncio.Runner(loop_factory=loop) as runner, pytest.raises(KafkaConnectionError):  # type: ignore[arg-type]
+    with asyncio.Runner(loop_factory=loop) as runner, pytest.raises(KafkaConnectionError):
         runner.run(asyncio.wait_for(send_after_a_reset(), 30))
