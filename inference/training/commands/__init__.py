@@ -1,12 +1,12 @@
-"""The commands that make and measure a checkpoint, from `train` and `distil` to `evaluate` and `card`; for the CLI."""
+"""The commands that make and measure a checkpoint, from `pretrain` to `evaluate` and `card`; for the CLI."""
 
 from __future__ import annotations
 
 import typer
 
-from earlybell.inference.training.commands.making import blend, calibrate, distil, prune, quantise, train
+from earlybell.inference.training.commands.making import blend, calibrate, distil, pretrain, prune, quantise, train
 from earlybell.inference.training.commands.measuring import card, compare, evaluate
 
 app = typer.Typer(no_args_is_help=True, help="Train, distil, calibrate and evaluate models.")
-for command in (train, distil, blend, calibrate, quantise, prune, evaluate, compare, card):
+for command in (pretrain, train, distil, blend, calibrate, quantise, prune, evaluate, compare, card):
     app.command()(command)

@@ -1,4 +1,4 @@
-"""The commands that make a checkpoint: train or distil a model, calibrate it, store it as it is served.
+"""The commands that make a checkpoint: pre-train, train or distil a model, calibrate it, store it as it is served.
 
 Modules that load torch are imported inside the commands, so that `--help` stays quick.
 """
@@ -44,6 +44,46 @@ Figures = Annotated[
 ]
 #: As in `fit.Training`, which would load torch.
 Loss = Literal["learned", "equal", "last", "one-step", "two-step"]
+
+
+def pretrain(
+    out: Out,
+    start: Annotated[str, typer.Option(help="minilm, or the directory of an ALBERT, BERT or ELBERT.")] = "minilm",
+    data: Data = None,
+    headlines: Annotated[
+        int, typer.Option(help="Number of unlabelled headlines, sampled by the seed.", min=1)
+    ] = 100_000,
+    mask: Annotated[float, typer.Option(help="Share of the tokens to hide; more than 0, less than 1.")] = 0.15,
+    groups: Groups = 0,
+    epochs: Epochs = 1,
+    learning_rate: LearningRate = 1e-4,
+    head_learning_rate: Annotated[
+        float, typer.Option(help="Peak learning rate of the head that guesses the tokens, which is not kept.")
+    ] = 1e-3,
+    batch_texts: BatchTexts = 64,
+    seed: Seed = 1,
+    device: Device = "cpu",
+    precision: Precision = "auto",
+) -> None:
+    """Go on pre-training a backbone on unlabelled headlines: it guesses hidden tokens. Resumable."""
+    from earlybell.inference.training.data import data_directory
+    from earlybell.inference.training.masked_language import Pretraining
+    from earlybell.inference.training.masked_language import pretrain as run
+    from earlybell.inference.training.optimise import Schedule, training_precision
+
+    if not 0 < mask < 1:
+        raise typer.BadParameter(f"{mask:g} is not more than 0 and less than 1", param_hint="--mask")
+    schedule = Schedule(
+        epochs=epochs, learning_rate=learning_rate, head_learning_rate=head_learning_rate, batch_texts=batch_texts,
+        seed=seed, device=device, precision=training_precision(device, precision),
+    )  # fmt: skip
+    figures = run(
+        Pretraining(
+            data=data_directory(data), out=out, start=start, changes={"groups": groups} if groups else {},
+            headlines=headlines, share=mask, schedule=schedule,
+        )
+    )  # fmt: skip
+    typer.echo(json.dumps(figures))
 
 
 def train(
