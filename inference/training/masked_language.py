@@ -97,6 +97,8 @@ def pretrain(run: Pretraining) -> dict[str, Any]:
     if not rows:
         raise DataError(f"no headlines to train on in {file}: all are held out, so ask for fewer")
 
+    head.expect(rows)
+
     def loss_of(batch: list[int]) -> Tensor:
         # Drawn from the batch and not from a state: a run that resumes hides the same tokens.
         logits, truth = _guess(model, head, hiding, [rows[index] for index in batch], [run.schedule.seed, *batch])
@@ -178,6 +180,12 @@ class Guesser(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
         nn.init.normal_(self.dense.weight, std=0.02)
         nn.init.zeros_(self.dense.bias)
+
+    def expect(self, rows: Sequence[NDArray[np.int32]]) -> None:
+        """Start from the pieces' frequencies in these texts, or the embeddings would change only to learn them."""
+        counts = np.bincount(np.concatenate(rows), minlength=len(self.bias)) + 1
+        with torch.no_grad():
+            self.bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
 
     def forward(self, states: Tensor, words: Tensor) -> Tensor:
         """Return the logits of every piece in float32: (N, h) states, (V, E) word embeddings -> (N, V)."""
