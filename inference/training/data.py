@@ -8,7 +8,9 @@ always fall on the same side.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import itertools
 import json
 import lzma
 import os
@@ -27,6 +29,8 @@ SOURCES = ("tfns", "sentfin", "finentity")
 LABELS = ("negative", "neutral", "positive")
 #: The headlines without labels, in the data directory.
 UNLABELLED = "unlabelled_headlines.txt.xz"
+#: Tweets without labels, likewise.
+POSTS = "market/tweets_2014_2016.jsonl.gz"
 
 
 class DataError(UserError):
@@ -158,17 +162,31 @@ def read_unlabelled(path: Path, count: int, seed: int, exclude: Iterable[Example
     """
     if not path.is_file():
         raise DataError(f"no unlabelled headlines at {path}")
-    excluded = {text_key(example.text) for example in exclude}
     with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as lines:
-        texts = [line.strip() for line in lines]
-    random.Random(seed).shuffle(texts)
-    chosen: list[str] = []
-    for text in texts:
-        if len(chosen) == count:
-            break
-        if text and text_key(text) not in excluded:
-            chosen.append(text)
-    return chosen
+        return _sampled((line.strip() for line in lines), count, seed, exclude)
+
+
+def read_posts(path: Path, count: int, seed: int, exclude: Iterable[Example] = ()) -> list[str]:
+    """Sample English tweets as `read_unlabelled` does headlines; what repeats another one counts once.
+
+    Parameters
+    ----------
+    path
+        A ``.jsonl.gz`` file of objects with ``text`` and ``lang``.
+    """
+    if not path.is_file():
+        raise DataError(f"no tweets at {path}")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        posts = [row["text"] for row in map(json.loads, lines) if row["lang"] == "en"]
+    return _sampled({text_key(post): " ".join(post.split()) for post in posts}.values(), count, seed, exclude)
+
+
+def _sampled(texts: Iterable[str], count: int, seed: int, exclude: Iterable[Example]) -> list[str]:
+    excluded = {text_key(example.text) for example in exclude}
+    shuffled = list(texts)
+    random.Random(seed).shuffle(shuffled)
+    allowed = (text for text in shuffled if text and text_key(text) not in excluded)
+    return list(itertools.islice(allowed, count))
 
 
 def read_articles(directory: Path) -> tuple[list[str], list[str]]:

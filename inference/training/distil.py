@@ -22,7 +22,16 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training.company_news import announcements
-from earlybell.inference.training.data import LABELS, UNLABELLED, Example, hash_file, read_corpus, read_unlabelled
+from earlybell.inference.training.data import (
+    LABELS,
+    POSTS,
+    UNLABELLED,
+    Example,
+    hash_file,
+    read_corpus,
+    read_posts,
+    read_unlabelled,
+)
 from earlybell.inference.training.judgement.by_reading import labelled_by_reading
 from earlybell.inference.training.judgement.grammar import sentences
 from earlybell.inference.training.judgement.mining import mine
@@ -56,6 +65,7 @@ class Distillation:
     changes: dict[str, Any] = field(default_factory=dict)  # fields of the student's `Config`, such as groups=1
     vocabulary: int = 0  # word pieces to keep, the most frequent in the texts; 0: all
     unlabelled: int = 60_000
+    posts: int = 0  # tweets without labels
     labelled_repeats: int = 3
     labelled: int = 0  # labelled texts to read, sampled by the seed; 0: all
     announcements: int = 0  # generated company news (`company_news`), learned from labels alone
@@ -95,6 +105,10 @@ def distil(run: Distillation) -> dict[str, Any]:
     held_out = [*corpus.dev, *(example for part in corpus.report.values() for example in part)]
     unlabelled_file = run.data / UNLABELLED
     unlabelled = read_unlabelled(unlabelled_file, run.unlabelled, run.schedule.seed, held_out)
+    read_files = [unlabelled_file]
+    if run.posts:
+        unlabelled += read_posts(run.data / POSTS, run.posts, run.schedule.seed, held_out)
+        read_files.append(run.data / POSTS)
     labelled = sample(corpus.train, run.labelled, run.schedule.seed)
     texts = unlabelled + [example.text for example in labelled]
     run.out.mkdir(parents=True, exist_ok=True)
@@ -141,7 +155,7 @@ def distil(run: Distillation) -> dict[str, Any]:
         "texts": len(rows),
         **corpus_figures(model, reader, corpus, device, precision),
     }
-    write_record(run.out, run, corpus.hashes | {unlabelled_file.name: hash_file(unlabelled_file)}, figures)
+    write_record(run.out, run, corpus.hashes | {file.name: hash_file(file) for file in read_files}, figures)
     return figures
 
 

@@ -158,6 +158,7 @@ def distil(
     filters: Annotated[int, typer.Option(help="Features of three tokens for the exit at depth 0; 0: none.")] = 64,
     vocabulary: Annotated[int, typer.Option(help="Keep this many word pieces, the most frequent; 0: all.")] = 0,
     unlabelled: Annotated[int, typer.Option(help="Number of unlabelled headlines.")] = 60_000,
+    posts: Annotated[int, typer.Option(help="Number of unlabelled tweets.")] = 0,
     repeats: Annotated[int, typer.Option(help="How often each labelled text is read.")] = 3,
     labelled_texts: Annotated[int, typer.Option(help="Number of labelled texts, sampled by the seed; 0: all.")] = 0,
     announcements: Annotated[int, typer.Option(help="Number of generated company announcements.")] = 6_000,
@@ -201,7 +202,7 @@ def distil(
     record = run(
         Distillation(
             data=data_directory(data), out=out, teachers=tuple(teacher), start=start or teacher[0],
-            cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled,
+            cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled, posts=posts,
             labelled_repeats=repeats, labelled=labelled_texts, announcements=announcements, constructed=constructed,
             mined=mined, by_reading=by_reading, emoji=emoji, temperature=temperature,
             hard_weight=hard_weight, exits_only=exits_only, schedule=schedule,

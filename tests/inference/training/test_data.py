@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import lzma
 import random
@@ -13,11 +14,13 @@ from earlybell.inference.training.data import (
     DEV_SEED,
     REPORT_SEED,
     DataError,
+    Example,
     data_directory,
     held_out_part,
     is_held_out,
     length_sorted_batches,
     read_corpus,
+    read_posts,
     read_unlabelled,
     text_key,
 )
@@ -88,6 +91,18 @@ def test_unlabelled_texts_are_sampled_by_seed_without_reported_ones(corpus_direc
     assert read_unlabelled(file, 10, 2, reported) != texts[:10]
 
 
+def test_english_posts_are_sampled_once_each(tmp_path: Path) -> None:
+    file = tmp_path / "posts.jsonl.gz"
+    rows = [{"text": f"post {n % 50}\n$ACME https://t.co/{n}", "lang": "en"} for n in range(100)]
+    with gzip.open(file, "wt") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in [*rows, {"text": "bonjour", "lang": "fr"}])
+    posts = read_posts(file, 1_000, 1, [Example("Post 7 $ACME", "neutral", "test")])
+    assert len({text_key(post) for post in posts}) == len(posts) == 49
+    assert not {"bonjour", "post7acme"} & {text_key(post) for post in posts}
+    assert not any("\n" in post for post in posts)
+    assert read_posts(file, 10, 1) == read_posts(file, 10, 1) != read_posts(file, 10, 2)
+
+
 @given(text=st.text(max_size=40))
 def test_urls_case_and_punctuation_do_not_make_another_text(text: str) -> None:
     assert text_key(text.lower() + " https://t.co/x !!") == text_key(text.lower())
@@ -108,6 +123,8 @@ def test_missing_data_is_a_data_error(tmp_path: Path, monkeypatch: pytest.Monkey
         read_corpus(tmp_path)
     with pytest.raises(DataError, match="no unlabelled"):
         read_unlabelled(tmp_path / "none.txt", 1, 1)
+    with pytest.raises(DataError, match="no tweets"):
+        read_posts(tmp_path / "none.jsonl.gz", 1, 1)
     (tmp_path / "sentiment").mkdir()
     monkeypatch.setenv("EARLYBELL_DATA", str(tmp_path))
     assert data_directory() == tmp_path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import lzma
 import random
@@ -18,7 +19,7 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training import teaching
-from earlybell.inference.training.data import LABELS, Example
+from earlybell.inference.training.data import LABELS, POSTS, Example
 from earlybell.inference.training.distil import Distillation, distil
 from earlybell.inference.training.fit import Training, fit
 from earlybell.inference.training.measures import softmax
@@ -59,6 +60,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "sentiment" / "finentity.jsonl").write_text("\n".join(map(json.dumps, entities)))
     with lzma.open(directory / "unlabelled_headlines.txt.xz", "wt") as file:
         file.write("\n".join(dict.fromkeys(example.text for example in sentences(300, 5))))
+    (directory / POSTS).parent.mkdir()
+    with gzip.open(directory / POSTS, "wt") as file:
+        file.writelines(json.dumps({"text": example.text, "lang": "en"}) + "\n" for example in sentences(50, 6))
     return directory
 
 
@@ -77,7 +81,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, tokenizer_file: Path) -> P
 def test_a_student_learns_from_its_teacher(corpus: Path, teacher: Path, tmp_path: Path) -> None:
     run = Distillation(
         data=corpus, out=tmp_path / "student", teachers=(teacher,), start=teacher, cache=tmp_path / "labels",
-        changes={"groups": 1, "head_hidden": 8}, vocabulary=46, unlabelled=150, announcements=12, labelled_repeats=1,
+        changes={"groups": 1, "head_hidden": 8}, vocabulary=46, unlabelled=130, posts=20, announcements=12,
+        labelled_repeats=1,
         schedule=replace(SCHEDULE, average=0.9),
     )  # fmt: skip
     figures = distil(run)
@@ -88,7 +93,11 @@ def test_a_student_learns_from_its_teacher(corpus: Path, teacher: Path, tmp_path
     record = json.loads((run.out / "training.json").read_text())
     assert record["figures"] == json.loads(json.dumps(figures))
     assert record["configuration"]["teachers"] == [teacher.name], "no directories of this machine"
-    assert set(record["data_sha256"]) >= {"tfns_train.jsonl", "unlabelled_headlines.txt.xz"}
+    assert set(record["data_sha256"]) >= {
+        "tfns_train.jsonl",
+        "unlabelled_headlines.txt.xz",
+        "tweets_2014_2016.jsonl.gz",
+    }
     again = distil(replace(run, out=tmp_path / "again"))
     assert {**again, "seconds": 0} == {**figures, "seconds": 0}
 
