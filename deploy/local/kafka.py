@@ -24,8 +24,10 @@ from earlybell.masking import masked
 #: The largest message that the broker accepts. A topic may lower it (the news topic has 1 MiB), so that a dead letter
 #: still fits with its headers.
 MESSAGE_BYTES = 4 * 1_048_576
-#: Without C2, Java's optimising compiler, which would use more CPU in the first minutes than the broker itself.
-JAVA_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_MEMORY = ("-Xms128m", "-Xmx512m")
+#: Without C2, Java's optimising compiler, which would use more CPU in the first minutes than the broker itself. For a
+#: broker that runs for longer, KAFKA_JVM_PERFORMANCE_OPTS replaces these options, as in Kafka's own scripts.
+_PERFORMANCE = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 #: Another process may take a port after we found it free and before the broker listens on it.
 ATTEMPTS = 3
 
@@ -92,6 +94,7 @@ def start(home: Path, started: Callable[[Server], None], patience: Patience, pro
     directory = home / "kafka"
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "kafka.log"
+    performance = os.environ.get("KAFKA_JVM_PERFORMANCE_OPTS", _PERFORMANCE).split()
     for _ in range(ATTEMPTS):
         before = _ports(directory).get("CLIENT")
         port = _configure(directory)
@@ -100,7 +103,7 @@ def start(home: Path, started: Callable[[Server], None], patience: Patience, pro
         _format(directory, java_command, libraries, patience)
         log_start = log.stat().st_size if log.exists() else 0
         pid = processes.spawn(
-            [java_command, *JAVA_OPTIONS, *_LOGGING, "-cp", libraries / "*", "kafka.Kafka", mark(home)],
+            [java_command, *_MEMORY, *performance, *_LOGGING, "-cp", libraries / "*", "kafka.Kafka", mark(home)],
             log=log,
         )
         server = Server("kafka", f"127.0.0.1:{port}", pid, mark(home), str(log))
@@ -199,5 +202,5 @@ def _format(directory: Path, java_command: Path, libraries: Path, patience: Pati
 def _reason(output: str) -> str:
     """Return the line of `output` that most likely says what went wrong, skipping stack traces."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.lstrip().startswith("at ")]
-    errors = [line for line in lines if "Exception" in line or "rror" in line]
+    errors = [line for line in lines if re.search("Exception|[Ee]rror|Unrecognized", line)]
     return (errors or lines or ["no output"])[0]

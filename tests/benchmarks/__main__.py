@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -57,6 +58,8 @@ def main() -> int:
     without_servers = {name: module for name, module in modules.items() if not getattr(module, "NEEDS_SERVERS", True)}
     run(without_servers, None)
     if len(without_servers) < len(modules):
+        # With Java's optimising compiler, as brokers run in production: the servers are up for long enough.
+        os.environ.setdefault("KAFKA_JVM_PERFORMANCE_OPTS", "-XX:+UseSerialGC")
         with stack.running() as servers:
             run({name: module for name, module in modules.items() if name not in without_servers}, servers)
     return 0

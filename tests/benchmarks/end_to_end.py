@@ -137,9 +137,10 @@ def steady(servers: Stack, texts: Sequence[str], per_second: float) -> dict[str,
 
 @contextmanager
 def prepared(servers: Stack) -> Iterator[Settings]:
-    """Yield settings with topics and an empty database of their own."""
+    """Yield settings with topics and an empty database of their own, and otherwise as users have them."""
+    usual = {name: Settings.model_fields[name].default for name in ("commit_interval_s", "session_timeout_s")}
     with own_database(servers) as url:
-        yield own_topics(servers.kafka_bootstrap, database_url=url)
+        yield own_topics(servers.kafka_bootstrap, database_url=url, **usual)
 
 
 @contextmanager

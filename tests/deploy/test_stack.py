@@ -60,6 +60,12 @@ def kill(server: Server) -> None:
     assert processes.ended(server.pid, server.mark, PATIENCE_S)
 
 
+def test_options_of_java_are_the_users_to_choose(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_JVM_PERFORMANCE_OPTS", "-XX:+UseSerialGC -XX:+NoSuchOption")
+    with pytest.raises(StackError, match=r"Unrecognized VM option 'NoSuchOption'"):
+        stack.up(home)
+
+
 def test_up_status_down_and_up_again_with_the_same_data(home: Path) -> None:
     first = stack.up(home)
     assert first.started == ("kafka", "postgres")
