@@ -75,6 +75,7 @@ class Distillation:
     emoji: bool = False  # give emoji pieces of their own in the vocabulary
     temperature: float = 2.0
     hard_weight: float = 0.5
+    opposite_weight: float = 0.0  # of the loss that keeps labelled texts from the opposite answer
     exit_weights: tuple[float, ...] = ()  # one per exit; none: all equal
     exits_only: bool = False  # the start's encoder, last exit and shape are kept
     schedule: Schedule = field(default_factory=lambda: Schedule(epochs=1, learning_rate=3e-4, batch_texts=128))
@@ -144,7 +145,10 @@ def distil(run: Distillation) -> dict[str, Any]:
 
     def loss_of(batch: list[int]) -> Tensor:
         ids, mask = pad([rows[index] for index in batch], model.config.pad_id, device)
-        return distillation(model(ids, mask), targets[batch], truth[batch], weights, run.temperature, run.hard_weight)
+        return distillation(
+            model(ids, mask), targets[batch], truth[batch], weights, run.temperature, run.hard_weight,
+            run.opposite_weight,
+        )  # fmt: skip
 
     lengths, state_file = [len(row) for row in rows], run.out / "state.pt"
     with only_early_exits(model) if run.exits_only else nullcontext():

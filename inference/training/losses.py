@@ -37,11 +37,17 @@ def exits_cross_entropy(logits: Tensor, truth: Tensor, weights: Tensor) -> Tenso
 
 
 def distillation(
-    logits: Tensor, soft: Tensor, truth: Tensor, weights: Tensor, temperature: float, hard_weight: float
+    logits: Tensor,
+    soft: Tensor,
+    truth: Tensor,
+    weights: Tensor,
+    temperature: float,
+    hard_weight: float,
+    opposite_weight: float = 0.0,
 ) -> Tensor:
     """Return the loss by which every exit learns from the teacher, and from the label where there is one.
 
-    sum_l w_l [T^2 KL(soft || softmax(logits_l / T)) + hard_weight CE_l], averaged over texts.
+    sum_l w_l [T^2 KL(soft || softmax(logits_l / T)) + hard_weight CE_l + opposite_weight O_l], averaged over texts.
 
     Parameters
     ----------
@@ -53,6 +59,8 @@ def distillation(
         (B,) labels; -100 where a text has none.
     weights
         (S,).
+    opposite_weight
+        Of O_l, which `not_opposite` returns.
     """
     logits = logits.float()
     log_p = F.log_softmax(logits / temperature, -1)
@@ -61,8 +69,36 @@ def distillation(
     hard = F.cross_entropy(
         logits.reshape(-1, classes), truth.repeat_interleave(exits), reduction="none", ignore_index=-100
     ).view(-1, exits)
-    total: Tensor = ((divergence + hard_weight * hard) * weights).sum(1).mean()
+    losses = divergence + hard_weight * hard
+    if opposite_weight:
+        losses = losses + opposite_weight * not_opposite(logits, truth)
+    total: Tensor = (losses * weights).sum(1).mean()
     return total
+
+
+def not_opposite(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return -log(1 - P(opposite)): the cross-entropy of the coarser question whether a text has the other sign.
+
+    An answer with the wrong sign costs whoever trades on it more than none, and the labels' own loss does not know
+    which of the other classes is the opposite.
+
+    Parameters
+    ----------
+    logits
+        (B, S, C) in float32; the classes stand in order, so that the opposite of c is C - 1 - c.
+    truth
+        (B,) labels; -100 where a text has none. Those, and the class in the middle, cost nothing.
+
+    Returns
+    -------
+    losses
+        (B, S).
+    """
+    opposite = logits.shape[-1] - 1 - truth
+    signed = (truth >= 0) & (truth != opposite)
+    index = torch.where(signed, opposite, 0)[:, None, None].expand(-1, logits.shape[1], 1)
+    others = torch.logsumexp(logits.scatter(-1, index, -torch.inf), -1)
+    return (torch.logsumexp(logits, -1) - others) * signed[:, None]
 
 
 def one_step(model: ElbertForSequenceClassification, ids: Tensor, mask: Tensor, truth: Tensor) -> Tensor:

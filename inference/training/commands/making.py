@@ -174,6 +174,9 @@ def distil(
     head_learning_rate: Annotated[float, typer.Option(help="Peak learning rate of the exit heads.")] = 1e-3,
     temperature: Annotated[float, typer.Option(help="Temperature that softens the teachers' answers.")] = 2.0,
     hard_weight: Annotated[float, typer.Option(help="Weight of the labels' loss against the teachers'.")] = 0.5,
+    opposite_weight: Annotated[
+        float, typer.Option(help="Weight of a loss that keeps labelled texts from the opposite answer.")
+    ] = 0.0,
     exits_only: Annotated[
         bool, typer.Option("--exits-only", help="Train only the start's early exits, as FastBERT does.")
     ] = False,
@@ -205,7 +208,7 @@ def distil(
             cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled, posts=posts,
             labelled_repeats=repeats, labelled=labelled_texts, announcements=announcements, constructed=constructed,
             mined=mined, by_reading=by_reading, emoji=emoji, temperature=temperature,
-            hard_weight=hard_weight, exits_only=exits_only, schedule=schedule,
+            hard_weight=hard_weight, opposite_weight=opposite_weight, exits_only=exits_only, schedule=schedule,
         )
     )  # fmt: skip
     typer.echo(json.dumps(record))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
-from earlybell.inference.training.losses import ExitWeights, distillation, exits_cross_entropy, one_step
+from earlybell.inference.training.losses import ExitWeights, distillation, exits_cross_entropy, not_opposite, one_step
 
 LOGITS = torch.randn((5, 4, 3), generator=torch.Generator().manual_seed(0))
 TRUTH = torch.tensor([0, 2, 1, 1, 0])
@@ -52,6 +52,27 @@ def test_distillation_loss_is_zero_when_student_and_teacher_agree() -> None:
     unlabelled = torch.full((5,), -100)
     assert distillation(same, soft, unlabelled, torch.ones(4), 2.0, 0.5).item() == pytest.approx(0.0, abs=1e-5)
     assert distillation(LOGITS, soft, unlabelled, torch.ones(4), 2.0, 0.5).item() > 0.1
+
+
+def test_an_opposite_answer_costs_what_is_missing_from_certainty() -> None:
+    truth = torch.tensor([0, 2, 1, -100, 2])
+    costs = not_opposite(LOGITS, truth)
+    p = LOGITS.softmax(-1)
+    assert torch.allclose(costs[0], -torch.log1p(-p[0, :, 2]), atol=1e-5)
+    assert torch.allclose(costs[1], -torch.log1p(-p[1, :, 0]), atol=1e-5)
+    assert not costs[2:4].any(), "neutral, and a text without a label"
+    certain = torch.tensor([[[60.0, 0.0, -60.0]]])
+    assert not_opposite(certain, torch.tensor([0])).item() == 0
+    assert not_opposite(certain, torch.tensor([2])).item() == pytest.approx(60, abs=1e-3)
+    logits = certain.clone().requires_grad_()
+    not_opposite(logits, torch.tensor([2])).sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None and logits.grad.isfinite().all() and logits.grad[0, 0, 0] > 0.9
+
+
+def test_the_opposite_answer_counts_by_its_weight() -> None:
+    soft, truth, weights = (LOGITS[:, 0] / 2).softmax(-1), torch.tensor([-100, 2, 1, 0, 2]), torch.ones(4)
+    plain, more = (distillation(LOGITS, soft, truth, weights, 2.0, 0.5, weight).item() for weight in (0.0, 3.0))
+    assert more - plain == pytest.approx(3 * not_opposite(LOGITS, truth).sum(1).mean().item(), rel=1e-4)
 
 
 def test_distillation_adds_the_loss_of_labelled_texts() -> None:
