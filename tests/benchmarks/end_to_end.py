@@ -1,6 +1,6 @@
 """From Kafka to Postgres: real headlines at full speed, then at three shares of it, next to the engine alone.
 
-Both roles run as processes, as ``earlybell run`` starts them. The first replay only warms up the broker. Each of the
+Both roles run as processes, as ``earlybell run`` starts them. The first replays only warm up the broker. Each of the
 others, at full speed, also counts the processor time of each part; sent again, the file must add no row. The engine
 alone runs before and after each of them, and medians count. Then stories come at 10, 50 and 80 % of the rate that was
 reached. A latency is the difference between a story's and its signal's LogAppendTime, so only the broker's clock
@@ -45,8 +45,8 @@ HEADLINES = DATA / "replay" / "headlines_2026.jsonl"
 #: measured: in the first ones the broker's JIT compiler is still busy.
 LOADS, LOAD_S, MEASURED_S = (0.1, 0.5, 0.8), 30, 15
 WARM_UP_STORIES = 20
-#: Replays at full speed; their median counts.
-REPLAYS = 3
+#: Replays at full speed while the broker's JIT compiler is still busy, and those whose median counts.
+WARM_UP_REPLAYS, REPLAYS = 5, 3
 #: A feed wakes up this often and sends what has come in since.
 TURN_S = 0.005
 
@@ -58,7 +58,8 @@ def measure(servers: Stack) -> dict[str, Any]:
     file, options = (HEADLINES, []) if HEADLINES.exists() else (FEED, ["--raw"])
     news = news_of(file, raw="--raw" in options)
     texts = list({(item.id, item.revision): item.text for item in news}.values())
-    full_speed(servers, file, options, len(texts))  # not counted: the broker's JIT compiler is still busy
+    for _ in range(WARM_UP_REPLAYS):
+        full_speed(servers, file, options, len(texts))
     # In turn, and more than once: the machine's speed changes from one minute to the next.
     alone, replays = [engine_alone(texts)], []
     for _ in range(REPLAYS):
