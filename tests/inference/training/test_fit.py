@@ -32,6 +32,7 @@ from earlybell.inference.training.data import (
 )
 from earlybell.inference.training.fit import Training, fit
 from earlybell.inference.training.optimise import Schedule, all_logits, training_precision
+from tests.inference.training.interruption import interrupted
 
 KEYWORDS = {"negative": ["fall", "cuts", "loss"], "neutral": ["steady", "outlook", "shares"],
             "positive": ["soars", "rise", "record"]}  # fmt: skip
@@ -130,19 +131,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
         return Training(data=tmp_path, out=tmp_path / name, start=str(start), changes=changes, schedule=schedule)
 
     uninterrupted = fit(run("uninterrupted"), examples, LABELS)[0].state_dict()
-    step, calls = torch.optim.AdamW.step, 0
-
-    def interrupted_step(*args: object, **kwargs: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == 18:
-            raise KeyboardInterrupt
-        return step(*args, **kwargs)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.AdamW, "step", interrupted_step)
-        with pytest.raises(KeyboardInterrupt):
-            fit(run("interrupted"), examples, LABELS)
+    with interrupted(monkeypatch, at=18):
+        fit(run("interrupted"), examples, LABELS)
     assert (tmp_path / "interrupted" / "state.pt").is_file()
     resumed = fit(run("interrupted"), examples, LABELS)[0].state_dict()
     assert not (tmp_path / "interrupted" / "state.pt").exists()

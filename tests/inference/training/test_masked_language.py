@@ -22,6 +22,7 @@ from earlybell.inference.training.fit import Training, fit
 from earlybell.inference.training.masked_language import Hiding, Pretraining, pretrain
 from earlybell.inference.training.optimise import Schedule
 from earlybell.streams import cli
+from tests.inference.training.interruption import interrupted
 
 #: A language in which the first word says what follows.
 FOLLOWING = {"acme": "profit soars", "sales": "outlook steady", "shares": "record rise", "loss": "cuts fall"}
@@ -145,19 +146,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
         )
 
     figures = run("uninterrupted")
-    step, calls = torch.optim.AdamW.step, 0
-
-    def interrupted_step(*args: object, **kwargs: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == 18:
-            raise KeyboardInterrupt
-        return step(*args, **kwargs)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.AdamW, "step", interrupted_step)
-        with pytest.raises(KeyboardInterrupt):
-            run("interrupted")
+    with interrupted(monkeypatch, at=18):
+        run("interrupted")
     assert (tmp_path / "interrupted" / "state.pt").is_file()
     resumed = run("interrupted")
     assert resumed["held_out"] == figures["held_out"]
