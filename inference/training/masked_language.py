@@ -36,9 +36,8 @@ from earlybell.inference.training.data import (
 )
 from earlybell.inference.training.optimise import Schedule, optimise, pad
 from earlybell.inference.training.records import write_record
+from earlybell.inference.training.vocabulary import SPECIAL
 
-#: BERT's special tokens, as in `vocabulary.frequent_pieces`: never hidden, never a random replacement.
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 #: Of the hidden tokens so many read [MASK] and so many a random piece; the others stay, but are guessed too.
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
 #: Headlines that the loss is measured on, at most a tenth of those trained on. Which they are and what is hidden in
@@ -142,7 +141,7 @@ class Hiding:
 
     share: float  # of the tokens that are not special, each by itself
     mask_id: int
-    special: NDArray[np.int64]  # ids that are never hidden
+    special: NDArray[np.int64]  # ids that are never hidden, and never a random replacement
     pieces: NDArray[np.int64]  # ids of all other tokens: what a random replacement may be
 
     @classmethod

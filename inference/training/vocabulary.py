@@ -19,6 +19,9 @@ from tokenizers import Tokenizer
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 
+#: BERT's special tokens.
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
 
 def frequent_pieces(reader: Reader, texts: Sequence[str], count: int, always: Sequence[str] = ()) -> list[int]:
     """Return the ids of the ``count`` pieces to keep, ascending.
@@ -33,7 +36,7 @@ def frequent_pieces(reader: Reader, texts: Sequence[str], count: int, always: Se
             np.add.at(frequency, row, weight)
     for piece, index in vocabulary.items():
         bare = piece.removeprefix("##")
-        if piece in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"):
+        if piece in SPECIAL:
             frequency[index] = np.iinfo(np.int64).max
         elif len(bare) == 1 and (bare.isascii() or frequency[index]):
             frequency[index] = np.iinfo(np.int64).max - 1

@@ -34,8 +34,8 @@ BENCHMARKS = (
     "forms",
     "engine_gpu",
     "long_texts",
+    "end_to_end",  # the first with servers: it warms up the broker's JIT compiler
     "transport",
-    "end_to_end",
     "wire_burst",
     "cold_start",
     "adaptive_dial",
