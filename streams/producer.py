@@ -164,6 +164,10 @@ async def _abandon(producer: Any) -> None:
     producer._closed = True
     producer._message_accumulator.fail_all(ProducerClosed())
     # Without a connection its requests fail at once; its sender waits for them before it ends.
-    await producer.client.close()
+    client = producer.client
+    await client.close()
+    # One that failed earlier waits for new metadata, which a closed client does not ask for.
+    if client._md_update_fut is not None:
+        client._md_update_fut.set_result(False)
     with contextlib.suppress(KeyError):  # a request that wanted to put back its batch, which has failed by now
         await producer._sender.close()

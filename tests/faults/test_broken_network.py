@@ -7,10 +7,13 @@ import contextlib
 from collections.abc import Iterator
 
 import pytest
-from aiokafka.errors import KafkaError
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, ProducerClosed
 
 from earlybell.inference.pool.pool import Pool
 from earlybell.streams import app, consumer_thread, producer, transport
+from earlybell.streams.producer import Outgoing
+from earlybell.streams.roles import Role
 from earlybell.streams.settings import Settings
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.faults.load import stories
@@ -95,6 +98,35 @@ async def test_a_stop_ends_although_no_broker_answers(
         await until(lambda: committed(direct) == ends(direct))
     wanted = {b"s%d" % n for n in range(5_000 if during == "work" else 100)}
     assert {message.key for message in messages(direct, direct.sentiment_topic)} == wanted
+
+
+async def test_a_stop_ends_although_the_sender_waits_for_metadata(
+    servers: OwnServers, proxied: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that was not acknowledged is sent again after the next metadata, which an abandoned client never gets."""
+    monkeypatch.setattr(producer, "STOP_S", 0.2)
+    waiting, wait = asyncio.Event(), AIOKafkaClient._maybe_wait_metadata
+
+    async def observed(client: AIOKafkaClient) -> None:
+        if client._md_update_fut is not None:
+            waiting.set()
+        await wait(client)
+
+    monkeypatch.setattr(AIOKafkaClient, "_maybe_wait_metadata", observed)
+    sender = app._app(Role.SCORING, proxied).producer
+    async with servers.proxy() as network:
+        await sender.start()
+        await sender.send_all(proxied.sentiment_topic, [Outgoing(b"s0", b"{}")])
+        client = sender._producer.client
+        network.stall()
+        sending = asyncio.create_task(sender.send_all(proxied.sentiment_topic, [Outgoing(b"s1", b"{}")]))
+        async with asyncio.timeout(PATIENCE_S):
+            while not waiting.is_set():
+                client.force_metadata_update()
+                await asyncio.sleep(0.02)
+            await sender.stop()
+            with pytest.raises(ProducerClosed):
+                await sending
 
 
 async def test_a_network_that_resets_and_slows_loses_nothing(
