@@ -123,7 +123,7 @@ class Engine:
             policy=f"dial={chosen_dial:.2f}",
             precision=precision,
             device=device,
-            arithmetic=arithmetic_name(precision, kind, self.strategy.exact),
+            arithmetic=arithmetic_name(precision, kind, self.strategy.exact, reads_figures=config.figures),
             kernels=kernels.form if kernels is not None and precision == "int8" else None,
             curve=tuple((point.dial, point.accuracy_lost) for point in calibration.curve),
         )

@@ -18,7 +18,10 @@ KINDS = {
     **dict.fromkeys(("%", "pct", "percent", "per cent"), "percent"),
     **dict.fromkeys(("bps", "bp", "basis points", "points", "pts", "percentage points"), "points"),
 }
-CURRENCY = r"(?:(?:US|C|A|HK|S|NZ)?[$€£¥₹]|(?:USD|EUR|GBP|SEK|DKK|NOK|CHF|JPY|CAD|AUD|INR|Rs\.?|RMB?|R(?=\d)|Y(?=\d)))"
+CURRENCY = (
+    r"(?:(?:US|C|A|HK|S|NZ)?[$€£¥₹]|"
+    r"(?:USD|EUR|GBP|SEK|DKK|NOK|CHF|JPY|CAD|AUD|INR|M(?:EUR|SEK|NOK|DKK)(?=\s?\d)|Rs\.?|RMB?|R(?=\d)|Y(?=\d)))"
+)
 UNIT = (
     r"%|per ?cent\b|pct\b|cents?\b|pence\b|thousand\b|lakhs?\b|million\b|crores?\b|billion\b|trillion\b|bps?\b|"
     r"(?:basis |percentage )?points\b|pts\b|mln\b|mio\b|mil\b|mn\b|bln\b|bn\b|tn\b|cr\b|[kmbcp](?=e?\b)"
@@ -47,7 +50,8 @@ EXPECTED = _words(
     r"""est ests exp estimates? estimated expect\w* consensus cons forecast\w* fcasts? f'cast view street analysts?
     economists seen looked~for looking~for called~for polls? survey predicted projected projections? modell?ed
     guided whisper factset refinitiv zacks streetaccount lseg ibes visible~alpha feared pencilled~in wanted
-    warned~of investors markets?(?!~cap)"""
+    warned~of investors markets?(?!~cap) guess(?:ed)? braced~for hopes? hoped bank(?:ed|ing)~on count(?:ed|ing)~on
+    desks"""
 )
 EARLIER = _words(
     r"""year[-~](?:ago|earlier|before) a~year~(?:ago|earlier|before)
@@ -56,6 +60,7 @@ EARLIER = _words(
     start~of~(?:the~)?year yoy y/y qoq q/q last~(?:half|season|week|time|spring|summer|autumn|winter|christmas)
     (?:half|season|week)~(?:before|earlier) (?:weeks|months|quarter|quarters|years)~(?:ago|back|before|earlier)
     one~before half~before comparison~period
+    pcp last~time a~month~ago once used~to having~been
     sequentially (?:months|week|the~one|quarter|year)~before one~month~earlier last~(?:year-end|sale|count|reading)"""
 )
 MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
@@ -153,10 +158,11 @@ GOOD = _words(
     production output nii ffo funds~from (?<!cost~)guidance outlook shipments? users backlog occupancy traffic
     (?:cash~flow|nfp|ism|ifo|zew|tankan|philly~fed|philadelphia~fed|empire~state|barometer) premiums
     (?<!contract~)assets deposits noi arpu roce rote book-to-bill nav
-    (?:equity|solvency~ii|casa|interest)~(?:cover|ratio) uptime punctuality savings memberships? members admissions
-    enrolment scripts prescriptions capacity~factor renewals availability retention collection~efficiency
-    tangible~book take~rate royalt(?:y|ies) same-store pay~out starts permits confidence sentiment exports comps?
-    comparable net roe arr aum inflows jobs hiring additions adds surplus passengers? volumes? utili[sz]ation"""
+    (?:equity|solvency(?:~ii)?|casa|interest)~(?:cover|ratio) charter~rates uptime punctuality savings memberships?
+    members admissions enrolment scripts prescriptions capacity~factor renewals availability retention
+    collection~efficiency tangible~book take~rate royalt(?:y|ies) same-store pay~out starts permits confidence
+    sentiment exports comps? comparable net roe arr aum inflows jobs hiring additions adds surplus passengers?
+    volumes? utili[sz]ation"""
 )
 BAD = _words(
     r"""(?<!weight~)(?<!profit/)loss(?:es)? lost loses unemployment jobless claims inflation cpi ppi pce costs?
@@ -186,7 +192,14 @@ UP = _words(
 )
 DOWN = _words(
     r"""down falls? fell drop(?:s|ped)? declin(?:e[sd]?) slip(?:s|ped)? decrease[sd]? shr[iau]nk\w* slid\w* lower
-    contract(?:s|ed|ion) plunge[sd]? lost tumble[sd]? narrow(?:s|ed)? off sheds? shed loses"""
+    contract(?:s|ed|ion) plunge[sd]? lost tumble[sd]? narrow(?:s|ed)? off sheds? shed loses dip(?:s|ped)? eas(?:es?|ed)
+    slump(?:s|ed)?"""
+)
+#: Before a count: so many fewer.
+FEWER = re.compile(r"\b(?:sheds?|loses?|lost|cuts?|axe[sd]?)\s*$", re.IGNORECASE)
+#: Before a figure that is held against what was expected: it can only be earnings per share.
+EARNINGS = re.compile(
+    r"(?:\$[A-Z]{1,5}\)?|\b(?:Q[1-4]|[1-4]Q)(?: ?(?:FY)?'?(?:20)?\d\d)?)[\s:,-]*(?:printed|prints)?[\s:,-]*$"
 )
 LEVEL = re.compile(r"\b(?:to|at|of|from)\s*$", re.IGNORECASE)
 TO = re.compile(r"(?<!compared )(?<!compares )\bto\b", re.IGNORECASE)

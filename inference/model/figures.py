@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 
 from earlybell.inference.model import figure_terms as terms
 
+#: The rules' number, which is part of an answer's identity. Raise it whenever a verdict changes.
+RULES = 2
 #: What is added, by the sign of the comparison.
 WORDS = {
     1: ". Results beat expectations; shares surge",
@@ -54,15 +56,20 @@ class _Pair:
         """Return the sign of the first against the second; None if it is not certain."""
         metrics = _metrics(self.prefix)
         counted = terms.COUNTED.match(self.gap)
+        fewer = terms.FEWER.search(self.prefix) and not terms.MOVEMENT.search(self.gap + self.behind)
         gap = self.gap[counted.end() :] if counted else self.gap
         repeated = {match[0].lower() for metric in (terms.GOOD, terms.BAD) for match in metric.finditer(gap)}
         if not metrics:  # "13% fall in sales"
             metrics = [(-match.start(), -1) for match in terms.GOOD.finditer(self.gap)]
             metrics += [(-match.start(), 1) for match in terms.BAD.finditer(self.gap)]
+            if fewer:
+                metrics = [(at, -less) for at, less in metrics]
+            elif not metrics and self.is_expected() and terms.EARNINGS.search(self.prefix) and not self.now.kind:
+                metrics = [(0, -1)]
         elif repeated - terms.REPEATED and not self.known_first:
             return None
         if counted and terms.BAD.search(counted[0]):
-            metrics = [(0, 1)]
+            metrics = [(0, -1 if fewer else 1)]
         if not metrics and self.known_first:
             metrics = _metrics(self.behind)
         if not metrics or terms.PRICE.search(self.prefix + self.gap + self.behind):
@@ -89,7 +96,7 @@ class _Pair:
             return None
         reported, known = values
         movement = terms.MOVEMENT.search(self.gap + self.behind)
-        if (self.now.kind == "percent" or movement) and not terms.LEVEL.search(self.prefix):
+        if (self.now.kind in ("percent", "points") or movement) and not terms.LEVEL.search(self.prefix):
             moved = re.match(r"\s*\w+", self.gap)
             rest = self.gap[moved.end() :] if moved else self.gap
             direction = _direction(self.prefix, _direction(moved[0] if moved else "", 1))
@@ -148,7 +155,7 @@ def _amounts(text: str) -> list[_Amount]:
     for match in terms.AMOUNT.finditer(text):
         unit, unit2, currency = ((match[name] or "").lower() for name in ("unit", "unit2", "currency"))
         plain = not (unit or unit2 or currency)
-        if plain and not _is_figure(text, match):
+        if plain and not _is_figure(text, match, amounts[-1].end if amounts else None):
             continue
         scale = terms.SCALES.get(unit or unit2, 1.0)
         value = float(match["value"].replace(",", "")) * scale
@@ -168,8 +175,8 @@ def _amounts(text: str) -> list[_Amount]:
     return amounts
 
 
-def _is_figure(text: str, match: re.Match[str]) -> bool:
-    """Whether a number that has neither a unit nor a currency is a figure."""
+def _is_figure(text: str, match: re.Match[str], last_end: int | None) -> bool:
+    """Whether a number that has neither a unit nor a currency is a figure; the one before it ends at `last_end`."""
     if terms.PLAIN.fullmatch(match["value"]):
         return not re.match(r"[\w-]", text[match.end() :])
     if (
@@ -178,6 +185,9 @@ def _is_figure(text: str, match: re.Match[str]) -> bool:
         or terms.NO_FIGURE.match(text[match.end() :])
     ):
         return False
+    if last_end is not None and match[0].startswith("(") and text[match.end() : match.end() + 1] == ")":
+        # "SEK 611m (488)"; "(1)" is a footnote.
+        return len(match["value"]) > 1 and not text[last_end : match.start()].strip()
     return bool(terms.NAMED.search(text[max(0, match.start() - 40) : match.start()]))
 
 
@@ -205,7 +215,7 @@ def _by_itself(text: str, amount: _Amount) -> int | None:
     moved = re.search(r"\w+\s*$", prefix)
     direction = _direction(moved[0] if moved else "", 0)
     if by:
-        return None if terms.RATES.search(prefix) else 1 if by["beat"] else -1
+        return None if terms.RATES.search(prefix) or terms.EXPECTED.search(behind) else 1 if by["beat"] else -1
     if beyond:  # "falls 3% less than expected" may mean either
         absolute = bool(beyond["better"]) - bool(beyond["worse"])
         return absolute or (better * (1 if beyond["more"] or beyond["more2"] else -1) if direction >= 0 else None)

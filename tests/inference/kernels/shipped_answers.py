@@ -1,8 +1,8 @@
 """What the shipped model answers to a fixed set of texts, as digests that are the same on every processor.
 
-``python -m tests.inference.kernels.shipped_answers`` writes `shipped_answers.json` anew, for another model or another
-arithmetic (then `predictions.INT8_ARITHMETIC` has another number too); with a number it prints the answers to that many
-chunks.
+``python -m tests.inference.kernels.shipped_answers`` writes `shipped_answers.json` anew, for another model, another
+arithmetic (then `predictions.INT8_ARITHMETIC` has another number too) or other rules for figures (`figures.RULES`);
+with a number it prints the answers to that many chunks.
 """
 
 from __future__ import annotations

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from earlybell.inference.engine import open_engine
 from earlybell.inference.model.checkpoint import SHIPPED
-from earlybell.inference.model.figures import LONGEST, WORDS, compared, with_verdict
+from earlybell.inference.model.figures import LONGEST, RULES, WORDS, compared, with_verdict
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.judgement import figures as grammar
 
@@ -52,10 +55,20 @@ COMPARED = 0.8
         ("Earnings per share EUR 0.61 (0.47)", 1),
         ("Operating margin 9.4 % (11.2 %) in April-June", -1),
         ("Order intake 288.4 MEUR (311.0)", -1),
+        ("Order intake MEUR 311 (288)", 1),
+        ("EBITA SEK 488m (611)", -1),
         ("Net debt £122m (2021: £188m)", 1),
         ("Cost/income ratio 56.8% (Q2: 51.3%)", -1),
         ("Assets under management £57.9bn (31 December: £61.4bn) as inflows slow", -1),
         ("Operating result EUR 2.0 million (EUR -1.2 million)", 1),
+        # Fewer of what is counted, and falls of what was expected to fall.
+        ("Acme sheds 40,000 subscribers; the Street had said 110,000", 1),
+        ("Acme sheds 110,000 subscribers; the Street had said 40,000", -1),
+        ("Factory orders dip 0.4% vs 2% decline seen", 1),
+        ("NIM contracts 15 bps, brokers feared 3", -1),
+        # A tweet's earnings per share.
+        ("$ACME 0.49 vs 0.55 expected", -1),
+        ("$ACME Q2: -$0.03 vs -$0.11 exp", 1),
         # What was expected first.
         ("61,000 jobs were expected; 118,000 were created", 1),
         # A figure's own sign, and a direction that stands before it.
@@ -129,6 +142,7 @@ def test_what_is_compared(text: str, sign: int) -> None:
         "Weight loss with new pill 9.5%, analysts wanted 15.2%",
         "Net loss $12.4 million ($0.35 per share)",
         "Revenue of $1.2 million (€1.1 million)",
+        "Cash EPS of $0.29 (1) and GAAP EPS of $0.27",
         "Sales of $5.5 million (4.2%)",
         # Two metrics, or a contrary word.
         "EPS of $0.31 beats by $0.04, revenue of $410M misses by $6M",
@@ -194,6 +208,20 @@ def test_exchanged_figures_exchange_the_verdict(first: object, second: object) -
 @given(st.text(), st.text("0123456789.,%$()- vsfromto", max_size=80))
 def test_any_text_is_read(text: str, figures: str) -> None:
     assert with_verdict(text + figures).startswith(text + figures)
+
+
+def test_the_rules_have_a_number_in_an_answers_identity(tiny_checkpoint: Path) -> None:
+    assert f".figures{RULES}" in open_engine(precision="float32").description.arithmetic
+    assert "figures" not in open_engine(checkpoint=tiny_checkpoint, precision="float32").description.arithmetic
+
+
+def test_a_rule_that_changes_verdicts_has_another_number() -> None:
+    """Raise `RULES` if this fails because of a rule; a new sentence of the grammar only needs the new digest."""
+    draw = random.Random(12)
+    shapes = [grammar.against_expected, grammar.against_before, grammar.change_against_expected, grammar.loss_against]
+    sentences = [text for _ in range(300) for pairs in shapes for _, text in pairs(draw)]
+    digest = hashlib.sha256(str([compared(text) for text in sentences]).encode()).hexdigest()
+    assert (RULES, digest[:16]) == (2, "f1eb96a1651b7539")
 
 
 def test_only_a_headline_is_looked_at() -> None:
