@@ -20,7 +20,7 @@ from earlybell.errors import UserError
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.batching.backend import Backend, Window
-from earlybell.inference.batching.planning import bucket
+from earlybell.inference.batching.planning import bucket, cut_for_threads
 from earlybell.inference.batching.strategies import STRATEGIES, Strategy
 from earlybell.inference.cores import available_cores
 from earlybell.inference.early_exit.depth_prediction import DepthPrediction
@@ -37,10 +37,6 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2_048, 16_384
 EXACT_BATCH_TOKENS = 256
 #: Of a packed batch: as many as the largest chunk has, so that no small batch is left over.
 PACKED_BATCH_TOKENS = 6_144
-#: Characters that a thread reads and computes at a time.
-SMALLEST_CHUNK, LARGEST_CHUNK, CHUNKS_PER_THREAD = 1_200, 18_000, 1.5
-#: Characters counted per text: about as many as are read of a long one.
-COUNTED_CHARACTERS = 2_500
 #: Texts that a GPU gets at a time while the next are tokenized.
 PORTION = 16_384
 
@@ -170,7 +166,7 @@ class Engine:
         if self._ahead is not None and len(texts) > PORTION:
             portions = read_ahead(self.read, texts, self._ahead)
             return Predictions.concatenate([self._answer(portion, backend) for portion in portions], classes)
-        chunks = self._chunks(texts) if self._threads is not None else []
+        chunks = cut_for_threads(texts, self._thread_count) if self._threads is not None else []
         if self._threads is None or len(chunks) == 1:
             return self._answer(self.read(texts), backend)
         running = [
@@ -178,18 +174,6 @@ class Engine:
             for start, stop in chunks
         ]
         return Predictions.concatenate([chunk.result() for chunk in running], classes)
-
-    def _chunks(self, texts: Sequence[str]) -> list[tuple[int, int]]:
-        """Cut a window for the threads into ever smaller chunks, so that they finish together."""
-        ends = np.cumsum(np.minimum(np.fromiter(map(len, texts), np.int64, len(texts)), COUNTED_CHARACTERS) + 1)
-        done, start, chunks = 0.0, 0, []
-        while start < len(texts):
-            share = (float(ends[-1]) - done) / (CHUNKS_PER_THREAD * self._thread_count)
-            wanted = min(max(share, SMALLEST_CHUNK), LARGEST_CHUNK)
-            stop = min(int(np.searchsorted(ends, done + wanted)) + 1, len(texts))
-            chunks.append((start, stop))
-            done, start = float(ends[stop - 1]), stop
-        return chunks
 
     def _backend_at(self, dial: float) -> Backend:
         """Return the backend with the rules of another position of the dial; it shares the weights."""

@@ -1,11 +1,11 @@
-"""Cut a window into batches: in which order, and how many texts fit the token budget.
+"""Cut a window: into chunks for an engine's threads, and into batches that fit a token budget, in some order.
 
 It knows lengths and predicted depths; nothing of models or of how a batch is run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,10 @@ from earlybell.inference.batching.backend import Batch, Window
 Order = Literal["arrival", "length", "predicted"]
 #: A budget that every window fits: all texts of one width form one queue.
 UNLIMITED = 2**62
+#: Characters that a thread reads and computes at a time.
+SMALLEST_CHUNK, LARGEST_CHUNK, CHUNKS_PER_THREAD = 1_200, 18_000, 1.5
+#: Characters counted per text: about as many as are read of a long one.
+COUNTED_CHARACTERS = 2_500
 
 
 def bucket(tokens: int) -> int:
@@ -25,6 +29,24 @@ def bucket(tokens: int) -> int:
     """
     step = 4 if tokens <= 32 else 8 if tokens <= 64 else 32
     return max(8, -(-tokens // step) * step)
+
+
+def cut_for_threads(texts: Sequence[str], threads: int) -> list[tuple[int, int]]:
+    """Cut a window into ever smaller chunks (start, stop), so that the threads which take them finish together.
+
+    A chunk reads all the weights, however few its texts: at the end the rest is cut into equal parts of at least
+    `SMALLEST_CHUNK` characters, and a window of less than two of them not at all.
+    """
+    ends = np.cumsum(np.minimum(np.fromiter(map(len, texts), np.int64, len(texts)), COUNTED_CHARACTERS) + 1)
+    done, start, chunks = 0.0, 0, []
+    while start < len(texts):
+        left = float(ends[-1]) - done
+        smallest = left / max(1, left // SMALLEST_CHUNK)
+        wanted = min(max(left / (CHUNKS_PER_THREAD * threads), smallest), LARGEST_CHUNK)
+        stop = min(int(np.searchsorted(ends, done + wanted)) + 1, len(texts))
+        chunks.append((start, stop))
+        done, start = float(ends[stop - 1]), stop
+    return chunks
 
 
 def texts_within(batch_tokens: int, width: int) -> int:
