@@ -41,6 +41,10 @@ class TcpProxy:
             self._server.close()
         self.reset()
 
+    def lead_to(self, port: int) -> None:
+        """Forward new connections to another port from now on."""
+        self._target = self._target[0], port
+
     def stall(self) -> None:
         """Forward nothing until `resume`, without either side noticing."""
         self._flowing.clear()

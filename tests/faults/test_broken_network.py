@@ -18,6 +18,7 @@ from earlybell.streams.settings import Settings
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.faults.load import stories
 from tests.faults.own_servers import OwnServers, own_servers
+from tests.faults.tcp_proxy import proxy
 from tests.integration.whole_pipeline import messages, running
 from tests.own_topics import own_topics
 from tests.patience import PATIENCE_S
@@ -127,6 +128,24 @@ async def test_a_stop_ends_although_the_sender_waits_for_metadata(
             await sender.stop()
             with pytest.raises(ProducerClosed):
                 await sending
+
+
+async def test_brokers_come_back_at_other_addresses(servers: OwnServers, direct: Settings) -> None:
+    """Only the bootstrap address stays: that of a balancer before brokers which have been placed anew."""
+    async with servers.proxy() as network, proxy(servers.behind) as balancer, Pool(ConstantScorer, ["cpu"]) as pool:
+        balanced = direct.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{balancer.port}"})
+        scoring = app.scoring_pipeline(balanced, pool)
+        async with running(scoring):
+            await asyncio.to_thread(publish, direct, stories(0, 100))
+            await until(lambda: scoring.counts()["signals"] >= 100)
+            # This listener tells clients its own port instead of the proxy's.
+            balancer.lead_to(int(direct.kafka_bootstrap.rpartition(":")[2]))
+            balancer.reset()
+            await network.stop()
+            await asyncio.to_thread(publish, direct, stories(100, 200))
+            await until(lambda: scoring.counts()["signals"] >= 200)
+            await until(lambda: committed(direct) == ends(direct))
+    assert {message.key for message in messages(direct, direct.sentiment_topic)} == {b"s%d" % n for n in range(200)}
 
 
 async def test_a_network_that_resets_and_slows_loses_nothing(

@@ -1,4 +1,4 @@
-"""A connection that is reset fails in a way that aiokafka expects, on either event loop."""
+"""A reset connection fails as aiokafka expects, and brokers that have moved are found, on either event loop."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Callable
 
 import pytest
 import uvloop
+from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
 from earlybell.streams import transport  # noqa: F401 (installs it)
 
+LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+
+@LOOPS
 def test_a_request_on_a_closed_transport_is_a_lost_connection(
     kafka_bootstrap: str, loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
@@ -27,3 +30,23 @@ def test_a_request_on_a_closed_transport_is_a_lost_connection(
 
     with asyncio.Runner(loop_factory=loop) as runner, pytest.raises(KafkaConnectionError):
         runner.run(asyncio.wait_for(send_after_a_reset(), 30))
+
+
+@LOOPS
+def test_brokers_at_other_addresses_are_looked_for_at_every_bootstrap_server(
+    kafka_bootstrap: str, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def find_again() -> None:
+        client = AIOKafkaClient(bootstrap_servers=["127.0.0.1:1", kafka_bootstrap])
+        await client.bootstrap()
+        try:
+            known = client.cluster._brokers
+            client.cluster._brokers = {number: broker._replace(port=1) for number, broker in known.items()}
+            assert await client.force_metadata_update()
+            assert client.cluster._brokers == known
+            assert not client._conns, "the connection to the bootstrap server has done its work"
+        finally:
+            await client.close()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(find_again(), 30))
