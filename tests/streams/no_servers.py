@@ -12,9 +12,6 @@ from earlybell.streams import brokers
 NOWHERE = {
     "EARLYBELL_KAFKA_BOOTSTRAP": "127.0.0.1:1",
     "EARLYBELL_DATABASE_URL": "postgresql://me:hunter2@127.0.0.1:1/none",
-    # Another test's role may have taken the usual ports, and a role then says so.
-    "EARLYBELL_SCORING_PORT": "0",
-    "EARLYBELL_STORING_PORT": "0",
 }
 
 

@@ -113,6 +113,9 @@ MISTAKES = {
 @pytest.fixture(autouse=True)
 def _in_a_directory_with_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     no_servers.enter(monkeypatch, tmp_path)
+    # Another test's role may have taken the usual ports, which a role says before it looks for the broker.
+    monkeypatch.setenv("EARLYBELL_SCORING_PORT", "0")
+    monkeypatch.setenv("EARLYBELL_STORING_PORT", "0")
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
