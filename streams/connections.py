@@ -1,4 +1,5 @@
-"""Mends two faults of aiokafka's connections. It replaces methods of aiokafka 0.14.0, which is pinned.
+"""Mends two faults of aiokafka's connections. It replaces methods of aiokafka 0.14.0, which is pinned;
+``tests/streams/test_connections.py`` fails if they change.
 
 A reset connection: for a turn or two of the loop its transport is closed and it does not know yet. asyncio's transport
 ignores a write then; uvloop's raises a RuntimeError, which aiokafka does not expect: its fetcher or sender ends for
