@@ -13,19 +13,17 @@ for ever. Here it starts again from the bootstrap servers when no known broker a
 
 from __future__ import annotations
 
+from copy import copy
 from functools import wraps
 from typing import Any
 
 import structlog
 from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError
-from aiokafka.structs import BrokerMetadata
 
 log = structlog.get_logger(__name__)
-
-#: The node that aiokafka itself asks besides the known brokers, and lets go of when they answer.
-BOOTSTRAP = "bootstrap"
 
 _send = AIOKafkaConnection.send
 _update = AIOKafkaClient._metadata_update
@@ -44,16 +42,26 @@ def _send_or_close(connection: Any, *arguments: Any, **options: Any) -> Any:
 async def _update_or_bootstrap(client: Any, metadata: Any, topics: Any) -> bool:
     if await _update(client, metadata, topics):
         return True
-    for host, port, _ in client.hosts:
-        client.cluster._bootstrap_brokers[BOOTSTRAP] = BrokerMetadata(BOOTSTRAP, host, port, None)
-        connection = await client._get_conn(BOOTSTRAP)
-        if connection is None:
-            continue
-        if await _update(client, metadata, topics):
-            log.warning("brokers_found_again", bootstrap=f"{host}:{port}")
-            return True
-        connection.close()  # the next one has the same name
-    return False
+    # A copy that knows nothing: the client's own connections wait for each other, and for the old addresses.
+    scout = copy(client)
+    scout.cluster, scout._conns = ClusterMetadata(metadata_max_age_ms=client._metadata_max_age_ms), {}
+    try:
+        await scout.bootstrap()
+    except KafkaConnectionError:
+        return False
+    finally:
+        for connection in scout._conns.values():
+            connection.close()
+    found, known = scout.cluster._brokers, client.cluster._brokers
+    moved = [number for number, broker in found.items() if known.get(number) != broker]
+    if not moved:
+        return False
+    log.warning("brokers_moved", brokers=[f"{found[number].host}:{found[number].port}" for number in moved])
+    client.cluster._brokers = dict(found)
+    for (number, _), connection in list(client._conns.items()):
+        if number in moved:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
+    return bool(await _update(client, metadata, topics))
 
 
 def install() -> None:

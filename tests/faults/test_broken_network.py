@@ -130,7 +130,8 @@ async def test_a_stop_ends_although_the_sender_waits_for_metadata(
                 await sending
 
 
-async def test_brokers_come_back_at_other_addresses(servers: OwnServers, direct: Settings) -> None:
+@pytest.mark.parametrize("old_address", ["refuses", "is silent"])
+async def test_brokers_come_back_at_other_addresses(servers: OwnServers, direct: Settings, old_address: str) -> None:
     """Only the bootstrap address stays: that of a balancer before brokers which have been placed anew."""
     async with servers.proxy() as network, proxy(servers.behind) as balancer, Pool(ConstantScorer, ["cpu"]) as pool:
         balanced = direct.model_copy(update={"kafka_bootstrap": f"127.0.0.1:{balancer.port}"})
@@ -141,7 +142,10 @@ async def test_brokers_come_back_at_other_addresses(servers: OwnServers, direct:
             # This listener tells clients its own port instead of the proxy's.
             balancer.lead_to(int(direct.kafka_bootstrap.rpartition(":")[2]))
             balancer.reset()
-            await network.stop()
+            if old_address == "refuses":
+                await network.stop()
+            else:
+                network.stall()
             await asyncio.to_thread(publish, direct, stories(100, 200))
             await until(lambda: scoring.counts()["signals"] >= 200)
             await until(lambda: committed(direct) == ends(direct))
