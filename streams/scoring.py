@@ -158,20 +158,19 @@ class Scoring:
             self._dial.observe(scored_at.timestamp() - min(message.record.timestamp for message, _ in scorable) / 1000)
             metrics.DIAL.set(self._dial.dial)
         started = asked + waited_s + result.queue_s
-        rows = iter(range(len(result.predictions)))
+        answers = zip(result.predictions, result.descriptions, strict=True)
         for index, (message, item) in enumerate(scorable):
             if (fault := result.faults.get(index)) is not None:
                 outcome.letters.append(
                     dead_letters.letter(message.record, stage="inference", kind="InferenceFault", reason=fault)
                 )
                 continue
-            row = next(rows)
+            prediction, model = next(answers)
             try:
                 signal = build_signal(
                     item,
-                    result.predictions,
-                    row,
-                    result.descriptions[row],
+                    prediction,
+                    model,
                     scored_at=scored_at,
                     queue_ms=(started - message.fetched) * 1000,
                     inference_ms=result.inference_s * 1000,

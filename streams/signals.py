@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from earlybell.inference.predictions import ModelDescription, Predictions
-from earlybell.signal_fields import NEGATIVE, POSITIVE
+from earlybell.inference.predictions import ModelDescription, Prediction
 from earlybell.streams.languages import unreadable
 from earlybell.streams.records import (
     BadNews,
@@ -37,8 +36,7 @@ def unsupported_language(item: NewsItem, languages: Sequence[str]) -> str | None
 
 def build_signal(
     item: NewsItem,
-    predictions: Predictions,
-    row: int,
+    prediction: Prediction,
     model: ModelDescription,
     *,
     scored_at: datetime,
@@ -53,10 +51,10 @@ def build_signal(
     ----------
     item
         The news item that was scored.
-    predictions, row
-        The predictions of its window, and the item's row in them.
+    prediction
+        The answer to its text.
     model
-        The model that made them.
+        The model that gave it.
     scored_at
         When the window's predictions were complete.
     queue_ms, inference_ms
@@ -73,17 +71,10 @@ def build_signal(
     ValueError
         The prediction is not a number.
     """
-    known = float(predictions.known[row])
-    if item.language is None and (reason := unreadable(item.text, known, model.languages)):
+    if item.language is None and (reason := unreadable(item.text, prediction.known, model.languages)):
         raise BadNews(reason)
-    answer: list[float] = predictions.probabilities[row].tolist()
-    if not all(map(math.isfinite, answer)):
+    if not math.isfinite(sum(prediction.probabilities.values())):
         raise ValueError("the model's answer is not a number")
-    # A float32 softmax may sum to 1 + 1e-7, so its largest part may exceed 1.
-    probabilities = [min(1.0, max(0.0, p)) for p in answer]
-    by_label = dict(zip(model.labels, probabilities, strict=True))
-    best = max(range(len(probabilities)), key=probabilities.__getitem__)
-    predicted_depth = float(predictions.predicted_depth[row])
     scored_text = text_hash(item.text)
     return SentimentSignal(
         signal_id=signal_id(item.id, item.revision, scored_text, model.served_revision, model.policy),
@@ -92,10 +83,10 @@ def build_signal(
         symbols=item.symbols or [],
         source=item.source,
         text_hash=scored_text,
-        label=cast(Label, model.labels[best]),
-        score=by_label.get(POSITIVE, 0.0) - by_label.get(NEGATIVE, 0.0),
-        probabilities=by_label,
-        confidence=probabilities[best],
+        label=cast(Label, prediction.label),
+        score=prediction.score,
+        probabilities=dict(prediction.probabilities),
+        confidence=prediction.confidence,
         published_at=item.published_at if timed else None,
         ingested_at=broker_time(record) if record is not None else None,
         scored_at=scored_at,
@@ -106,11 +97,11 @@ def build_signal(
         policy=model.policy,
         dial=model.dial,
         precision=model.precision,
-        exit_depth=int(predictions.exit_depth[row]),
-        predicted_depth=None if math.isnan(predicted_depth) else predicted_depth,
+        exit_depth=prediction.exit_depth,
+        predicted_depth=prediction.predicted_depth,
         depth_limit=model.depth_limit,
-        tokens=int(predictions.tokens[row]),
-        tokens_kept=int(predictions.tokens_kept[row]),
+        tokens=prediction.tokens,
+        tokens_kept=prediction.tokens_kept,
         topic=record.topic if record is not None else None,
         partition=record.partition if record is not None else None,
         offset=record.offset if record is not None else None,

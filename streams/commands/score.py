@@ -269,18 +269,18 @@ async def _write_scored(window: Window, write: Callable[[Sequence[Scored]], None
     if window.result is not None:
         result = await window.result
         scored_at = datetime.now(UTC)
-        rows, row = [], -1
+        rows = []
+        answers = zip(result.predictions, result.descriptions, strict=True)
         for index, entry in enumerate(window.entries):
             if reason := result.faults.get(index):
                 faults.append((entry.line, reason))
                 continue
-            row += 1
+            prediction, model = next(answers)
             try:
                 signal = build_signal(
                     entry.item,
-                    result.predictions,
-                    row,
-                    result.descriptions[row],
+                    prediction,
+                    model,
                     scored_at=scored_at,
                     inference_ms=result.inference_s * 1000,
                     timed=entry.timed,

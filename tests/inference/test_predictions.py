@@ -30,10 +30,22 @@ def test_labels_scores_and_records_agree() -> None:
     assert [record.label for record in records] == answers.labels
     second = records[1]
     assert isinstance(second, Prediction)
-    assert (second.label, second.exit_depth, second.tokens) == ("negative", 1, 5)
+    assert (second.label, second.exit_depth, second.tokens, second.tokens_kept) == ("negative", 1, 5, 4)
+    assert (second.predicted_depth, second.known) == (None, 1.0)
     assert [second.score, second.confidence] == pytest.approx([-0.75, 0.8])
     assert records[0].probabilities == pytest.approx({"negative": 0.1, "neutral": 0.2, "positive": 0.7})
     assert answers[0] == records[0]
+    assert answers[-1] == records[-1]
+    with pytest.raises(IndexError):
+        answers[2]
+
+
+def test_no_probability_exceeds_one() -> None:
+    answers = predictions()
+    answers.probabilities[0] = [0.0, -1e-9, 1.0000001]
+    assert answers[0].confidence == answers[0].score == 1.0
+    assert min(answers[0].probabilities.values()) == 0.0
+
 
 
 def test_a_model_with_other_classes_has_no_score() -> None:
