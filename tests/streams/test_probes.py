@@ -25,7 +25,7 @@ from earlybell.deploy.local.stack import Stack
 from earlybell.inference.pool.pool import Pool
 from earlybell.inference.predictions import Predictions
 from earlybell.storage import migrations
-from earlybell.streams import health, metrics, probes, role_process
+from earlybell.streams import health, languages, metrics, probes, role_process
 from earlybell.streams.commands import status as status_command
 from earlybell.streams.roles import Role
 from earlybell.streams.scoring import Scoring
@@ -109,6 +109,12 @@ def test_the_documented_metrics_are_the_emitted_ones() -> None:
     assert {name: kind for name, kind, _ in rows} == metrics.names()
     for name in metrics.names():
         assert not re.search(r"_(ms|milliseconds|kb|mb|minutes)(_|$)", name), "base units only"
+
+
+async def test_a_ready_role_has_loaded_what_identifies_languages(settings: Settings) -> None:
+    languages._detector.cache_clear()
+    async with serving(settings, Role.SCORING):
+        assert languages._detector.cache_info().currsize == 1, "else the first text that needs it holds up its window"
 
 
 async def test_a_role_at_work(
