@@ -98,7 +98,9 @@ class Lines:
 
 def _array(elements: list[str]) -> str:
     """Return a list as Postgres writes an array."""
-    return "{" + ",".join(['"' + _QUOTED.sub(r"\\\1", element) + '"' for element in elements]) + "}"
+    if _QUOTED.search("".join(elements)):
+        elements = [_QUOTED.sub(r"\\\1", element) for element in elements]
+    return '{"' + '","'.join(elements) + '"}' if elements else "{}"
 
 
 def _control(escape: re.Match[str]) -> str:

@@ -179,8 +179,9 @@ class SignalRows:
         if record.value is None:
             raise BadNews("tombstone: the message has no value")
         signal = decode_signal(record.value)
-        available_at = max(appended_at, signal.scored_at)
-        return {**msgspec.structs.asdict(signal), "available_at": available_at}
+        row = msgspec.structs.asdict(signal)
+        row["available_at"] = max(appended_at, signal.scored_at)
+        return row
 
     def _never_backwards(self, record: Any) -> datetime:
         appended_at = broker_time(record)
