@@ -47,7 +47,6 @@ def test_no_probability_exceeds_one() -> None:
     assert min(answers[0].probabilities.values()) == 0.0
 
 
-
 def test_a_model_with_other_classes_has_no_score() -> None:
     answers = predictions()
     other = Predictions(
