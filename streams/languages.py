@@ -29,6 +29,17 @@ _OTHER_SCRIPT = re.compile(r"[^\W\d_\u0000-\u024f]")
 _CHARACTERS, _CANDIDATES = 300, 20
 
 
+def primary_subtag(tag: str | None) -> str | None:
+    """Return the language that a BCP 47 tag names, such as ``en`` for ``en-GB``; None if it names none.
+
+    An underscore counts as a hyphen, as Java and POSIX write locales. ``und`` is BCP 47's own word for "undetermined".
+    """
+    if tag is None:
+        return None
+    primary = tag.lower().replace("_", "-").split("-")[0]
+    return None if primary == "und" else primary
+
+
 def unreadable(text: str, known: float, languages: Sequence[str]) -> str | None:
     """Return why a model that reads ``languages`` has no ground to judge a text, or None if it has.
 

@@ -53,7 +53,7 @@ class NewsItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = None
     language: Annotated[
         Annotated[str, Meta(max_length=35)] | None,
-        Meta(description="Its language in BCP 47, such as en-GB; absent means the model's own."),
+        Meta(description="Its language in BCP 47, such as en-GB; absent or und: not known."),
     ] = None
     url: Annotated[Annotated[str, Meta(max_length=8192)] | None, Meta(description="Where it was published.")] = None
     revision: Annotated[int, Meta(ge=1, le=2**31 - 1, description="1 at first; each correction raises it.")] = 1

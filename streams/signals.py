@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, cast
 
 from earlybell.inference.predictions import ModelDescription, Prediction
-from earlybell.streams.languages import unreadable
+from earlybell.streams.languages import primary_subtag, unreadable
 from earlybell.streams.records import (
     BadNews,
     Label,
@@ -29,7 +29,8 @@ def unsupported_language(item: NewsItem, languages: Sequence[str]) -> str | None
     Only the primary subtag counts: a model that reads ``en`` reads ``en-GB``. The language of an item without one is
     looked at when it has been scored: see `build_signal`.
     """
-    if item.language is None or item.language.lower().split("-")[0] in languages:
+    language = primary_subtag(item.language)
+    if language is None or language in languages:
         return None
     return f"language {item.language!r} is not supported: the model reads {', '.join(languages)}"
 
@@ -71,7 +72,7 @@ def build_signal(
     ValueError
         The prediction is not a number.
     """
-    if item.language is None and (reason := unreadable(item.text, prediction.known, model.languages)):
+    if primary_subtag(item.language) is None and (reason := unreadable(item.text, prediction.known, model.languages)):
         raise BadNews(reason)
     if not math.isfinite(sum(prediction.probabilities.values())):
         raise ValueError("the model's answer is not a number")
