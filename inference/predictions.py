@@ -87,8 +87,8 @@ class Predictions:
         return self._records(slice(None))
 
     def _records(self, rows: slice) -> Iterator[Prediction]:
-        # Whole columns become Python's numbers at once, which takes a third of the time of one row after the other. A
-        # softmax in float32 may sum to 1 + 1e-7, so its largest part may exceed 1.
+        # Whole columns become Python's numbers at once, not one element after the other. A softmax in float32 may sum
+        # to 1 + 1e-7, so its largest part may exceed 1.
         columns = (
             self.probabilities[rows].clip(0.0, 1.0),
             self.exit_depth[rows],

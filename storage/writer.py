@@ -205,9 +205,8 @@ class _Target:
                 submitted.append(_Submitted(index, row, self._lines.line(row)))
             except ValueError as error:
                 refused.append(RowRefused(index, str(error)))
-        # Writers that insert the same rows in different orders would deadlock. The last key is the story's own, and of
-        # two rows of one story and revision the earlier stays the first.
-        # Texts, since a value that is missing has no place among the others.
+        # Writers that insert the same rows in different orders would deadlock. The last key is the story's own; of two
+        # rows that have the same, the earlier stays the first. As texts, since None has no place among other values.
         submitted.sort(key=lambda one: [str(one.row.get(column)) for column in self.keys[-1].columns])
         return submitted, refused
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -47,20 +47,30 @@ class NotANumber(ConstantScorer):
         return predictions
 
 
+class TwoClasses(ConstantScorer):
+    """Answers for fewer classes than it names."""
+
+    def score(self, texts: Sequence[str], dial: float | None = None) -> Predictions:
+        predictions = super().score(texts)
+        return replace(predictions, probabilities=predictions.probabilities[:, :2])
+
+
 def news(number: int, headline: str = "Acme beats", **more: object) -> bytes:
     return json.dumps(
         {"id": f"n{number}", "headline": headline, "published_at": "2026-01-05T09:30:00Z", **more}
     ).encode()
 
 
-async def settle(records: list[Record]) -> tuple[dict[str, list[Outgoing]], Ticket]:
+async def settle(
+    records: list[Record], scorer: type[ConstantScorer] = NotANumber
+) -> tuple[dict[str, list[Outgoing]], Ticket]:
     sent: dict[str, list[Outgoing]] = {}
 
     async def send_all(topic: str, messages: Sequence[Outgoing]) -> None:
         sent.setdefault(topic, []).extend(messages)
 
     ticket = Ticket(records[0].offset, records[-1].offset + 1)
-    async with Pool(NotANumber, ["cpu"]) as pool:
+    async with Pool(scorer, ["cpu"]) as pool:
         scoring = Scoring(Settings(), pool, send_all, clock=lambda: NOW)
         scoring.windows.start()
         await scoring.take(Chunk("news.raw", 3, records, ticket))
@@ -96,6 +106,12 @@ async def test_every_message_becomes_a_signal_or_a_letter() -> None:
     assert stages == {b"11": b"signal", b"12": b"decode", b"13": b"decode", b"16": b"language"}
     assert letters[b"11"][dead_letters.REASON[0]] == b"the model's answer is not a number"
     assert letters[b"12"]["trace"] == b"43"
+
+
+async def test_answers_that_do_not_fit_the_classes_stop_nothing() -> None:
+    sent, ticket = await settle([Record(10, news(0)), Record(11, news(1))], TwoClasses)
+    assert ticket.safe
+    assert [dict(letter.headers)[dead_letters.STAGE] for letter in sent["news.dead"]] == [b"signal", b"signal"]
 
 
 def test_a_producers_timestamp_is_the_messages_fault() -> None:
