@@ -76,6 +76,11 @@ class Predictions:
     known: NDArray[np.float32]  # (texts,) share of the tokens that are whole words of the vocabulary, or emoji
     classes: tuple[str, ...] = LABELS  # of `probabilities`
 
+    def __post_init__(self) -> None:
+        shape, texts, classes = self.probabilities.shape, len(self), len(self.classes)
+        if shape != (texts, classes):
+            raise ValueError(f"probabilities of shape {shape} for {texts} texts and {classes} classes")
+
     def __len__(self) -> int:
         return len(self.exit_depth)
 

@@ -165,8 +165,8 @@ class Scoring:
                     dead_letters.letter(message.record, stage="inference", kind="InferenceFault", reason=fault)
                 )
                 continue
+            prediction, model = next(answers)
             try:
-                prediction, model = next(answers)
                 signal = build_signal(
                     item,
                     prediction,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,11 @@ def test_no_probability_exceeds_one() -> None:
     answers.probabilities[0] = [0.0, -1e-9, 1.0000001]
     assert answers[0].confidence == answers[0].score == 1.0
     assert min(answers[0].probabilities.values()) == 0.0
+
+
+def test_probabilities_of_other_classes_than_are_named_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\) for 2 texts and 2 classes"):
+        replace(predictions(), classes=("no", "yes"))
 
 
 def test_a_model_with_other_classes_has_no_score() -> None:

@@ -111,7 +111,9 @@ async def test_every_message_becomes_a_signal_or_a_letter() -> None:
 async def test_answers_that_do_not_fit_the_classes_stop_nothing() -> None:
     sent, ticket = await settle([Record(10, news(0)), Record(11, news(1))], TwoClasses)
     assert ticket.safe
-    assert [dict(letter.headers)[dead_letters.STAGE] for letter in sent["news.dead"]] == [b"signal", b"signal"]
+    headers = [dict(letter.headers) for letter in sent["news.dead"]]
+    assert [letter[dead_letters.STAGE] for letter in headers] == [b"inference", b"inference"]
+    assert all(b"(1, 2) for 1 texts and 3 classes" in letter[dead_letters.REASON[0]] for letter in headers)
 
 
 def test_a_producers_timestamp_is_the_messages_fault() -> None:

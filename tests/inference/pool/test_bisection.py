@@ -27,6 +27,7 @@ def answered(numbers: range, description: ModelDescription = FIRST, generation: 
         tokens,
         tokens,
         np.ones(n, np.float32),
+        description.labels,
     )
     return Outcome(Answered(predictions, 0.5), description, generation)
 
