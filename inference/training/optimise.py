@@ -6,6 +6,7 @@ Knows batches of indices and a loss; must not know which texts, model or loss th
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ class Schedule:
     epochs: int = 3
     learning_rate: float = 5e-5
     head_learning_rate: float = 5e-4  # higher: heads start from random weights
+    layer_decay: float = 1.0  # of the learning rate, from each layer to the one below it
     warm_up: float = 0.06  # as a share of all steps
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -50,7 +52,7 @@ def training_precision(device: str, precision: str) -> str:
 
 
 def optimise(
-    model: ElbertForSequenceClassification,
+    model: nn.Module,
     lengths: Sequence[int],
     loss_of: Callable[[list[int]], Tensor],
     schedule: Schedule,
@@ -203,23 +205,30 @@ def _plan(lengths: Sequence[int], schedule: Schedule) -> list[list[int]]:
 
 
 def _optimiser(
-    model: ElbertForSequenceClassification, schedule: Schedule, extra: Sequence[nn.Parameter], extra_rate: float
+    model: nn.Module, schedule: Schedule, extra: Sequence[nn.Parameter], extra_rate: float
 ) -> torch.optim.AdamW:
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, value in model.named_parameters():
-        if value.requires_grad:
-            groups.setdefault((name.startswith("exit"), value.ndim > 1), []).append(value)
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    last = max((_layer(name) or 0 for name in trained), default=0)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, value in trained.items():
+        layer = _layer(name)
+        rate = schedule.learning_rate * schedule.layer_decay ** (0 if layer is None else last - layer)
+        if name.startswith("exit"):
+            rate = schedule.head_learning_rate
+        groups.setdefault((rate, value.ndim > 1), []).append(value)
     settings = [
-        {
-            "params": values,
-            "lr": schedule.head_learning_rate if head else schedule.learning_rate,
-            "weight_decay": schedule.weight_decay if matrix else 0.0,
-        }
-        for (head, matrix), values in groups.items()
+        {"params": values, "lr": rate, "weight_decay": schedule.weight_decay if matrix else 0.0}
+        for (rate, matrix), values in groups.items()
     ]
     if extra:
         settings.append({"params": list(extra), "lr": extra_rate, "weight_decay": 0.0})
     return torch.optim.AdamW(settings, fused=True)
+
+
+def _layer(name: str) -> int | None:
+    """Return the number of the layer that a parameter belongs to, by its name."""
+    found = re.search(r"\blayers?\.(\d+)\.", name)
+    return int(found[1]) if found else None
 
 
 def _follow(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:

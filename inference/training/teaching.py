@@ -7,7 +7,7 @@ teachers' own once their answers are softened.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.precision import int8_kernels
 from earlybell.inference.token_ids import TokenIds
 from earlybell.inference.training.data import hash_file
+from earlybell.inference.training.encoder_teacher import TEACHER_FILE, is_encoder_teacher, logits_of
 from earlybell.inference.training.optimise import all_logits
 
 #: Texts per cache file: the most that an interruption can lose.
@@ -37,32 +38,35 @@ def teacher_logits(
     teacher: Path, texts: Sequence[str], cache: Path, *, device: str = "cpu", precision: str = "bfloat16"
 ) -> NDArray[np.float32]:
     """Return (texts, C) logits of a teacher's last exit, reusing the shards that are in ``cache``."""
-    revision = hash_file(teacher / WEIGHTS_FILE)[:12]
-    model, reader, kernels = None, None, None
+    revision = hash_file(teacher / (TEACHER_FILE if is_encoder_teacher(teacher) else WEIGHTS_FILE))[:12]
+    answer: Callable[[Sequence[str]], NDArray[np.float32]] | None = None
     shards: list[NDArray[np.float32]] = []
     for start in range(0, len(texts), SHARD_TEXTS):
         part = texts[start : start + SHARD_TEXTS]
         key = hashlib.sha256("\n".join(part).encode("utf-8", "replace")).hexdigest()[:16]
         file = cache / f"{revision}-{key}.npy"
         if not file.is_file():
-            if model is None:
-                model = ElbertForSequenceClassification.from_pretrained(teacher)
-                reader = Reader.open(teacher / "tokenizer.json", model.config.positions, figures=model.config.figures)
-                kernels = int8_kernels(model.config) if device == "cpu" else None
-            assert reader is not None
-            rows = reader.read(part)
-            if kernels is not None:
-                logits = _int8_logits(model, kernels, rows)
-            else:
-                logits = all_logits(model, rows, device=device, precision=precision, title=f"{teacher.name} labels")[
-                    :, -1
-                ]
+            answer = answer or _answering(teacher, device, precision)
+            logits = answer(part)
             cache.mkdir(parents=True, exist_ok=True)
             unfinished = file.with_suffix(".unfinished.npy")
             np.save(unfinished, logits)
             unfinished.replace(file)
         shards.append(np.load(file))
     return np.concatenate(shards) if shards else np.empty((0, 0), np.float32)
+
+
+def _answering(teacher: Path, device: str, precision: str) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """Load a teacher, and return what maps texts to its logits."""
+    if is_encoder_teacher(teacher):
+        return lambda texts: logits_of(teacher, texts, device, precision)
+    model = ElbertForSequenceClassification.from_pretrained(teacher)
+    reader = Reader.open(teacher / "tokenizer.json", model.config.positions, figures=model.config.figures)
+    kernels = int8_kernels(model.config) if device == "cpu" else None
+    if kernels is not None:
+        return lambda texts: _int8_logits(model, kernels, reader.read(texts))
+    title = f"{teacher.name} labels"
+    return lambda texts: all_logits(model, reader.read(texts), device=device, precision=precision, title=title)[:, -1]
 
 
 def _int8_logits(model: ElbertForSequenceClassification, kernels: Kernels, rows: TokenIds) -> NDArray[np.float32]:

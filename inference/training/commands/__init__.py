@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from earlybell.inference.training.commands.making import blend, calibrate, distil, pretrain, prune, quantise, train
+from earlybell.inference.training.commands.making import (
+    blend,
+    calibrate,
+    distil,
+    pretrain,
+    prune,
+    quantise,
+    train,
+    train_teacher,
+)
 from earlybell.inference.training.commands.measuring import card, compare, evaluate
 
 app = typer.Typer(no_args_is_help=True, help="Train, distil, calibrate and evaluate models.")
-for command in (pretrain, train, distil, blend, calibrate, quantise, prune, evaluate, compare, card):
+for command in (pretrain, train, train_teacher, distil, blend, calibrate, quantise, prune, evaluate, compare, card):
     app.command()(command)

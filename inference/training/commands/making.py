@@ -147,6 +147,41 @@ def train(
     typer.echo(json.dumps(figures))
 
 
+def train_teacher(
+    out: Out,
+    start: Annotated[str, typer.Option(help="minilm, or the directory of any encoder that transformers loads.")],
+    data: Data = None,
+    repeats: Annotated[int, typer.Option(help="How often each labelled text is read.", min=1)] = 3,
+    constructed: Annotated[
+        int, typer.Option(help="Number of constructed sentences that teach financial judgement.")
+    ] = 0,
+    by_reading: Annotated[int, typer.Option(help="Number of headlines that a reader labelled.")] = 0,
+    learning_rate: LearningRate = 4e-5,
+    layer_decay: Annotated[float, typer.Option(help="Learning rate of a layer, of that of the layer above.")] = 0.93,
+    batch_texts: BatchTexts = 32,
+    seed: Seed = 1,
+    device: Device = "cpu",
+    precision: Precision = "auto",
+) -> None:
+    """Fit a teacher of any architecture, such as a larger one, for `distil --teacher`. Resumable."""
+    from earlybell.inference.training.data import data_directory
+    from earlybell.inference.training.encoder_teacher import TeacherTraining
+    from earlybell.inference.training.encoder_teacher import train_teacher as run
+    from earlybell.inference.training.optimise import Schedule, training_precision
+
+    schedule = Schedule(
+        epochs=1, learning_rate=learning_rate, layer_decay=layer_decay, batch_texts=batch_texts, seed=seed,
+        device=device, precision=training_precision(device, precision),
+    )  # fmt: skip
+    figures = run(
+        TeacherTraining(
+            data=data_directory(data), out=out, start=start, labelled_repeats=repeats, constructed=constructed,
+            by_reading=by_reading, schedule=schedule,
+        )
+    )  # fmt: skip
+    typer.echo(json.dumps(figures))
+
+
 def distil(
     out: Out,
     teacher: Annotated[list[Path], typer.Option(help="Directory of a teacher; repeat it to average several.")],
