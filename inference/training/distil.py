@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
@@ -72,6 +73,7 @@ class Distillation:
     constructed: int = 0  # sentences of the grammar (`judgement.grammar`), likewise
     mined: int = 0  # headlines that a rule labels (`judgement.mining`), likewise
     by_reading: int = 0  # headlines that a reader labelled (`judgement.by_reading`), likewise
+    taught: float = 0.0  # share of the teachers' answers in what is learned from texts with certain labels
     emoji: bool = False  # give emoji pieces of their own in the vocabulary
     temperature: float = 2.0
     hard_weight: float = 0.5
@@ -116,20 +118,16 @@ def distil(run: Distillation) -> dict[str, Any]:
     model = _write_tokenizer(run, model, unlabelled, [example.text for example in corpus.train])
     reader = Reader.open(run.out / "tokenizer.json", model.config.positions, figures=model.config.figures)
     device, precision = run.schedule.device, run.schedule.precision
-    soft = np.mean(
-        [
-            softmax(teacher_logits(teacher, texts, run.cache, device=device, precision=precision) / run.temperature)
-            for teacher in run.teachers
-        ],
-        axis=0,
-    )
+    soft = _answers(run, texts)
     order = list(range(len(unlabelled))) + run.labelled_repeats * list(range(len(unlabelled), len(texts)))
     hard = [-100] * len(unlabelled) + [LABELS.index(example.label) for example in labelled]
     certain = _certain(run, unlabelled_file, held_out)
     if certain:
-        # Learned from their labels: the teachers have seen nothing like them and get them wrong.
+        # By their labels: teachers that have seen nothing like them get them wrong.
         answers = [LABELS.index(example.label) for example in certain]
         smoothed = np.eye(len(LABELS), dtype=np.float32)[answers] * (1 - SMOOTHING) + SMOOTHING / len(LABELS)
+        if run.taught:
+            smoothed += run.taught * (_answers(run, [example.text for example in certain]) - smoothed)
         order += range(len(texts), len(texts) + len(certain))
         texts, hard, soft = (
             texts + [example.text for example in certain],
@@ -161,6 +159,14 @@ def distil(run: Distillation) -> dict[str, Any]:
     }
     write_record(run.out, run, corpus.hashes | {file.name: hash_file(file) for file in read_files}, figures)
     return figures
+
+
+def _answers(run: Distillation, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Return the mean of the teachers' probabilities at the run's temperature, (texts, C)."""
+    device, precision = run.schedule.device, run.schedule.precision
+    logits = [teacher_logits(teacher, texts, run.cache, device=device, precision=precision) for teacher in run.teachers]
+    mean: NDArray[np.float32] = np.mean([softmax(one / run.temperature) for one in logits], axis=0)
+    return mean
 
 
 def _certain(run: Distillation, unlabelled_file: Path, held_out: Sequence[Example]) -> list[Example]:

@@ -202,6 +202,15 @@ def distil(
     ] = 0,
     mined: Annotated[int, typer.Option(help="Number of headlines whose label a rule knows for certain.")] = 0,
     by_reading: Annotated[int, typer.Option(help="Number of headlines that a reader labelled.")] = 0,
+    taught: Annotated[
+        float,
+        typer.Option(
+            help="Share of the teachers' answers in what is learned from announcements, constructed, mined and read "
+            "texts; 0: their labels alone.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = 0.0,
     emoji: Annotated[bool, typer.Option("--emoji", help="Give emoji pieces of their own in the vocabulary.")] = False,
     figures: Figures = False,
     epochs: Epochs = 1,
@@ -242,7 +251,7 @@ def distil(
             data=data_directory(data), out=out, teachers=tuple(teacher), start=start or teacher[0],
             cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled, posts=posts,
             labelled_repeats=repeats, labelled=labelled_texts, announcements=announcements, constructed=constructed,
-            mined=mined, by_reading=by_reading, emoji=emoji, temperature=temperature,
+            mined=mined, by_reading=by_reading, taught=taught, emoji=emoji, temperature=temperature,
             hard_weight=hard_weight, opposite_weight=opposite_weight, exits_only=exits_only, schedule=schedule,
         )
     )  # fmt: skip

@@ -19,6 +19,7 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training import teaching
+from earlybell.inference.training.company_news import announcements
 from earlybell.inference.training.data import LABELS, POSTS, Example
 from earlybell.inference.training.distil import Distillation, distil
 from earlybell.inference.training.fit import Training, fit
@@ -124,6 +125,26 @@ def test_with_exits_only_early_exits_learn_the_last_exits_answers(corpus: Path, 
     assert (answers[:, :-1] == answers[:, -1:]).mean(0).min() > 0.8
     with pytest.raises(CheckpointError, match="fine-tuned"):
         distil(replace(run, changes={"head_hidden": 8}, out=tmp_path / "never"))
+
+
+def test_texts_with_certain_labels_can_be_learned_from_the_teachers_too(
+    corpus: Path, teacher: Path, tmp_path: Path
+) -> None:
+    def distance_from_the_teacher(taught: float) -> float:
+        run = Distillation(
+            data=corpus, out=tmp_path / f"student-{taught}", teachers=(teacher,), start=teacher, unlabelled=0,
+            cache=tmp_path / "labels", labelled=1, labelled_repeats=1, announcements=80, temperature=1.0,
+            hard_weight=0.0, taught=taught, schedule=SCHEDULE,
+        )  # fmt: skip
+        distil(run)
+        texts = [example.text for example in announcements(80, SCHEDULE.seed)]
+        student = ElbertForSequenceClassification.from_pretrained(run.out)
+        rows = Reader.open(run.out / "tokenizer.json", 64).read(texts)
+        answers = softmax(all_logits(student, rows, precision="float32")[:, -1])
+        wanted = softmax(teaching.teacher_logits(teacher, texts, run.cache, precision="float32"))
+        return float(np.abs(answers - wanted).mean())
+
+    assert distance_from_the_teacher(1.0) < 0.3 * distance_from_the_teacher(0.0)
 
 
 def test_a_teachers_logits_are_computed_once(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
