@@ -50,9 +50,6 @@ from earlybell.inference.training.vocabulary import (
     replace_pieces,
 )
 
-#: Label smoothing of the texts that are learned from their labels alone.
-SMOOTHING = 0.15
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distillation:
@@ -73,6 +70,7 @@ class Distillation:
     constructed: int = 0  # sentences of the grammar (`judgement.grammar`), likewise
     mined: int = 0  # headlines that a rule labels (`judgement.mining`), likewise
     by_reading: int = 0  # headlines that a reader labelled (`judgement.by_reading`), likewise
+    smoothing: float = 0.15  # of certain labels
     taught: float = 0.0  # share of the teachers' answers in what is learned from texts with certain labels
     emoji: bool = False  # give emoji pieces of their own in the vocabulary
     temperature: float = 2.0
@@ -125,7 +123,7 @@ def distil(run: Distillation) -> dict[str, Any]:
     if certain:
         # By their labels: teachers that have seen nothing like them get them wrong.
         answers = [LABELS.index(example.label) for example in certain]
-        smoothed = np.eye(len(LABELS), dtype=np.float32)[answers] * (1 - SMOOTHING) + SMOOTHING / len(LABELS)
+        smoothed = np.eye(len(LABELS), dtype=np.float32)[answers] * (1 - run.smoothing) + run.smoothing / len(LABELS)
         if run.taught:
             smoothed += run.taught * (_answers(run, [example.text for example in certain]) - smoothed)
         order += range(len(texts), len(texts) + len(certain))

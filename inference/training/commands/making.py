@@ -202,6 +202,10 @@ def distil(
     ] = 0,
     mined: Annotated[int, typer.Option(help="Number of headlines whose label a rule knows for certain.")] = 0,
     by_reading: Annotated[int, typer.Option(help="Number of headlines that a reader labelled.")] = 0,
+    smoothing: Annotated[
+        float,
+        typer.Option(help="Label smoothing of announcements, constructed, mined and read texts.", min=0.0, max=1.0),
+    ] = 0.15,
     taught: Annotated[
         float,
         typer.Option(
@@ -251,8 +255,9 @@ def distil(
             data=data_directory(data), out=out, teachers=tuple(teacher), start=start or teacher[0],
             cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled, posts=posts,
             labelled_repeats=repeats, labelled=labelled_texts, announcements=announcements, constructed=constructed,
-            mined=mined, by_reading=by_reading, taught=taught, emoji=emoji, temperature=temperature,
-            hard_weight=hard_weight, opposite_weight=opposite_weight, exits_only=exits_only, schedule=schedule,
+            mined=mined, by_reading=by_reading, smoothing=smoothing, taught=taught, emoji=emoji,
+            temperature=temperature, hard_weight=hard_weight, opposite_weight=opposite_weight, exits_only=exits_only,
+            schedule=schedule,
         )
     )  # fmt: skip
     typer.echo(json.dumps(record))
