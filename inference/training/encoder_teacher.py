@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training.backbones import backbone_directory
-from earlybell.inference.training.data import LABELS, UNLABELLED, read_corpus
+from earlybell.inference.training.data import LABELS, UNLABELLED, hash_file, read_corpus
 from earlybell.inference.training.judgement.by_reading import labelled_by_reading
 from earlybell.inference.training.judgement.grammar import sentences
 from earlybell.inference.training.measures import accuracy
@@ -49,7 +49,9 @@ class TeacherTraining:
     labelled_repeats: int = 3
     constructed: int = 0  # sentences of the grammar (`judgement.grammar`)
     by_reading: int = 0  # headlines that a reader labelled (`judgement.by_reading`)
-    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=1, learning_rate=4e-5, layer_decay=0.93))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(epochs=1, learning_rate=4e-5, head_learning_rate=4e-4, layer_decay=0.93)
+    )
 
 
 class EncoderTeacher(nn.Module):
@@ -58,6 +60,7 @@ class EncoderTeacher(nn.Module):
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
         self.encoder: PreTrainedModel = encoder
+        self.pad_id: int = encoder.config.pad_token_id or 0  # padding is masked: any id will do
         self.dropout = nn.Dropout(DROPOUT)
         # `optimise` takes what is called an exit for a head.
         self.exit_hidden = nn.Linear(2 * encoder.config.hidden_size, HEAD_WIDTH)
@@ -69,7 +72,8 @@ class EncoderTeacher(nn.Module):
         try:
             encoder = AutoModel.from_pretrained(directory, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{directory} is no encoder that transformers loads: {error}") from error
+            reason = str(error).strip().partition("\n")[0]
+            raise CheckpointError(f"{directory} is no encoder that transformers loads: {reason}") from error
         for name, value in encoder.named_parameters():
             value.requires_grad = not name.startswith("embeddings.")
         return cls(encoder)
@@ -105,22 +109,24 @@ def train_teacher(run: TeacherTraining) -> dict[str, Any]:
     DataError
         If the data is missing.
     CheckpointError
-        If the start is no encoder.
+        If the start is no encoder, or has no ``tokenizer.json``.
     """
     corpus = read_corpus(run.data)
     torch.manual_seed(run.schedule.seed)
     start = backbone_directory(run.start)
+    tokenizer = _tokenizer(start)
     teacher = EncoderTeacher.from_encoder(start).to(run.schedule.device)
     held_out = [*corpus.dev, *(example for part in corpus.report.values() for example in part)]
     examples = run.labelled_repeats * list(corpus.train) + sentences(run.constructed, run.schedule.seed)
+    hashes, unlabelled = dict(corpus.hashes), run.data / UNLABELLED
     if run.by_reading:
-        examples += labelled_by_reading(run.data / UNLABELLED, run.by_reading, run.schedule.seed, held_out)
-    rows = _read(start, [example.text for example in examples])
+        examples += labelled_by_reading(unlabelled, run.by_reading, run.schedule.seed, held_out)
+        hashes[unlabelled.name] = hash_file(unlabelled)
+    rows = _read(tokenizer, [example.text for example in examples])
     truth = torch.tensor([LABELS.index(example.label) for example in examples], device=run.schedule.device)
-    pad_id = teacher.encoder.config.pad_token_id
 
     def loss_of(batch: list[int]) -> Tensor:
-        logits = teacher(*pad([rows[index] for index in batch], pad_id, run.schedule.device))
+        logits = teacher(*pad([rows[index] for index in batch], teacher.pad_id, run.schedule.device))
         return F.cross_entropy(logits.float(), truth[batch], label_smoothing=SMOOTHING)
 
     run.out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +144,7 @@ def train_teacher(run: TeacherTraining) -> dict[str, Any]:
             "accuracy": round(accuracy(right[of_source], answers[of_source].argmax(-1)), 4),
             "n": int(of_source.sum()),
         }
-    write_record(run.out, run, corpus.hashes, figures)
+    write_record(run.out, run, hashes, figures)
     return figures
 
 
@@ -151,20 +157,27 @@ def is_encoder_teacher(directory: Path) -> bool:
 def logits_of(directory: Path, texts: Sequence[str], device: str, precision: str) -> NDArray[np.float32]:
     """Return (texts, C) logits of a teacher that `train_teacher` wrote."""
     teacher = EncoderTeacher.load(directory).to(device)
-    rows = _read(directory, texts)
+    rows = _read(_tokenizer(directory), texts)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
     out = np.empty((len(rows), len(LABELS)), np.float32)
     for start in track(range(0, len(order), BATCH_TEXTS), f"{directory.name} labels"):
         batch = order[start : start + BATCH_TEXTS]
-        ids, mask = pad([rows[index] for index in batch], teacher.encoder.config.pad_token_id, device)
+        ids, mask = pad([rows[index] for index in batch], teacher.pad_id, device)
         with torch.autocast(device.split(":", maxsplit=1)[0], torch.bfloat16, precision == "bfloat16"):
             out[batch] = teacher(ids, mask).float().cpu().numpy()
     return out
 
 
-def _read(directory: Path, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-    """Return the texts' token ids, by the tokenizer in a directory. Links are not read: they say nothing."""
-    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+def _tokenizer(directory: Path) -> Tokenizer:
+    file = directory / "tokenizer.json"
+    if not file.is_file():
+        raise CheckpointError(f"{directory} has no tokenizer.json: save it beside the encoder")
+    tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_padding()
     tokenizer.enable_truncation(MAX_TOKENS)
+    return tokenizer
+
+
+def _read(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    """Return the texts' token ids. Links are not read: they say nothing."""
     return [np.array(one.ids, np.int32) for one in tokenizer.encode_batch([_URL.sub("", text) for text in texts])]

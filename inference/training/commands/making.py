@@ -170,8 +170,8 @@ def train_teacher(
     from earlybell.inference.training.optimise import Schedule, training_precision
 
     schedule = Schedule(
-        epochs=1, learning_rate=learning_rate, layer_decay=layer_decay, batch_texts=batch_texts, seed=seed,
-        device=device, precision=training_precision(device, precision),
+        epochs=1, learning_rate=learning_rate, head_learning_rate=10 * learning_rate, layer_decay=layer_decay,
+        batch_texts=batch_texts, seed=seed, device=device, precision=training_precision(device, precision),
     )  # fmt: skip
     figures = run(
         TeacherTraining(

@@ -10,7 +10,6 @@ import pytest
 import torch
 from transformers import DistilBertConfig, DistilBertModel
 
-from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training import encoder_teacher, teaching
 from earlybell.inference.training.data import LABELS
 from earlybell.inference.training.distil import Distillation, distil
@@ -98,12 +97,17 @@ def test_a_layer_learns_more_slowly_than_the_one_above_and_the_embedding_not_at_
     assert 0 < layers[0] < layers[1] / 20
 
 
-def test_what_transformers_does_not_load_is_refused_in_one_line(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_encoder_without_weights_or_without_a_tokenizer_is_refused_in_one_line(
+    corpus: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(CheckpointError, match="no encoder"):
-        EncoderTeacher.from_encoder(tmp_path)
-    assert not encoder_teacher.is_encoder_teacher(tmp_path)
-    arguments = ["train-teacher", str(tmp_path / "out"), "--start", str(tmp_path), "--data", str(corpus)]
-    assert cli.execute(arguments) != 0
-    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    for missing, reason in (("model.safetensors", "no encoder"), ("tokenizer.json", "no tokenizer.json")):
+        start = tmp_path / missing.partition(".")[0]
+        start.mkdir()
+        for file in encoder.iterdir():
+            if file.name != missing:
+                (start / file.name).write_bytes(file.read_bytes())
+        arguments = ["train-teacher", str(tmp_path / "out"), "--start", str(start), "--data", str(corpus)]
+        assert cli.execute(arguments) != 0
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert reason in line
+        assert not encoder_teacher.is_encoder_teacher(start)
