@@ -55,6 +55,11 @@ class Corpus:
     report: dict[str, tuple[Example, ...]]
     hashes: dict[str, str]  # file name -> SHA-256 of its bytes
 
+    @property
+    def held_out(self) -> list[Example]:
+        """The texts that nothing may be fitted to: dev and report."""
+        return [*self.dev, *(example for part in self.report.values() for example in part)]
+
 
 def data_directory(named: Path | None = None) -> Path:
     """Return the data directory: the one named, else ``EARLYBELL_DATA``, else ``../shared/data`` beside the project.

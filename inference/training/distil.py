@@ -103,7 +103,7 @@ def distil(run: Distillation) -> dict[str, Any]:
     untrained = [name for name in model.new_weights if not name.startswith("exit") or name.startswith(last)]
     if run.exits_only and untrained:
         raise CheckpointError(f"{run.start} lacks {untrained[0]}: --exits-only needs a fine-tuned model")
-    held_out = [*corpus.dev, *(example for part in corpus.report.values() for example in part)]
+    held_out = corpus.held_out
     unlabelled_file = run.data / UNLABELLED
     unlabelled = read_unlabelled(unlabelled_file, run.unlabelled, run.schedule.seed, held_out)
     read_files = [unlabelled_file]

@@ -5,9 +5,8 @@ A teacher labels texts once and is never served, so it may be slow and need not 
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from earlybell.inference.model.tokenizer import normalise
 from earlybell.inference.model.weights import CheckpointError
 from earlybell.inference.training.backbones import backbone_directory
 from earlybell.inference.training.data import LABELS, UNLABELLED, hash_file, read_corpus
 from earlybell.inference.training.judgement.by_reading import labelled_by_reading
 from earlybell.inference.training.judgement.grammar import sentences
 from earlybell.inference.training.measures import accuracy
-from earlybell.inference.training.optimise import Schedule, optimise, pad
+from earlybell.inference.training.optimise import Schedule, by_length, optimise, pad
 from earlybell.inference.training.records import write_record
 
 #: Tells a teacher of this kind from a checkpoint of ours.
 TEACHER_FILE = "teacher.safetensors"
-#: Tokens that are read of a text, and texts that are labelled at once.
-MAX_TOKENS, BATCH_TEXTS = 96, 64
+#: Tokens that are read of a text, and tokens per batch that is labelled.
+MAX_TOKENS, BATCH_TOKENS = 96, 2_048
 DROPOUT, SMOOTHING, HEAD_WIDTH = 0.1, 0.05, 256
-_URL = re.compile(r"https?://\S+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,11 +115,10 @@ def train_teacher(run: TeacherTraining) -> dict[str, Any]:
     start = backbone_directory(run.start)
     tokenizer = _tokenizer(start)
     teacher = EncoderTeacher.from_encoder(start).to(run.schedule.device)
-    held_out = [*corpus.dev, *(example for part in corpus.report.values() for example in part)]
     examples = run.labelled_repeats * list(corpus.train) + sentences(run.constructed, run.schedule.seed)
     hashes, unlabelled = dict(corpus.hashes), run.data / UNLABELLED
     if run.by_reading:
-        examples += labelled_by_reading(unlabelled, run.by_reading, run.schedule.seed, held_out)
+        examples += labelled_by_reading(unlabelled, run.by_reading, run.schedule.seed, corpus.held_out)
         hashes[unlabelled.name] = hash_file(unlabelled)
     rows = _read(tokenizer, [example.text for example in examples])
     truth = torch.tensor([LABELS.index(example.label) for example in examples], device=run.schedule.device)
@@ -135,7 +133,7 @@ def train_teacher(run: TeacherTraining) -> dict[str, Any]:
     teacher.save(run.out)
     shutil.copyfile(start / "tokenizer.json", run.out / "tokenizer.json")
     figures: dict[str, Any] = {"seconds": round(seconds, 1), "texts": len(rows)}
-    answers = logits_of(run.out, [example.text for example in corpus.dev], run.schedule.device, run.schedule.precision)
+    answers = labeller(run.out, run.schedule.device, run.schedule.precision)([example.text for example in corpus.dev])
     right = np.array([LABELS.index(example.label) for example in corpus.dev])
     sources = np.array([example.source for example in corpus.dev])
     for source in sorted(set(sources)):
@@ -153,19 +151,21 @@ def is_encoder_teacher(directory: Path) -> bool:
     return (directory / TEACHER_FILE).is_file()
 
 
-@torch.inference_mode()
-def logits_of(directory: Path, texts: Sequence[str], device: str, precision: str) -> NDArray[np.float32]:
-    """Return (texts, C) logits of a teacher that `train_teacher` wrote."""
-    teacher = EncoderTeacher.load(directory).to(device)
-    rows = _read(_tokenizer(directory), texts)
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    out = np.empty((len(rows), len(LABELS)), np.float32)
-    for start in track(range(0, len(order), BATCH_TEXTS), f"{directory.name} labels"):
-        batch = order[start : start + BATCH_TEXTS]
-        ids, mask = pad([rows[index] for index in batch], teacher.pad_id, device)
-        with torch.autocast(device.split(":", maxsplit=1)[0], torch.bfloat16, precision == "bfloat16"):
-            out[batch] = teacher(ids, mask).float().cpu().numpy()
-    return out
+def labeller(directory: Path, device: str, precision: str) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """Load a teacher that `train_teacher` wrote, and return what maps texts to its logits, (texts, C)."""
+    teacher, tokenizer = EncoderTeacher.load(directory).to(device), _tokenizer(directory)
+
+    @torch.inference_mode()
+    def logits(texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = _read(tokenizer, texts)
+        out = np.empty((len(rows), len(LABELS)), np.float32)
+        for batch in track(list(by_length([len(row) for row in rows], BATCH_TOKENS)), f"{directory.name} labels"):
+            ids, mask = pad([rows[index] for index in batch], teacher.pad_id, device)
+            with torch.autocast(device.split(":", maxsplit=1)[0], torch.bfloat16, precision == "bfloat16"):
+                out[batch] = teacher(ids, mask).float().cpu().numpy()
+        return out
+
+    return logits
 
 
 def _tokenizer(directory: Path) -> Tokenizer:
@@ -179,5 +179,4 @@ def _tokenizer(directory: Path) -> Tokenizer:
 
 
 def _read(tokenizer: Tokenizer, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-    """Return the texts' token ids. Links are not read: they say nothing."""
-    return [np.array(one.ids, np.int32) for one in tokenizer.encode_batch([_URL.sub("", text) for text in texts])]
+    return [np.array(one.ids, np.int32) for one in tokenizer.encode_batch([normalise(text) for text in texts])]

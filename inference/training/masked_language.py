@@ -89,7 +89,7 @@ def pretrain(run: Pretraining) -> dict[str, Any]:
     head = Guesser(model.config).to(run.schedule.device)
 
     file = run.data / UNLABELLED
-    unread = [*corpus.dev, *(example for part in corpus.report.values() for example in part)]
+    unread = corpus.held_out
     held_out = read_unlabelled(file, min(HELD_OUT, max(1, run.headlines // 10)), HELD_OUT_SEED, unread)
     unread += [Example(text, "", "unlabelled") for text in held_out]
     rows = list(reader.read(read_unlabelled(file, run.headlines, run.schedule.seed, unread)))

@@ -176,7 +176,7 @@ def all_logits(
     out = np.empty((len(rows), len(model.config.depths), model.config.classes), np.float32)
     with _progress(disable=title is None) as bar:
         task = bar.add_task(title or "", total=len(rows), loss="")
-        for batch in _by_length([len(row) for row in rows], batch_tokens):
+        for batch in by_length([len(row) for row in rows], batch_tokens):
             ids, mask = pad([rows[index] for index in batch], model.config.pad_id, device)
             with torch.autocast(device.split(":", maxsplit=1)[0], torch.bfloat16, precision == "bfloat16"):
                 logits = model(ids, mask, None if keep is None else keep(mask.sum(1)))
@@ -185,7 +185,8 @@ def all_logits(
     return out
 
 
-def _by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Yield batches of texts, the shortest first, of at most ``tokens`` tokens with padding, or one text."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[index] > tokens:
@@ -212,9 +213,10 @@ def _optimiser(
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, value in trained.items():
         layer = _layer(name)
-        rate = schedule.learning_rate * schedule.layer_decay ** (0 if layer is None else last - layer)
         if name.startswith("exit"):
             rate = schedule.head_learning_rate
+        else:
+            rate = schedule.learning_rate * schedule.layer_decay ** (0 if layer is None else last - layer)
         groups.setdefault((rate, value.ndim > 1), []).append(value)
     settings = [
         {"params": values, "lr": rate, "weight_decay": schedule.weight_decay if matrix else 0.0}

@@ -25,7 +25,7 @@ from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.precision import int8_kernels
 from earlybell.inference.token_ids import TokenIds
 from earlybell.inference.training.data import hash_file
-from earlybell.inference.training.encoder_teacher import TEACHER_FILE, is_encoder_teacher, logits_of
+from earlybell.inference.training.encoder_teacher import TEACHER_FILE, is_encoder_teacher, labeller
 from earlybell.inference.training.optimise import all_logits
 
 #: Texts per cache file: the most that an interruption can lose.
@@ -59,7 +59,7 @@ def teacher_logits(
 def _answering(teacher: Path, device: str, precision: str) -> Callable[[Sequence[str]], NDArray[np.float32]]:
     """Load a teacher, and return what maps texts to its logits."""
     if is_encoder_teacher(teacher):
-        return lambda texts: logits_of(teacher, texts, device, precision)
+        return labeller(teacher, device, precision)
     model = ElbertForSequenceClassification.from_pretrained(teacher)
     reader = Reader.open(teacher / "tokenizer.json", model.config.positions, figures=model.config.figures)
     kernels = int8_kernels(model.config) if device == "cpu" else None
