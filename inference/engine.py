@@ -92,7 +92,7 @@ class Engine:
                 kernels,
                 Int8Weights(config, checkpoint.weights),
                 point.rule,
-                np.array(calibration.temperatures, np.float32),
+                calibration.tempering,
                 point.pruning,
                 batch_tokens or PACKED_BATCH_TOKENS,
             )

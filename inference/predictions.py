@@ -68,7 +68,7 @@ class Predictions:
     Iterate over them for one `Prediction` a text, or turn them into a frame with `to_pandas` or `to_polars`.
     """
 
-    probabilities: NDArray[np.float32]  # (texts, classes), after the exit's temperature
+    probabilities: NDArray[np.float32]  # (texts, classes), calibrated
     exit_depth: NDArray[np.int16]  # (texts,) the depth that answered
     predicted_depth: NDArray[np.float32]  # (texts,) GEEP's prediction; NaN where the checkpoint has no token table
     tokens: NDArray[np.int32]  # (texts,) read, special tokens included

@@ -39,8 +39,8 @@ class Int8Backend:
 
     Parameters
     ----------
-    temperatures
-        (exits,) in the order of ``config.depths``.
+    tempering
+        (exits, 2) in the order of ``config.depths``: see `early_exit.tempering`.
     pruning
         How many tokens the layers keep of a text (ACC).
     batch_tokens
@@ -54,12 +54,12 @@ class Int8Backend:
         kernels: Kernels,
         weights: Int8Weights,
         rule: ExitRule,
-        temperatures: NDArray[np.float32],
+        tempering: NDArray[np.float32],
         pruning: Pruning,
         batch_tokens: int,
     ) -> None:
         self.kernels, self.weights, self.batch_tokens = kernels, weights, batch_tokens
-        self._pruning, self._temperatures = pruning, temperatures
+        self._pruning, self._tempering = pruning, tempering
         config = weights.config
         first = config.depths[0]
         groups = [weights.layers[config.group_at(depth)] for depth in range(1, config.layers + 1)]
@@ -67,7 +67,8 @@ class Int8Backend:
             embedding=pointer(weights.embedding),
             layers=_addresses([layer for group in groups for layer in group]),
             exits=_addresses([weights.exits.get(depth) for depth in range(config.layers + 1)]),
-            temperatures=(c_float * (config.layers + 1))(*[1.0] * first, *temperatures.tolist()),
+            temperatures=(c_float * (config.layers + 1))(*[1.0] * first, *tempering[:, 0].tolist()),
+            sharpening=(c_float * (config.layers + 1))(*[0.0] * first, *tempering[:, 1].tolist()),
             rule=exit_rule(rule, config.classes),
             depths=config.layers,
             inner_layers=config.inner_layers,
@@ -88,7 +89,7 @@ class Int8Backend:
 
     def at(self, rule: ExitRule, pruning: Pruning) -> Int8Backend:
         """Return a backend with the same weights, working memory and threads, and other rules."""
-        other = Int8Backend(self.kernels, self.weights, rule, self._temperatures, pruning, self.batch_tokens)
+        other = Int8Backend(self.kernels, self.weights, rule, self._tempering, pruning, self.batch_tokens)
         other._local = self._local
         return other
 

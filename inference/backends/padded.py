@@ -20,6 +20,7 @@ from earlybell.inference.batching.backend import Answers
 from earlybell.inference.cores import available_cores
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.tempering import tempered_probabilities
 from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model.calibration import OperatingPoint
 from earlybell.inference.model.checkpoint import Checkpoint
@@ -37,7 +38,7 @@ class PaddedBackend:
 
     model: ElbertForSequenceClassification
     rule: ExitRule
-    temperatures: Tensor  # (exits,) float32 on the device
+    tempering: Tensor  # (exits, 2) float32 on the device: see `early_exit.tempering`
     pruning: Pruning
     device: torch.device
     batch_tokens: int
@@ -71,7 +72,7 @@ class PaddedBackend:
     @cached_property
     def slots(self) -> SlotsByWidth:
         """The fixed slots of continuous batching, made at the first use of each width."""
-        return SlotsByWidth(self.model, self.rule, self.temperatures, self.pruning, self.device, self.batch_tokens)
+        return SlotsByWidth(self.model, self.rule, self.tempering, self.pruning, self.device, self.batch_tokens)
 
     def _shrink(self, texts: TokenIds, width: int, depth: int | None, pruning: Pruning) -> Answers:
         config = self.config
@@ -113,9 +114,9 @@ class PaddedBackend:
         return answers
 
     def _probabilities(self, x: Tensor, live: Tensor, depth: int) -> Tensor:
-        """Return the answer of one exit, after its temperature: (texts, C) on the CPU."""
+        """Return the answer of one exit, calibrated: (texts, C) on the CPU."""
         logits = self.model.exit_logits(x, live, depth)
-        return (logits.float() / self.temperatures[depth - self.config.depths.start]).softmax(-1).cpu()
+        return tempered_probabilities(logits.float(), self.tempering[depth - self.config.depths.start]).cpu()
 
 
 def open_padded(
@@ -133,8 +134,8 @@ def open_padded(
     # The exits stay in float32: they are small, and a confidence is compared with a threshold.
     model.embedding.to(DTYPES[precision])
     model.layers.to(DTYPES[precision])
-    temperatures = torch.tensor(checkpoint.calibration.temperatures, device=device)
-    return PaddedBackend(model, point.rule, temperatures, point.pruning, torch.device(device), batch_tokens)
+    tempering = torch.from_numpy(checkpoint.calibration.tempering).to(device)
+    return PaddedBackend(model, point.rule, tempering, point.pruning, torch.device(device), batch_tokens)
 
 
 def gpus() -> int:

@@ -9,7 +9,7 @@ There are ``groups + 1`` times as many slots as a step has rows (a load). So eit
 make a full load, or there is space to admit a full load of new texts: until the queue runs dry, no row idles.
 
 On a GPU a step costs one copy to the device (the slots it serves, and for new texts their ids), one launch, and, every
-few steps, one copy back of the outcomes. Exits, temperatures and the confidence window run on the device.
+few steps, one copy back of the outcomes. Exits, tempering and the confidence window run on the device.
 
 On a machine with a GPU, first run ``pytest tests/inference/backends/test_cuda_graphs.py
 tests/inference/model/test_contribution.py``. Then, after ``engine = open_engine("cuda", batch_tokens=N);
@@ -35,6 +35,7 @@ from earlybell.inference.batching.backend import Answers
 from earlybell.inference.batching.planning import texts_within
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.tempering import tempered_probabilities
 from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model.config import Config
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
@@ -60,7 +61,7 @@ class Slots:
         self,
         model: ElbertForSequenceClassification,
         rule: ExitRule,
-        temperatures: Tensor,
+        tempering: Tensor,
         pruning: Pruning,
         rows: int,
         width: int,
@@ -68,7 +69,7 @@ class Slots:
         recorder: Recorder | None,
     ) -> None:
         config, device = model.config, states.device
-        self._model, self._rule, self._temperatures, self._prunes = model, rule, temperatures, not pruning.never
+        self._model, self._rule, self._tempering, self._prunes = model, rule, tempering, not pruning.never
         self._width, self._device = width, device
         self.rows = rows
         self.count = (config.groups + 1) * rows
@@ -189,8 +190,7 @@ class Slots:
         """Record the outcome of the rows that exit, from the logits of each row's own exit: (rows, C)."""
         config = self._model.config
         slots, depth, _, _ = self._plan
-        temperatures = self._temperatures[depth - config.depths.start]
-        probabilities = (logits.float() / temperatures[:, None]).softmax(-1)
+        probabilities = tempered_probabilities(logits.float(), self._tempering[depth - config.depths.start])
         exits = self._window.decide_for(slots, probabilities, depth) | (depth == config.layers)
         before = self._outcome[slots]
         outcome = torch.cat([torch.ones_like(before[:, :1]), depth[:, None].float(), probabilities], 1)
@@ -208,12 +208,12 @@ class SlotsByWidth:
         self,
         model: ElbertForSequenceClassification,
         rule: ExitRule,
-        temperatures: Tensor,
+        tempering: Tensor,
         pruning: Pruning,
         device: torch.device,
         batch_tokens: int,
     ) -> None:
-        self._model, self._rule, self._temperatures, self._pruning = model, rule, temperatures, pruning
+        self._model, self._rule, self._tempering, self._pruning = model, rule, tempering, pruning
         self._batch_tokens = batch_tokens
         self._slots: dict[int, Slots] = {}
         self._recorder = Recorder(device)
@@ -232,7 +232,7 @@ class SlotsByWidth:
         slots = Slots(
             self._model,
             self._rule,
-            self._temperatures,
+            self._tempering,
             self._pruning,
             texts_within(self._batch_tokens, width),
             width,

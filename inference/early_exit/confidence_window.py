@@ -41,7 +41,7 @@ class ConfidenceWindow:
         Parameters
         ----------
         probabilities
-            (B, C), after the exit's temperature.
+            (B, C), calibrated.
         depth
             Their depth, 0..: one for all, or (B,) one each.
 

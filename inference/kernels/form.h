@@ -28,7 +28,7 @@ struct form {
                   struct workspace *s);
     void (*exit)(const struct exit *e, const float *x, const int32_t *lengths, int64_t texts, float *logits,
                  struct workspace *s);
-    void (*softmax)(float *logits, int64_t texts, int64_t classes, float temperature);
+    void (*softmax)(float *logits, int64_t texts, int64_t classes, float temperature, float sharpening);
     void (*decide)(const struct exit_rule *rule, const float *probabilities, int64_t texts, int64_t classes,
                    int64_t depth, const struct window_state *window, uint8_t *exits);
     int64_t (*compact)(float *x, int32_t *lengths, int64_t texts, int64_t h, const uint8_t *stays);

@@ -34,17 +34,31 @@ INLINE float ln_of(float v) {
     return lanes[0];
 }
 
+/* An answer with a larger lead is certain, to float's precision. */
+#define LARGEST_LEAD 20.0f
+
 /* Logits to probabilities, in place; all of them NaN unless they are numbers. A comparison with NaN is false, and the
- * vectors' exp bounds its argument: without this check NaN would turn into confidence. */
-static void earlybell_softmax(float *logits, int64_t texts, int64_t classes, float temperature) {
+ * vectors' exp bounds its argument: without this check NaN would turn into confidence. What the two numbers do, and the
+ * twin of it in Python, is in `tempering.py`. */
+static void earlybell_softmax(float *logits, int64_t texts, int64_t classes, float temperature, float sharpening) {
     for (int64_t text = 0; text < texts; text++, logits += classes) {
-        float top = -INFINITY, total = 0.0f;
+        float top = -INFINITY, second = -INFINITY, total = 0.0f;
         int undefined = 0;
         for (int64_t c = 0; c < classes; c++) {
             logits[c] /= temperature;
-            if (logits[c] > top) top = logits[c];
+            if (logits[c] > top) {
+                second = top;
+                top = logits[c];
+            } else if (logits[c] > second) {
+                second = logits[c];
+            }
+        }
+        float lead = top - second < LARGEST_LEAD ? top - second : LARGEST_LEAD, scale = 1.0f + sharpening * lead;
+        for (int64_t c = 0; c < classes; c++) {
+            logits[c] *= scale;
             undefined |= isnan(logits[c]);
         }
+        top *= scale;
         if (undefined || isinf(top)) {
             for (int64_t c = 0; c < classes; c++) logits[c] = NAN;
             continue;
@@ -133,7 +147,7 @@ static void earlybell_forward(const struct model *m, const int32_t *ids, const i
             }
             if (depth < m->first_exit) continue;
             earlybell_exit(m->exits[depth], b->hidden, b->lengths, left, b->probabilities, s);
-            earlybell_softmax(b->probabilities, left, m->classes, m->temperatures[depth]);
+            earlybell_softmax(b->probabilities, left, m->classes, m->temperatures[depth], m->sharpening[depth]);
             earlybell_decide(&m->rule, b->probabilities, left, m->classes, depth, &b->window, b->stays);
             for (int64_t text = 0; text < left; text++) b->stays[text] = !b->stays[text] && depth < m->depths;
             left = retire(m, b, left, depth, probabilities, exit_depth, kept);

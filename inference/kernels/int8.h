@@ -79,7 +79,7 @@ struct model {
     const struct embedding *embedding;
     const struct layer *const *layers; /* by depth from 1: `inner_layers` of them each */
     const struct exit *const *exits;   /* by depth from 0; NULL where there is none */
-    const float *temperatures;         /* by depth from 0 */
+    const float *temperatures, *sharpening; /* by depth from 0 */
     struct exit_rule rule;
     int64_t depths, inner_layers, hidden, classes;
     int64_t batch_tokens;              /* of a batch; a longer text is a batch of its own */

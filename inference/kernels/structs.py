@@ -77,9 +77,9 @@ class Model(Structure):
     """A model, its exits and the rule that texts exit by."""
 
     _fields_ = [("embedding", POINTER(Embedding)), ("layers", POINTER(c_void_p)), ("exits", POINTER(c_void_p)),
-                ("temperatures", POINTER(c_float)), ("rule", ExitRule), ("depths", c_int64),
-                ("inner_layers", c_int64), ("hidden", c_int64), ("classes", c_int64), ("batch_tokens", c_int64),
-                ("first_exit", c_int64)]  # fmt: skip
+                ("temperatures", POINTER(c_float)), ("sharpening", POINTER(c_float)), ("rule", ExitRule),
+                ("depths", c_int64), ("inner_layers", c_int64), ("hidden", c_int64), ("classes", c_int64),
+                ("batch_tokens", c_int64), ("first_exit", c_int64)]  # fmt: skip
 
 
 class Batch(Structure):
@@ -115,7 +115,7 @@ FUNCTIONS = {
     "embed": CFUNCTYPE(None, POINTER(Embedding), c_void_p, c_void_p, c_int64, c_void_p, POINTER(Workspace)),
     "layer": CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_int64, c_void_p, POINTER(Workspace)),
     "exit": CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_int64, c_void_p, POINTER(Workspace)),
-    "softmax": CFUNCTYPE(None, c_void_p, c_int64, c_int64, c_float),
+    "softmax": CFUNCTYPE(None, c_void_p, c_int64, c_int64, c_float, c_float),
     "decide": CFUNCTYPE(None, POINTER(ExitRule), c_void_p, c_int64, c_int64, c_int64, POINTER(WindowState), c_void_p),
     "compact": CFUNCTYPE(c_int64, c_void_p, c_void_p, c_int64, c_int64, c_void_p),
 }  # fmt: skip

@@ -1,10 +1,11 @@
-"""The results of calibrating a model: temperatures, token table and the dial's curve, as plain data and JSON.
+"""The results of calibrating a model: tempering, token table and the dial's curve, as plain data and JSON.
 
 ``training.calibrate`` computes them; this module only holds them, so that serving does not import training.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from earlybell.inference.early_exit.exit_rule import ExitRule
 from earlybell.inference.early_exit.token_pruning import Pruning
 
-#: 2: pruning may begin at a length. A reader of format 1 would prune every text.
-FORMAT_VERSION = 2
-READABLE_FORMATS = (1, 2)
+#: 2: pruning may begin at a length; a reader of format 1 would prune every text.
+#: 3: exits are sharpened; a reader of format 2 would return other probabilities.
+FORMAT_VERSION = 3
+READABLE_FORMATS = (1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,12 @@ class Calibration:
     name: str  # of the model, as it appears in signals
     languages: tuple[str, ...]  # BCP 47 primary subtags; the first is the default
     max_tokens: int  # that the model reads of one text
-    temperatures: tuple[float, ...]  # one per exit
+    temperatures: tuple[float, ...]  # one per exit; see `early_exit.tempering`
     curve: tuple[OperatingPoint, ...]  # ascending dial; the first is dial 0
     default_dial: float
     #: (V, exits) GEEP's P(exit depth | token); None: depths are not predicted.
     token_table: NDArray[np.float32] | None = None
+    sharpening: tuple[float, ...] = ()  # one per exit; empty: none is sharpened
 
     def __post_init__(self) -> None:
         start = self.curve[0] if self.curve else None
@@ -79,6 +82,16 @@ class Calibration:
             raise ValueError("a calibration must name at least one language")
         if any(not temperature > 0 for temperature in self.temperatures):
             raise ValueError("temperatures must be positive")
+        if self.sharpening and len(self.sharpening) != len(self.temperatures):
+            raise ValueError("every exit needs a temperature and a sharpening, or none is sharpened")
+        if any(not 0 <= sharpening < math.inf for sharpening in self.sharpening):
+            raise ValueError("sharpening must not be negative")
+
+    @property
+    def tempering(self) -> NDArray[np.float32]:
+        """The temperature and sharpening of each exit: (exits, 2)."""
+        sharpening = self.sharpening or (0.0,) * len(self.temperatures)
+        return np.array([self.temperatures, sharpening], np.float32).T.copy()
 
     def point(self, dial: float) -> OperatingPoint:
         """Return the fastest calibrated point that is no faster than ``dial``; raise ``ValueError`` outside 0..1."""
@@ -94,6 +107,7 @@ class Calibration:
             "languages": list(self.languages),
             "max_tokens": self.max_tokens,
             "temperatures": list(self.temperatures),
+            "sharpening": list(self.sharpening),
             "default_dial": self.default_dial,
             "curve": [point.to_json() for point in self.curve],
         }
@@ -112,4 +126,5 @@ class Calibration:
             curve=tuple(OperatingPoint.from_json(point) for point in values["curve"]),
             default_dial=float(values["default_dial"]),
             token_table=token_table,
+            sharpening=tuple(float(sharpening) for sharpening in values.get("sharpening", ())),
         )

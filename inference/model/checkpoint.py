@@ -242,6 +242,7 @@ def describe(directory: Path) -> dict[str, Any]:
         "languages": list(calibration.languages),
         "max_tokens": calibration.max_tokens,
         "temperatures": list(calibration.temperatures),
+        "sharpening": list(calibration.sharpening),
         "default_dial": calibration.default_dial,
         "curve": [point.to_json() for point in calibration.curve],
         "predicts_depth": calibration.token_table is not None,

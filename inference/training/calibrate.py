@@ -1,4 +1,4 @@
-"""`earlybell calibrate`: finds what a checkpoint needs to be served: temperatures, exits, token table, dial.
+"""`earlybell calibrate`: finds what a checkpoint needs to be served: tempering, exits, token table, dial.
 
 Everything is found on a dev set, in this order; `prune` then adds token pruning for long texts. Must never see the
 report sets.
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 
 from earlybell.inference.early_exit.confidence_window import exit_depths
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.tempering import LARGEST_LEAD, tempered
 from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration, OperatingPoint
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.model.tokenizer import Reader
 from earlybell.inference.training.data import Example
-from earlybell.inference.training.measures import expected_calibration_error, softmax, tempered
+from earlybell.inference.training.measures import expected_calibration_error, softmax
 from earlybell.inference.training.optimise import all_logits
 
 #: Entropy thresholds to try; finer where a trained model's entropies are dense.
@@ -36,6 +37,8 @@ DIALS = tuple(round(step / 20, 2) for step in range(21))
 ALLOWED_LOSSES = (0.0025, 0.005, 0.0075, 0.01)
 #: A source with fewer texts than this is not judged by itself: its loss would be noise.
 MIN_SOURCE_TEXTS = 500
+#: How narrow the interval becomes in which a search looks for the least loss.
+SEARCHED_TO = 1e-4
 #: Largest loss against full depth that the dial offers: its end, dial 1.
 MAX_LOSS = 0.03
 
@@ -74,7 +77,7 @@ def calibrate(
         Texts, without labels, counted in the token table.
     behaviour
         Cases of the behavioural suite's dev half. They limit how early texts may exit, with a budget of their own, and
-        touch neither temperatures nor the accuracy that the curve reports.
+        touch neither tempering nor the accuracy that the curve reports.
     """
     model = ElbertForSequenceClassification.from_pretrained(directory)
     budget = replace(budget, max_tokens=min(budget.max_tokens, model.config.positions))
@@ -98,8 +101,9 @@ def calibrate_model(
     first, layers = model.config.depths.start, model.config.layers
 
     logits = all_logits(model, rows, device=budget.device, precision=budget.precision)
-    temperatures = tuple(fit_temperature(logits[:, exit_], truth) for exit_ in range(logits.shape[1]))
-    probabilities = tempered(logits, temperatures)
+    tempering = np.array([fit_tempering(logits[:, exit_], truth) for exit_ in range(logits.shape[1])], np.float32)
+    temperatures, sharpening = (tuple(values) for values in tempering.T.tolist())
+    probabilities = tempered(logits, tempering)
     full_accuracy = float(np.mean(probabilities[:, -1].argmax(-1) == truth))
 
     suite = None
@@ -108,7 +112,7 @@ def calibrate_model(
         suite_logits = all_logits(model, suite_rows, device=budget.device, precision=budget.precision)
         suite_truth = np.array([model.config.labels.index(example.label) for example in behaviour], np.int64)
         share = budget.max_loss / budget.max_behaviour_loss
-        suite = _Suite(tempered(suite_logits, temperatures), suite_truth, share)
+        suite = _Suite(tempered(suite_logits, tempering), suite_truth, share)
 
     family = best_family(probabilities, truth, first) if budget.windows else ExitRule()
     curve = [OperatingPoint(0.0, ExitRule(), Pruning(), full_accuracy, 0.0, float(layers), 1.0)]
@@ -128,9 +132,9 @@ def calibrate_model(
     # The default has a position between two steps of the dial, so that it uses its budget to the full.
     curve = sorted([*(point for point in curve if point.dial != default.dial), default], key=lambda point: point.dial)
 
-    table = token_table(model, reader, table_texts, temperatures, default.rule, budget) if table_texts else None
+    table = token_table(model, reader, table_texts, tempering, default.rule, budget) if table_texts else None
     calibration = Calibration(
-        budget.name, budget.languages, budget.max_tokens, temperatures, tuple(curve), default.dial, table
+        budget.name, budget.languages, budget.max_tokens, temperatures, tuple(curve), default.dial, table, sharpening
     )
     record = {
         "n": len(dev),
@@ -139,29 +143,54 @@ def calibrate_model(
         "default_dial": default.dial,
         "ece_before": [_ece(softmax(logits[:, exit_]), truth) for exit_ in range(logits.shape[1])],
         "ece_after": [_ece(probabilities[:, exit_], truth) for exit_ in range(logits.shape[1])],
-        "temperatures": [round(temperature, 3) for temperature in temperatures],
+        "temperatures": [round(value, 3) for value in temperatures],
+        "sharpening": [round(value, 3) for value in sharpening],
     }
     return calibration, record
 
 
 def fit_temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> float:
-    """Return the temperature of least negative log-likelihood in [1/8, 8], by golden-section search over its log."""
+    """Return the temperature of least negative log-likelihood in [1/8, 8], without sharpening."""
+    return _fit_temperature(logits, truth, 0.0)[0]
+
+
+def fit_tempering(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the temperature, in [1/8, 8], and sharpening, in [0, 1], of least negative log-likelihood.
+
+    A sharpening below 0 would let the answer with the larger lead end up with the lower confidence.
+    """
+    sharpening = _least(lambda sharpening: _fit_temperature(logits, truth, sharpening)[1], 0.0, 1.0)
+    if sharpening < 2 * SEARCHED_TO:  # the least is at the end of the interval, which the search never tries
+        sharpening = 0.0
+    return _fit_temperature(logits, truth, sharpening)[0], sharpening
+
+
+def _fit_temperature(logits: NDArray[np.float32], truth: NDArray[np.int64], sharpening: float) -> tuple[float, float]:
+    """Return the best temperature with this sharpening, and its loss; see `early_exit.tempering`."""
     logits64 = logits.astype(np.float64)
+    second, first = np.sort(logits64, 1)[:, -2:].T
+    lead, texts = (first - second)[:, None], np.arange(len(truth))
 
     def loss(log_temperature: float) -> float:
-        scaled = logits64 / math.exp(log_temperature)
-        shifted = scaled - scaled.max(1, keepdims=True)
-        return float(np.mean(np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(truth)), truth]))
+        temperature = math.exp(log_temperature)
+        scale = (1.0 + sharpening * np.minimum(lead / temperature, LARGEST_LEAD)) / temperature
+        shifted = (logits64 - first[:, None]) * scale
+        return float(np.mean(np.log(np.exp(shifted).sum(1)) - shifted[texts, truth]))
 
+    best = _least(loss, -math.log(8), math.log(8))
+    return math.exp(best), loss(best)
+
+
+def _least(loss: Callable[[float], float], low: float, high: float) -> float:
+    """Return where a function with one minimum is least, by golden-section search."""
     ratio = (math.sqrt(5) - 1) / 2
-    low, high = -math.log(8), math.log(8)
-    while high - low > 1e-4:
+    while high - low > SEARCHED_TO:
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         if loss(left) < loss(right):
             high = right
         else:
             low = left
-    return math.exp((low + high) / 2)
+    return (low + high) / 2
 
 
 def default_point(settings: Sequence[OperatingPoint], max_loss: float, min_cost: float) -> OperatingPoint | None:
@@ -231,7 +260,7 @@ def token_table(
     model: ElbertForSequenceClassification,
     reader: Reader,
     texts: Sequence[str],
-    temperatures: Sequence[float],
+    tempering: NDArray[np.float32],
     rule: ExitRule,
     budget: Budget,
 ) -> NDArray[np.float32]:
@@ -243,9 +272,8 @@ def token_table(
     """
     rows = reader.read(texts)
     logits = all_logits(model, rows, device=budget.device, precision=budget.precision, title="token table")
-    scaled = torch.from_numpy(logits) / torch.tensor(temperatures)[:, None]
     first = model.config.depths.start
-    depths = exit_depths(scaled.softmax(-1), rule, first).numpy()
+    depths = exit_depths(torch.from_numpy(tempered(logits, tempering)), rule, first).numpy()
     return count_tokens(rows, depths - first, model.config.vocabulary, logits.shape[1], budget.smoothing)
 
 
@@ -286,7 +314,7 @@ def judge(
     Parameters
     ----------
     probabilities
-        (texts, exits, C), after temperature, of depths ``first``...
+        (texts, exits, C), calibrated, of depths ``first``...
     full
         (texts, C), of full depth without pruning.
     """

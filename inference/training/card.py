@@ -158,7 +158,7 @@ def model_card(
     )
     lines += [
         "",
-        f"Texts exit by {rule}. Expected calibration error (ECE) on the dev slices after temperature scaling, by exit "
+        f"Texts exit by {rule}. Expected calibration error (ECE) on the dev slices after calibration, by exit "
         f"from depth {config.depths.start}: {', '.join(f'{ece:.3f}' for ece in calibration_record['ece_after'])}.",
         "",
         *_judgement(judgement),

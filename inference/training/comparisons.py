@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from earlybell.inference.early_exit.confidence_window import exit_depths
+from earlybell.inference.early_exit.tempering import tempered
 from earlybell.inference.model.checkpoint import Checkpoint
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.token_ids import TokenIds
@@ -22,7 +23,7 @@ from earlybell.inference.training import pruning
 from earlybell.inference.training.data import Example
 from earlybell.inference.training.depth_predictions import predicted_depths, prediction
 from earlybell.inference.training.exit_methods import Exits, ExitWindow, at_equal_depth
-from earlybell.inference.training.measures import accuracy, macro_f1, tempered
+from earlybell.inference.training.measures import accuracy, macro_f1
 from earlybell.inference.training.optimise import all_logits
 
 
@@ -64,7 +65,7 @@ def compare(
 
     def answers(rows: TokenIds) -> NDArray[np.float32]:
         logits = all_logits(model, rows, device=device, precision=precision)
-        return tempered(logits, calibration.temperatures)
+        return tempered(logits, calibration.tempering)
 
     def truth_of(part: Sequence[Example]) -> NDArray[np.int64]:
         return np.array([model.config.labels.index(example.label) for example in part], np.int64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -67,8 +66,3 @@ def softmax(logits: NDArray[_Float]) -> NDArray[_Float]:
     """Return the softmax over the last axis."""
     exponentials = np.exp(logits - logits.max(-1, keepdims=True))
     return exponentials / exponentials.sum(-1, keepdims=True)  # type: ignore[no-any-return]
-
-
-def tempered(logits: NDArray[np.float32], temperatures: Sequence[float]) -> NDArray[np.float32]:
-    """Return the probabilities of logits, (texts, exits, C), after each exit's temperature."""
-    return softmax(logits / np.array(temperatures, np.float32)[:, None])

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from earlybell.inference.early_exit.confidence_window import exit_depths
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.tempering import tempered
 from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration
@@ -27,7 +28,6 @@ from earlybell.inference.model.elbert import ElbertForSequenceClassification
 from earlybell.inference.token_ids import TokenIds
 from earlybell.inference.training.card import CALIBRATION_RECORD_FILE
 from earlybell.inference.training.data import DataError, Example
-from earlybell.inference.training.measures import tempered
 from earlybell.inference.training.optimise import all_logits, keep_of
 from earlybell.inference.training.pruning import speed_up_over
 
@@ -102,7 +102,7 @@ def lost_by_pruning(
     Parameters
     ----------
     pruned, unpruned
-        (texts, exits, C), after temperature, of depths ``first``...
+        (texts, exits, C), calibrated, of depths ``first``...
     truth
         (texts,) labels.
     """
@@ -138,11 +138,11 @@ def _long_texts(
 def _probabilities(
     model: ElbertForSequenceClassification, calibration: Calibration, rows: TokenIds, pruning: Pruning, search: Search
 ) -> NDArray[np.float32]:
-    """Return every exit's answers, after temperature: (texts, exits, C)."""
+    """Return every exit's answers, calibrated: (texts, exits, C)."""
     keep = None if pruning.never else partial(keep_of, pruning=pruning, layers=model.config.layers)
     title = "unpruned" if pruning.never else f"alpha {pruning.alpha}"
     logits = all_logits(model, rows, device=search.device, precision=search.precision, keep=keep, title=title)
-    return tempered(logits, calibration.temperatures)
+    return tempered(logits, calibration.tempering)
 
 
 def _write(directory: Path, calibration: Calibration, pruning: Pruning, record: dict[str, Any]) -> str:

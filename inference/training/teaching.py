@@ -17,6 +17,7 @@ from rich.progress import track
 from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.tempering import unsharpened
 from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.kernels.library import Kernels
 from earlybell.inference.model.elbert import ElbertForSequenceClassification
@@ -72,7 +73,7 @@ def _answering(teacher: Path, device: str, precision: str) -> Callable[[Sequence
 def _int8_logits(model: ElbertForSequenceClassification, kernels: Kernels, rows: TokenIds) -> NDArray[np.float32]:
     """Return log-probabilities, which are logits up to a constant per text, and so the same to every softmax."""
     config = model.config
-    untempered = np.ones(len(config.depths), np.float32)
+    untempered = unsharpened([1.0] * len(config.depths))
     backend = Int8Backend(
         kernels, Int8Weights(config, model.weights()), ExitRule(), untempered, Pruning(), BATCH_TOKENS
     )

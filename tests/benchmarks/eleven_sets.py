@@ -20,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 
 from earlybell.inference.early_exit.depth_prediction import DepthPrediction
+from earlybell.inference.early_exit.tempering import tempered, unsharpened
 from earlybell.inference.training.calibrate import THRESHOLDS, count_tokens, fit_temperature, judge_depths
 from earlybell.inference.training.data import data_directory
 from earlybell.inference.training.depth_predictions import best_weight, predicted_depths, prediction
 from earlybell.inference.training.exit_methods import Exits, ExitWindow, at_equal_depth
-from earlybell.inference.training.measures import accuracy, tempered
+from earlybell.inference.training.measures import accuracy
 from tests.benchmarks.eleven_sets_models import DEPTHS, ENGLISH, MAX_TOKENS, PART_TOKENS, Answers, answers_of
 from tests.benchmarks.eleven_sets_texts import SETS, is_chinese, read
 from tests.benchmarks.long_settings import log_progress
@@ -67,8 +68,8 @@ def measure(servers: object = None) -> dict[str, Any]:
 def figures(answers: Answers) -> dict[str, Any]:
     """Compare exits and predictions on one set's answers."""
     dev, counted, test = answers.dev, answers.counted, answers.test
-    temperatures = [fit_temperature(dev.logits[:, exit_], dev.truth) for exit_ in range(DEPTHS)]
-    on_dev, on_counted, on_test = (Exits(tempered(part.logits, temperatures), 1) for part in (dev, counted, test))
+    tempering = unsharpened([fit_temperature(dev.logits[:, exit_], dev.truth) for exit_ in range(DEPTHS)])
+    on_dev, on_counted, on_test = (Exits(tempered(part.logits, tempering), 1) for part in (dev, counted, test))
     windows = on_dev.best_of_each_rule(dev.truth)
     served = on_dev.best([windows["agreement"], windows["trend"]], dev.truth)
     methods = {

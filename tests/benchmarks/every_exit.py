@@ -27,7 +27,7 @@ def every_exit(backend: Backend, texts: TokenIds) -> tuple[NDArray[np.float32], 
     Returns
     -------
     probabilities
-        (texts, exits, C), after each exit's temperature.
+        (texts, exits, C), calibrated.
     seconds
         (L + 1,): the time that each depth adds, exit included, for all texts.
     """

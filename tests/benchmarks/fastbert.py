@@ -71,8 +71,8 @@ def scorer(checkpoint: Path, dtype: torch.dtype, batch: int) -> Callable[[Sequen
     model.embedding.to(dtype)
     model.layers.to(dtype)
     threshold = calibration.point(calibration.default_dial).rule.threshold
-    temperatures = torch.tensor(calibration.temperatures[1 if has_depth_zero else 0 :])
-    backend = PaddedBackend(model, ExitRule(threshold), temperatures, Pruning(), torch.device("cpu"), batch_tokens=0)
+    tempering = torch.from_numpy(calibration.tempering[1 if has_depth_zero else 0 :])
+    backend = PaddedBackend(model, ExitRule(threshold), tempering, Pruning(), torch.device("cpu"), batch_tokens=0)
 
     def score(texts: Sequence[str]) -> Predictions:
         parts = []

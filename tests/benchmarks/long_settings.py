@@ -26,6 +26,7 @@ from earlybell.inference.backends.int8 import Int8Backend
 from earlybell.inference.backends.padded import PaddedBackend
 from earlybell.inference.early_exit.confidence_window import exit_depths
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.tempering import unsharpened
 from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.engine import Engine
 from earlybell.inference.model.checkpoint import TOKENIZER_FILE, Checkpoint
@@ -106,7 +107,7 @@ class MeasuredModel:
 
     def __init__(self, directory: Path, engines: dict[str, Engine], config: Config) -> None:
         self.directory, self.engines, self.config = directory, engines, config
-        self.temperatures = np.ones(len(config.depths), np.float32)
+        self.tempering = unsharpened([1.0] * len(config.depths))
         self.on_dev: dict[float, ExitOutputs] = {}  # on the dev slice, in int8, by alpha
         # By precision and alpha: the seconds per text of each depth, (layers + 1,).
         self.seconds: dict[tuple[str, float], NDArray[np.float64]] = {}
@@ -143,7 +144,7 @@ class MeasuredModel:
         if not self.on_dev:
             logits = np.log(self.outputs(dev.texts, 1.0).probabilities)
             temperatures = [fit_temperature(logits[:, exit_], dev.truth) for exit_ in range(logits.shape[1])]
-            self.temperatures = np.array(temperatures, np.float32)
+            self.tempering = unsharpened(temperatures)
         self.on_dev[alpha] = self.outputs(dev.texts, alpha)
         for precision, count in SPEED_TEXTS.items():
             sample = dev.texts[:: max(1, len(dev.texts) // count)][:count]
@@ -170,11 +171,11 @@ class MeasuredModel:
         backend = engine.backend
         if isinstance(backend, Int8Backend):
             engine.backend = Int8Backend(
-                backend.kernels, backend.weights, rule, self.temperatures, Pruning(alpha), backend.batch_tokens
+                backend.kernels, backend.weights, rule, self.tempering, Pruning(alpha), backend.batch_tokens
             )
         elif isinstance(backend, PaddedBackend):
-            tensor = torch.from_numpy(self.temperatures)
-            engine.backend = replace(backend, rule=rule, pruning=Pruning(alpha), temperatures=tensor)
+            tensor = torch.from_numpy(self.tempering)
+            engine.backend = replace(backend, rule=rule, pruning=Pruning(alpha), tempering=tensor)
 
 
 def read_reviews(part: str) -> Reviews:

@@ -62,6 +62,7 @@ def tiny_calibration() -> Calibration:
         languages=("en",),
         max_tokens=128,
         temperatures=(1.0, 1.5, 0.8, 1.2, 1.0),
+        sharpening=(0.0, 0.2, 0.1, 0.0, 0.3),
         curve=(
             point(0.0, ExitRule(), Pruning()),
             point(0.5, ExitRule(0.7, "agreement", 3, 0.1), Pruning()),

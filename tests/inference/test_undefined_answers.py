@@ -16,6 +16,7 @@ import torch
 from earlybell.inference.backends.int8 import exit_rule
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.tempering import tempered
 from earlybell.inference.engine import UndefinedAnswerError, open_engine
 from earlybell.inference.kernels import library
 from earlybell.inference.kernels.structs import WindowState, address
@@ -52,15 +53,16 @@ def checkpoint_id(tokenizer_file: Path, token: str) -> int:
 
 @needs_kernels
 @pytest.mark.parametrize("broken", [np.nan, np.inf, [np.nan, np.nan, np.nan], [np.inf, -np.inf, 0], [-np.inf] * 3])
-def test_logits_that_are_not_numbers_have_no_probabilities(broken: float | list[float]) -> None:
+@pytest.mark.parametrize("sharpening", [0.0, 0.2])
+def test_logits_that_are_not_numbers_have_no_probabilities(broken: float | list[float], sharpening: float) -> None:
     kernels = library.load()
     assert kernels is not None
     logits = np.array([[1, 2, 3], [0, 0, 0], [3, 2, 1]], np.float32)
     expected = logits.copy()
     logits[1, : np.size(broken)] = broken
-    in_torch = torch.from_numpy(logits / np.float32(1.5)).softmax(-1).numpy()
+    in_torch = tempered(logits, np.array([1.5, sharpening], np.float32))
     for values in (logits, expected):
-        kernels.softmax(address(values), 3, 3, 1.5)
+        kernels.softmax(address(values), 3, 3, 1.5, sharpening)
     assert np.isnan(logits[1]).all()
     assert np.isnan(in_torch[1]).all()
     assert np.array_equal(logits[[0, 2]], expected[[0, 2]])
@@ -117,12 +119,12 @@ def test_no_exit_hides_an_overflow_of_any_token(head: str, depth_zero_filters: i
     clean = Stepwise(model)
     with torch.no_grad():
         model.embedding.token.weight[9] = 3e38
-    overflowing, temperatures = Stepwise(model), np.ones(5, np.float32)
+    overflowing, tempering = Stepwise(model), np.linspace([0.7, 0.0], [2.0, 0.3], 5, dtype=np.float32)
     texts = TokenIds.pack([np.array(ids, np.int32) for ids in ([2, 5, 3], [2, 6, 9, 3], [2, 7, 8, 11, 3])])
     for rule in RULES:
         for depth in (*config.depths, None):
-            answers = overflowing.backend(rule, temperatures).run(texts, depth=depth)
-            expected = clean.backend(rule, temperatures).run(texts, depth=depth)
+            answers = overflowing.backend(rule, tempering).run(texts, depth=depth)
+            expected = clean.backend(rule, tempering).run(texts, depth=depth)
             assert np.isnan(answers.probabilities[1]).all()
             assert np.array_equal(answers.probabilities[[0, 2]], expected.probabilities[[0, 2]])
             assert answers.exit_depth[[0, 2]].tolist() == expected.exit_depth[[0, 2]].tolist()

@@ -296,7 +296,7 @@ def calibrate(
     device: Device = "cpu",
     precision: Precision = "auto",
 ) -> None:
-    """Find temperatures, exit rule, token table and the dial's curve on held-out texts; removes pruning."""
+    """Calibrate confidences and find exits, token table and the dial's curve on held-out texts; removes pruning."""
     from earlybell.inference.model.huggingface import read_pretrained
     from earlybell.inference.training.behaviour import as_examples, read_suite
     from earlybell.inference.training.calibrate import Budget

@@ -15,6 +15,7 @@ from earlybell.inference.backends.int8_weights import Int8Weights
 from earlybell.inference.batching.backend import Answers
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.tempering import unsharpened
 from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.kernels import library
 from earlybell.inference.kernels.structs import address
@@ -39,13 +40,13 @@ class Stepwise:
         kernels = library.load()
         assert kernels is not None
         self.kernels, self.weights, self.config = kernels, Int8Weights(model.config, model.weights()), model.config
-        self._backend = self.backend(ExitRule(), np.ones(len(model.config.depths), np.float32))
+        self._backend = self.backend(ExitRule(), unsharpened([1.0] * len(model.config.depths)))
 
     def backend(
-        self, rule: ExitRule, temperatures: NDArray[np.float32], pruning: Pruning = UNPRUNED, batch_tokens: int = 300
+        self, rule: ExitRule, tempering: NDArray[np.float32], pruning: Pruning = UNPRUNED, batch_tokens: int = 300
     ) -> Int8Backend:
         """The backend under test, over the same weights."""
-        return Int8Backend(self.kernels, self.weights, rule, temperatures, pruning, batch_tokens)
+        return Int8Backend(self.kernels, self.weights, rule, tempering, pruning, batch_tokens)
 
     def embed(self, texts: Sequence[Ids]) -> Packed:
         packed = TokenIds.pack(texts)
@@ -74,9 +75,10 @@ class Stepwise:
         )  # fmt: skip
         return logits
 
-    def softmax(self, logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+    def softmax(self, logits: NDArray[np.float32], tempering: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probabilities; ``tempering``: (2,), one exit's temperature and sharpening."""
         probabilities = logits.copy()
-        self.kernels.softmax(address(probabilities), *logits.shape, temperature)
+        self.kernels.softmax(address(probabilities), *logits.shape, *tempering.tolist())
         return probabilities
 
     def compact(self, packed: Packed, stays: NDArray[np.bool_]) -> None:
@@ -86,7 +88,7 @@ class Stepwise:
         )
         packed.lengths = packed.lengths[:count].copy()
 
-    def run(self, text: Ids, rule: ExitRule, temperatures: NDArray[np.float32], pruning: Pruning) -> Answers:
+    def run(self, text: Ids, rule: ExitRule, tempering: NDArray[np.float32], pruning: Pruning) -> Answers:
         """Run one text to its exit, which Python's `ConfidenceWindow` decides."""
         config = self.config
         packed = self.embed([text])
@@ -96,8 +98,7 @@ class Stepwise:
             if depth:
                 self.deepen(packed, config.group_at(depth), None if pruning.never else keep[depth - 1 : depth])
             if depth in config.depths:
-                temperature = float(temperatures[depth - config.depths.start])
-                probabilities = self.softmax(self.logits(packed, depth), temperature)
+                probabilities = self.softmax(self.logits(packed, depth), tempering[depth - config.depths.start])
                 if depth == config.layers or (not rule.never and window.decide(torch.from_numpy(probabilities), depth)):
                     return Answers(probabilities, np.array([depth], np.int16), packed.lengths.astype(np.int32))
         raise AssertionError("the last depth always answers")

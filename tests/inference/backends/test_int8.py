@@ -16,6 +16,7 @@ from earlybell.inference.batching.backend import Answers, Window
 from earlybell.inference.batching.strategies import STRATEGIES
 from earlybell.inference.early_exit.confidence_window import ConfidenceWindow, normalised_entropy
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.tempering import tempered, unsharpened
 from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.kernels import library
 from earlybell.inference.kernels.library import Kernels
@@ -57,7 +58,7 @@ def test_one_call_gives_the_answers_of_the_kernels_step_by_step(
 ) -> None:
     model = outspoken(tiny(**shape), seed=5)
     exits = len(model.config.depths)
-    temperatures = np.linspace(0.7, 2.0, exits, dtype=np.float32)
+    tempering = np.linspace([0.7, 0.0], [2.0, 0.3], exits, dtype=np.float32)
     generator = np.random.default_rng(2)
     lengths = [*generator.integers(2, 40, 60), 1, 128, 97]
     texts = TokenIds.pack(generator.integers(1, 64, int(length), dtype=np.int32) for length in lengths)
@@ -65,11 +66,11 @@ def test_one_call_gives_the_answers_of_the_kernels_step_by_step(
     stepwise = Stepwise(model)
     expected = Answers.empty(len(texts), model.config.classes)
     for row, text in enumerate(texts):
-        expected.put(np.array([row]), stepwise.run(text, rule, temperatures, pruning))
+        expected.put(np.array([row]), stepwise.run(text, rule, tempering, pruning))
     if 0 < rule.threshold < 1:
         assert len(set(expected.exit_depth.tolist())) > 1
     for batch_tokens in (1, 300, 100_000):
-        backend = stepwise.backend(rule, temperatures, pruning, batch_tokens)
+        backend = stepwise.backend(rule, tempering, pruning, batch_tokens)
         assert_same(backend.run(texts), expected)
         for strategy in ("shrink", "presort", "refill"):
             assert_same(STRATEGIES[strategy].run(backend, window), expected)
@@ -78,11 +79,11 @@ def test_one_call_gives_the_answers_of_the_kernels_step_by_step(
 @pytest.mark.parametrize("pruning", [Pruning(), Pruning(0.7)])
 def test_a_batch_runs_to_the_given_depth(pruning: Pruning) -> None:
     model = outspoken(tiny(groups=2), seed=5)
-    temperatures = np.linspace(0.7, 2.0, 5, dtype=np.float32)
+    tempering = np.linspace([0.7, 0.0], [2.0, 0.3], 5, dtype=np.float32)
     generator = np.random.default_rng(2)
     texts = TokenIds.pack(generator.integers(1, 64, length, dtype=np.int32) for length in (2, 40, 17))
     stepwise = Stepwise(model)
-    backend = stepwise.backend(RULES[2], temperatures, pruning)
+    backend = stepwise.backend(RULES[2], tempering, pruning)
     for depth in model.config.depths:
         answers = backend.run(texts, depth=depth)
         assert answers.exit_depth.tolist() == [depth] * 3
@@ -91,7 +92,7 @@ def test_a_batch_runs_to_the_given_depth(pruning: Pruning) -> None:
         for level in range(1, depth + 1):
             kept = None if pruning.never else np.ascontiguousarray(keep[:, level - 1])
             stepwise.deepen(packed, model.config.group_at(level), kept)
-        expected = stepwise.softmax(stepwise.logits(packed, depth), float(temperatures[depth]))
+        expected = stepwise.softmax(stepwise.logits(packed, depth), tempering[depth])
         assert np.array_equal(answers.probabilities, expected)
         assert answers.tokens_kept.tolist() == packed.lengths.tolist()
         unpruned = backend.run(texts, depth=depth, prunes=False)
@@ -105,7 +106,7 @@ def assert_same(actual: Answers, expected: Answers) -> None:
 
 
 def test_an_empty_batch_has_no_answers() -> None:
-    backend = Stepwise(outspoken(tiny(), seed=5)).backend(RULES[1], np.ones(5, np.float32))
+    backend = Stepwise(outspoken(tiny(), seed=5)).backend(RULES[1], unsharpened([1.0] * 5))
     assert backend.run(TokenIds.pack([])).probabilities.shape == (0, 3)
 
 
@@ -137,9 +138,9 @@ def test_the_kernels_exit_rule_agrees_with_the_confidence_window(
     for depth in range(first, 7):
         logits = sharpness * (tendency + 0.5 * generator.normal(size=(texts, classes)))
         probabilities = logits.astype(np.float32)
-        loaded.softmax(address(probabilities), texts, classes, 1.5)
-        expected = torch.from_numpy(logits.astype(np.float32) / np.float32(1.5)).softmax(-1)
-        assert probabilities == pytest.approx(expected.numpy(), abs=1e-6)
+        loaded.softmax(address(probabilities), texts, classes, 1.5, 0.1)
+        expected = tempered(logits.astype(np.float32), np.array([1.5, 0.1], np.float32))
+        assert probabilities == pytest.approx(expected, abs=1e-6)
         exits = np.empty(texts, np.bool_)
         loaded.decide(
             byref(exit_rule(rule, classes)), address(probabilities), texts, classes, depth, byref(state), address(exits)

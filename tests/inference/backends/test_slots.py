@@ -48,8 +48,9 @@ PRUNING = (Pruning(), Pruning(0.7), Pruning(0.7, from_tokens=18))
 @cache
 def open_backend(name: str, rule: str, pruning: Pruning, tokens: int = 64, device: torch.device = CPU) -> PaddedBackend:
     model = outspoken(tiny(**MODELS[name]), seed=3).to(device)
-    temperatures = torch.tensor([1.0, 1.5, 0.8, 1.2, 1.0], device=device)[5 - len(model.config.depths) :]
-    return PaddedBackend(model, RULES[rule], temperatures, pruning, device, tokens)
+    exits = [(1.0, 0.0), (1.5, 0.2), (0.8, 0.1), (1.2, 0.0), (1.0, 0.3)]
+    tempering = torch.tensor(exits, device=device)[5 - len(model.config.depths) :]
+    return PaddedBackend(model, RULES[rule], tempering, pruning, device, tokens)
 
 
 def refill(backend: PaddedBackend, window: Window, every: int = 1) -> Answers:

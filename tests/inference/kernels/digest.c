@@ -73,15 +73,16 @@ int main(void) {
     struct linear taps = linear(HIDDEN, 3 * FILTERS, 0.25f);
     struct exit exits[LAYERS + 1];
     const struct exit *exit_list[LAYERS + 1];
-    float temperatures[LAYERS + 1];
+    float temperatures[LAYERS + 1], sharpening[LAYERS + 1];
     for (int i = 0; i <= LAYERS; i++) {
         int64_t inputs = 2 * HIDDEN + (i ? 0 : 2 * FILTERS);
         exits[i] = (struct exit){{numbers(PANEL * inputs, 0.25f, 0), numbers(PANEL, 0.25f, 0), numbers(CLASSES * POOLER, 0.2f, 0),
                                   numbers(CLASSES, 0.25f, 0), inputs, POOLER, CLASSES}, i ? 0 : &taps, HIDDEN, 1};
         exit_list[i] = &exits[i];
         temperatures[i] = 1.0f + 0.25f * (float)i;
+        sharpening[i] = 0.0625f * (float)i;
     }
-    const struct model model = {&embedding, layer_list, exit_list, temperatures, {0.9f, 0.25f, 1.09861229f, AGREEMENT, 2},
+    const struct model model = {&embedding, layer_list, exit_list, temperatures, sharpening, {0.9f, 0.25f, 1.09861229f, AGREEMENT, 2},
                                 LAYERS, 1, HIDDEN, CLASSES, 200, 0};
     const int64_t most = 256, tokens = 160;
     struct batch batch = {space(most * HIDDEN, 4), space(most, 4), space(most, 4), space(most, 4),

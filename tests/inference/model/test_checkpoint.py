@@ -92,7 +92,7 @@ def test_a_foreign_architecture_is_refused(tiny_checkpoint: Path) -> None:
 def test_another_models_calibration_is_refused(tiny_checkpoint: Path) -> None:
     file = tiny_checkpoint / "calibration.json"
     values = json.loads(file.read_text())
-    file.write_text(json.dumps({**values, "temperatures": [1.0]}))
+    file.write_text(json.dumps({**values, "temperatures": [1.0], "sharpening": [0.0]}))
     checkpoint.seal(tiny_checkpoint)
     refused(tiny_checkpoint, "earlybell calibrate")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from earlybell.inference.early_exit.exit_rule import ExitRule
+from earlybell.inference.early_exit.tempering import tempered
 from earlybell.inference.early_exit.token_pruning import Pruning
 from earlybell.inference.model import checkpoint
 from earlybell.inference.model.calibration import Calibration, OperatingPoint
@@ -21,9 +22,11 @@ from earlybell.inference.training.calibrate import (
     count_tokens,
     default_point,
     fit_temperature,
+    fit_tempering,
     judged_sources,
 )
 from earlybell.inference.training.data import LABELS, Example
+from earlybell.inference.training.measures import expected_calibration_error
 from earlybell.inference.training.optimise import all_logits
 
 BUDGET = Budget(name="tiny", precision="float32", max_tokens=128)
@@ -42,6 +45,31 @@ def sharpened(seed: int, scale: float, texts: int = 4000) -> tuple[np.ndarray, n
 def test_the_fitted_temperature_undoes_the_scale(scale: float) -> None:
     logits, truth = sharpened(1, scale)
     assert fit_temperature(logits, truth) == pytest.approx(scale, rel=0.1)
+    temperature, sharpening = fit_tempering(logits, truth)
+    assert temperature == pytest.approx(scale, rel=0.2)
+    assert sharpening < 0.1, "there is nothing to sharpen"
+
+
+def test_the_fitted_sharpening_undoes_a_softening() -> None:
+    """Logits whose leads were compressed, as softened labels do: no temperature alone undoes that."""
+    logits, truth = sharpened(1, 1.0, texts=20_000)
+    top, second = np.sort(logits, 1)[:, :0:-1].T
+    lead = (top - second)[:, None]
+    softened = logits / (1 + 0.5 * lead)
+    temperature, sharpening = fit_tempering(softened, truth)
+
+    def error(tempering: tuple[float, float]) -> float:
+        answers = tempered(softened, np.array(tempering, np.float32))
+        return expected_calibration_error(answers.astype(np.float64), truth)
+
+    assert sharpening > 0.1
+    assert error((temperature, sharpening)) < 0.5 * error((fit_temperature(softened, truth), 0.0))
+
+
+def test_leads_that_are_too_large_are_not_sharpened_below_nothing() -> None:
+    logits, truth = sharpened(1, 1.0)
+    top, second = np.sort(logits, 1)[:, :0:-1].T
+    assert fit_tempering(logits * (1 + (top - second)[:, None]), truth)[1] == 0.0
 
 
 def test_a_window_is_chosen_where_it_helps() -> None:
@@ -156,7 +184,7 @@ def test_behavioural_cases_that_early_exits_get_wrong_slow_the_default_down(
     alone, _ = calibrate_model(tiny_model, reader, dev, [], generous)
     beside, _ = calibrate_model(tiny_model, reader, dev, [], generous, late)
     assert beside.point(beside.default_dial).mean_depth > alone.point(alone.default_dial).mean_depth
-    assert beside.temperatures == alone.temperatures
+    assert (beside.temperatures, beside.sharpening) == (alone.temperatures, alone.sharpening)
     assert beside.curve[0] == alone.curve[0]
 
 

@@ -12,7 +12,6 @@ from earlybell.inference.training.measures import (
     expected_calibration_error,
     macro_f1,
     softmax,
-    tempered,
 )
 
 labelled = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60)
@@ -50,11 +49,3 @@ def test_a_calibrated_models_error_shrinks_with_the_number_of_texts() -> None:
 
 def test_softmax_does_not_overflow() -> None:
     assert softmax(np.array([[1e4, 0.0]])).tolist() == [[1.0, 0.0]]
-
-
-def test_each_exit_has_its_own_temperature() -> None:
-    logits = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
-    probabilities = tempered(logits, (1.0, 4.0))
-    assert probabilities.dtype == np.float32
-    assert np.array_equal(probabilities[:, 0], softmax(logits[:, 0]))
-    assert np.array_equal(probabilities[:, 1], softmax(logits[:, 1] / 4))
