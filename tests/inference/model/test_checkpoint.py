@@ -148,3 +148,22 @@ def test_pruning_by_length_is_kept_and_format_1_is_still_read(tiny_checkpoint: P
     file.write_text(json.dumps({**values, "format": 1}))
     checkpoint.seal(tiny_checkpoint)
     assert checkpoint.load(tiny_checkpoint).calibration.point(0.75).pruning == Pruning(0.8), "texts of any length"
+
+
+def test_an_exit_is_not_sharpened_by_a_calibration_of_format_2(tiny_checkpoint: Path) -> None:
+    written = checkpoint.load(tiny_checkpoint).calibration
+    assert written.tempering[1].tolist() == pytest.approx([1.5, 0.2])
+    file = tiny_checkpoint / "calibration.json"
+    values = json.loads(file.read_text())
+    del values["sharpening"]
+    file.write_text(json.dumps({**values, "format": 2}))
+    checkpoint.seal(tiny_checkpoint)
+    assert checkpoint.load(tiny_checkpoint).calibration.tempering.tolist() == [[t, 0] for t in written.tempering[:, 0]]
+
+
+@pytest.mark.parametrize("sharpening", [[0.1], [-0.1] * 5, [float("inf")] * 5])
+def test_a_sharpening_that_does_not_fit_is_refused(tiny_checkpoint: Path, sharpening: list[float]) -> None:
+    file = tiny_checkpoint / "calibration.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sharpening": sharpening}))
+    checkpoint.seal(tiny_checkpoint)
+    refused(tiny_checkpoint, "sharpen")
