@@ -28,9 +28,9 @@ STOP_S = 5.0
 #: How long the broker holds a fetch while no messages come; it answers at the first. aiokafka has one fetch per broker
 #: under way, so this is how long a partition with messages may wait for those without.
 IDLE_FETCH_WAIT_MS = 50
-#: While messages come, the broker gathers them for the transport's `fetch_wait_ms`, or until it has this many bytes. A
-#: fetch for every message costs the broker and the roles several times what the message does.
-FETCH_BYTES = 64 * 1024
+#: While messages come, the broker gathers them for the transport's `fetch_wait_ms`, unless they come faster than this:
+#: a fetch costs the client as much as dozens of messages, however few it brings.
+FETCH_BYTES_PER_MS = 6_400
 
 codecs.install()
 
@@ -105,7 +105,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Set what the next fetch asks the broker for: the first message that comes, or those of a short time."""
         wait_ms = self.consumer.transport.fetch_wait_ms
         idle = idle or wait_ms == 0
-        fetcher._fetch_min_bytes = 1 if idle else FETCH_BYTES
+        # A partition brings no more than its limit, however long it is waited for.
+        enough = min(wait_ms * FETCH_BYTES_PER_MS, fetcher._max_partition_fetch_bytes)
+        fetcher._fetch_min_bytes = 1 if idle else enough
         fetcher._fetch_max_wait_ms = IDLE_FETCH_WAIT_MS if idle else wait_ms
 
     def wake(self) -> None:
