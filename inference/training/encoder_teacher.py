@@ -44,7 +44,7 @@ class TeacherTraining:
 
     data: Path
     out: Path
-    start: str  # a backbone's name, or a directory
+    start: str  # a backbone's name, or a directory: an encoder, or a teacher that goes on learning
     labelled_repeats: int = 3
     constructed: int = 0  # sentences of the grammar (`judgement.grammar`)
     by_reading: int = 0  # headlines that a reader labelled (`judgement.by_reading`)
@@ -66,16 +66,22 @@ class EncoderTeacher(nn.Module):
         self.exit_logits = nn.Linear(HEAD_WIDTH, len(LABELS))
 
     @classmethod
-    def from_encoder(cls, directory: Path) -> EncoderTeacher:
-        """Return an untrained teacher on a pre-trained encoder; its token embedding is not trained."""
-        try:
-            encoder = AutoModel.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise CheckpointError(f"{directory} is no encoder that transformers loads: {reason}") from error
-        for name, value in encoder.named_parameters():
+    def to_train(cls, directory: Path) -> EncoderTeacher:
+        """Return a teacher that `train_teacher` wrote, or an untrained one on a pre-trained encoder.
+
+        Its token embedding is not trained.
+        """
+        if is_encoder_teacher(directory):
+            teacher = cls.load(directory).train()
+        else:
+            try:
+                teacher = cls(AutoModel.from_pretrained(directory, local_files_only=True))
+            except (OSError, ValueError) as error:
+                reason = str(error).strip().partition("\n")[0]
+                raise CheckpointError(f"{directory} is no encoder that transformers loads: {reason}") from error
+        for name, value in teacher.encoder.named_parameters():
             value.requires_grad = not name.startswith("embeddings.")
-        return cls(encoder)
+        return teacher
 
     @classmethod
     def load(cls, directory: Path) -> EncoderTeacher:
@@ -114,7 +120,7 @@ def train_teacher(run: TeacherTraining) -> dict[str, Any]:
     torch.manual_seed(run.schedule.seed)
     start = backbone_directory(run.start)
     tokenizer = _tokenizer(start)
-    teacher = EncoderTeacher.from_encoder(start).to(run.schedule.device)
+    teacher = EncoderTeacher.to_train(start).to(run.schedule.device)
     examples = run.labelled_repeats * list(corpus.train) + sentences(run.constructed, run.schedule.seed)
     hashes, unlabelled = dict(corpus.hashes), run.data / UNLABELLED
     if run.by_reading:

@@ -149,7 +149,9 @@ def train(
 
 def train_teacher(
     out: Out,
-    start: Annotated[str, typer.Option(help="minilm, or the directory of any encoder that transformers loads.")],
+    start: Annotated[
+        str, typer.Option(help="minilm, or the directory of any encoder that transformers loads, or of a teacher.")
+    ],
     data: Data = None,
     repeats: Annotated[int, typer.Option(help="How often each labelled text is read.", min=1)] = 3,
     constructed: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,15 @@ def test_an_interrupted_training_resumes_and_the_teacher_labels_as_it_learned(
     assert np.array_equal(teaching.teacher_logits(run.out, texts, tmp_path / "labels"), logits)
 
 
+def test_a_teacher_goes_on_learning_with_its_own_head(corpus: Path, encoder: Path, tmp_path: Path) -> None:
+    first = TeacherTraining(data=corpus, out=tmp_path / "first", start=str(encoder), schedule=TEACHING)
+    learned = train_teacher(first)["dev_tfns"]["accuracy"]
+    # At this rate nothing is learned from an untrained head.
+    still = replace(TEACHING, epochs=1, learning_rate=1e-9, head_learning_rate=1e-9)
+    again = TeacherTraining(data=corpus, out=tmp_path / "again", start=str(first.out), schedule=still)
+    assert train_teacher(again)["dev_tfns"]["accuracy"] == pytest.approx(learned, abs=0.02)
+
+
 def test_a_student_learns_from_it_beside_a_teacher_of_ours(
     corpus: Path, encoder: Path, teacher: Path, tmp_path: Path
 ) -> None:
@@ -82,7 +92,7 @@ def test_a_student_learns_from_it_beside_a_teacher_of_ours(
 def test_a_layer_learns_more_slowly_than_the_one_above_and_the_embedding_not_at_all(
     corpus: Path, encoder: Path, tmp_path: Path
 ) -> None:
-    before = EncoderTeacher.from_encoder(encoder).state_dict()
+    before = EncoderTeacher.to_train(encoder).state_dict()
     schedule = Schedule(epochs=1, learning_rate=1e-4, layer_decay=0.01, batch_texts=64, precision="float32")
     run = TeacherTraining(
         data=corpus, out=tmp_path / "teacher", start=str(encoder), labelled_repeats=1, schedule=schedule
