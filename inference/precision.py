@@ -36,7 +36,7 @@ def arithmetic_name(precision: str, device_type: str, exact: bool, *, reads_figu
     int8 gives the same bits on every processor and has a number of its own. What torch computes depends on its version
     and on the kind of device, and, unless every batch has the same shape (``exact``), in the last digits on what else
     is in the window: ``float32.cpu.torch2.13``, ``bfloat16.cuda.torch2.13.exact``. A model that reads a verdict on a
-    text's figures also depends on the rules for it: ``int8.2.figures2``.
+    text's figures also depends on the rules for it: ``int8.2.figures3``.
     """
     rules = f".figures{figures.RULES}" if reads_figures else ""
     if precision == "int8":

@@ -36,7 +36,7 @@ class ModelDescription:
     policy: str  # "dial=0.50", or "adaptive" if each window has its own
     precision: str  # "float32", "bfloat16" ...
     device: str  # "cpu", "cuda:0" ...
-    arithmetic: str  # "int8.2.figures2", "bfloat16.cuda.torch2.13" ...; two that differ answer differently
+    arithmetic: str  # "int8.2.figures3", "bfloat16.cuda.torch2.13" ...; two that differ answer differently
     kernels: str | None = None  # the form of the int8 kernels: "avx2" ...; None if torch computes
     #: The calibrated positions of the dial, ascending, each with the accuracy that it loses against dial 0.
     curve: tuple[tuple[float, float], ...] = ()

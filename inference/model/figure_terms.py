@@ -26,10 +26,10 @@ UNIT = (
     r"%|per ?cent\b|pct\b|cents?\b|pence\b|thousand\b|lakhs?\b|million\b|crores?\b|billion\b|trillion\b|bps?\b|"
     r"(?:basis |percentage )?points\b|pts\b|mln\b|mio\b|mil\b|mn\b|bln\b|bn\b|tn\b|cr\b|[kmbcp](?=e?\b)"
 )
-VALUE = r"\d[\d,]*(?:\.\d+)?|\.\d+"
+VALUE = r"\d+(?:,\d+)*(?:\.\d+)?|\.\d+"
 AMOUNT = re.compile(
     rf"(?<![\w.&-])(?P<sign>[-−+(]\s?|minus\s)?(?P<currency>{CURRENCY})?\s?(?P<inner>[-−(]\s?)?(?P<value>{VALUE})"
-    rf"(?:(?:\s|-(?=cent|mil|bil|per))?(?P<unit>{UNIT}))?(?P<estimate>e\b)?"
+    rf"(?:(?:\s|-(?=cent|mil|bil|per|cro|lakh))?(?P<unit>{UNIT}))?(?P<estimate>e\b)?"
     # A range, as guidance is given.
     rf"(?:\s?[-–]\s?{CURRENCY}?\s?(?P<value2>{VALUE})(?:\s?(?P<unit2>{UNIT}))?)?",
     re.IGNORECASE,
@@ -51,7 +51,7 @@ EXPECTED = _words(
     economists seen looked~for looking~for called~for polls? survey predicted projected projections? modell?ed
     guided whisper factset refinitiv zacks streetaccount lseg ibes visible~alpha feared pencilled~in wanted
     warned~of investors markets?(?!~cap) guess(?:ed)? braced~for hopes? hoped bank(?:ed|ing)~on count(?:ed|ing)~on
-    desks"""
+    desks brokers counting~on had~in~mind penciled~in budgeted sell~side"""
 )
 EARLIER = _words(
     r"""year[-~](?:ago|earlier|before) a~year~(?:ago|earlier|before)
@@ -60,7 +60,7 @@ EARLIER = _words(
     start~of~(?:the~)?year yoy y/y qoq q/q last~(?:half|season|week|time|spring|summer|autumn|winter|christmas)
     (?:half|season|week)~(?:before|earlier) (?:weeks|months|quarter|quarters|years)~(?:ago|back|before|earlier)
     one~before half~before comparison~period
-    pcp last~time a~month~ago once used~to having~been
+    pcp last~time month~ago once used~to having~been
     sequentially (?:months|week|the~one|quarter|year)~before one~month~earlier last~(?:year-end|sale|count|reading)"""
 )
 MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
@@ -78,7 +78,8 @@ TAKEN_OFF = re.compile(
 #: "61,000 were expected; 118,000 were created": what was expected stands first.
 EXPECTED_FIRST = re.compile(
     r"\b(?:was|were|had been|called for|looked for) ?(?:expected|forecast|predicted|seen|estimated)?\s*[;,]|"
-    r"[;,:]\s*actual\b|\b(?:a year (?:ago|earlier)|last year)[;,:.] (?:this (?:time|year)|now)\b",
+    r"[;,:]\s*actual\b|\b(?:a year (?:ago|earlier)|last year)[;,:.] (?:this (?:time|year)|now)\b|"
+    r"\blast \w+, (?:are|is)\b",
     re.IGNORECASE,
 )
 #: Behind the first figure: it is a difference ("beats estimates by $0.09", "$20 million better than"), or the expected
@@ -146,7 +147,7 @@ THEN_CAME = re.compile(
 RANGE = re.compile(r"\brang(?:e[sd]?|ing) from\s*$", re.IGNORECASE)
 AGAINST = _words(
     r"""vs v v/s versus against compare[sd]?~(?:with|to) from than after~an? below above missing beating topping missed
-    misses beats? tops topped exceed(?:s|ed|ing) surpass(?:es|ed|ing) short~of ahead~of shy~of"""
+    misses instead~of where beats? tops topped exceed(?:s|ed|ing) surpass(?:es|ed|ing) short~of ahead~of shy~of"""
 )
 # What is measured: more of it is good, or bad.
 GOOD = _words(
@@ -161,14 +162,15 @@ GOOD = _words(
     (?:equity|solvency(?:~ii)?|casa|interest)~(?:cover|ratio) charter~rates uptime punctuality savings memberships?
     members admissions enrolment scripts prescriptions capacity~factor renewals availability retention
     collection~efficiency tangible~book take~rate royalt(?:y|ies) same-store pay~out starts permits confidence
-    sentiment exports comps? comparable net roe arr aum inflows jobs hiring additions adds surplus passengers?
+    sentiment exports comps? comparable net roe arr aum inflows? jobs hiring additions adds surplus passengers?
     volumes? utili[sz]ation"""
 )
 BAD = _words(
     r"""(?<!weight~)(?<!profit/)loss(?:es)? lost loses unemployment jobless claims inflation cpi ppi pce costs?
     expenses? debt churn defaults? delinquenc(?:y|ies) charge-offs? write-?(?:offs?|downs?) vacanc(?:y|ies) provisions?
-    burn bad~loans? npas? deficits? outflows layoffs? impairments? combined~ratio bankruptcies foreclosures
-    repossession~orders? cancellations recalls leverage overrun staff~turnover cost~guidance
+    burn bad~loans? npas? deficits? outflows? layoffs? charge-offs?~rate inventor(?:y|ies)[-/~](?:to[-/~])?sales
+    discount~(?:of~[\w~]+~)?to~(?:its~|the~)?(?:nav|net~asset~value|book) impairments? combined~ratio bankruptcies
+    foreclosures repossession~orders? cancellations recalls leverage overrun staff~turnover cost~guidance
     (?:account|trade|budget|funding|pension)~gap aisc loan-to-value ltv complaints? borrowing
     stage~3~(?:ratio|loans) redemptions opex gearing hicp ipca claimant~count npls? gnpa slippages arrears
     non-performing~loans(?:~ratio)? bad~debts? non-accruals cost[-/]income(?:~ratio)? attrition outages? downtime
@@ -183,26 +185,30 @@ REPEATED = {"growth", "net", "earnings", "profit", "profits", "loss", "losses", 
 PRICE = _words(
     r"""target price shares?~(?:at|to|trade|close) stock yield
     (?<!fed~)(?<!confidence~)(?<!sentiment~)(?<!manufacturing~)(?<!climate~)(?<!services~)index (?<!basis~)points?
-    bid offer pt mc market~cap valued p/e multiple"""
+    bid offer pt mc market~cap valued p/e multiple (?:average|hourly|weekly)~earnings (?:wages?|pay)~growth
+    range"""
 )
-LOSS, PROFIT = _words("loss"), _words("profit")
+LOSS, PROFIT, SIDE = _words("loss"), _words("profit"), _words("loss profit")
+#: Behind a figure: which side it is on.
+SIDE_OF = re.compile(r"^\s*(?:net |pre-?tax |operating |attributable )?(?:loss|profit)\b", re.IGNORECASE)
 UP = _words(
     r"""up adds? added rises? rose grew grows? climb(?:s|ed)? gain(?:s|ed)? increase[sd]? jump(?:s|ed)? growth advanced?
     higher surge[sd]?"""
 )
 DOWN = _words(
     r"""down falls? fell drop(?:s|ped)? declin(?:e[sd]?) slip(?:s|ped)? decrease[sd]? shr[iau]nk\w* slid\w* lower
-    contract(?:s|ed|ion) plunge[sd]? lost tumble[sd]? narrow(?:s|ed)? off sheds? shed loses dip(?:s|ped)? eas(?:es?|ed)
-    slump(?:s|ed)?"""
+    contract(?:s|ed|ion) plunge[sd]? lost tumble[sd]? narrow(?:s|ed)? (?<!charge-)(?<!write-)off sheds? shed loses
+    dip(?:s|ped)? eas(?:es?|ed) slump(?:s|ed)?"""
 )
 #: Before a count: so many fewer.
 FEWER = re.compile(r"\b(?:sheds?|loses?|lost|cuts?|axe[sd]?)\s*$", re.IGNORECASE)
+LOSES_LESS = re.compile(r"\b(?:sheds?|loses?|lost|cuts?) (?:far |many |much )?(?:fewer|less|more)\b", re.IGNORECASE)
 #: Before a figure that is held against what was expected: it can only be earnings per share.
 EARNINGS = re.compile(
     r"(?:\$[A-Z]{1,5}\)?|\b(?:Q[1-4]|[1-4]Q)(?: ?(?:FY)?'?(?:20)?\d\d)?)[\s:,-]*(?:printed|prints)?[\s:,-]*$"
 )
 LEVEL = re.compile(r"\b(?:to|at|of|from)\s*$", re.IGNORECASE)
-TO = re.compile(r"(?<!compared )(?<!compares )\bto\b", re.IGNORECASE)
+TO = re.compile(r"(?<!compared )(?<!compares )\b(?:in)?to\b", re.IGNORECASE)
 NEXT_SENTENCE = re.compile(
     r"(?<!est)(?<!exp)(?<!vs)(?<!prev)(?<!cons)(?<!rev)(?<!adj)(?<!Rs)\.\s",
     re.IGNORECASE,
@@ -220,6 +226,19 @@ COUNTED = re.compile(
 )
 #: The figure that is compared is a movement itself: "a gain of 15,000", "1.5 million fall".
 MOVEMENT = _words("(?:gain|rise|increase|fall|drop|decline|decrease)(?:~of)?")
+#: ... before the first ("a decline of 2.9%"), and behind the second.
+FALL_OF = re.compile(
+    r"\b(?:(?:fall|drop|decline|decrease|slump|contraction) "
+    r"(?:of|(?:eases|slows|narrows|moderates|deepens|widens|worsens) to)|"
+    r"(?:fall|fell|drop|dropped|decline|declined|shr[aiu]nk)s? by)\s*$",
+    re.IGNORECASE,
+)
+MOVED = re.compile(r"\s*(?:gain|rise|increase|growth|fall|drop|decline|decrease)\b", re.IGNORECASE)
+#: Between two figures: they are levels, whichever way it moved.
+MOVED_FROM = re.compile(
+    rf"\b(?:{MOVES_UP}|{MOVES_DOWN}|higher|lower|improv\w+|worsen\w+|widen\w+|narrow\w+) from\s*$",
+    re.IGNORECASE,
+)
 #: Before the first figure: a forecast, so that a comparison with the past tells nothing new.
 AWAITED = re.compile(
     r"\b(?:est\.?|estimates?|expected|seen|consensus|likely|poll|preview|"
@@ -230,7 +249,7 @@ AWAITED = re.compile(
 #: Before a whole number that is a figure, although it has no unit.
 NAMED_LINK = r"(?:\W+(?:at|of|to|is|was|were|had|been|for|a|an|rate|ratio|index|score|loss))*[\s:,(+-]*$"
 
-NAMED = re.compile(rf"(?:{GOOD.pattern}|{BAD.pattern}|{EXPECTED.pattern}){NAMED_LINK}", re.IGNORECASE)
+NAMED = re.compile(rf"(?:{GOOD.pattern}|{BAD.pattern}|{EXPECTED.pattern}|\bactual){NAMED_LINK}", re.IGNORECASE)
 #: ... and behind: neither a date nor a duration.
 NO_FIGURE = re.compile(
     rf"[\w./-]|\s?(?:days?|weeks?|months?|years?|quarters?|analysts?|{MONTH}|\d|st|nd|th)\b|,\d", re.IGNORECASE
@@ -249,6 +268,7 @@ HINTS = (
     "view", "street", "analyst", "econom", "poll", "survey", "year", "yoy", "y/y", "yr/yr", "prior", "prev", "last ",
     "earl", "after", " was", " were", "seen", "below", "above", "zacks", "guid", "project", "ahead", "tops",
     "whisper", "beat", "miss", "q/q", "qoq", " ago", "before", "model", "factset", "fear", "period", "sequential",
-    "trail", "lags", "lagg", "exceed", "surpass", "market",
+    "trail", "lags", "lagg", "exceed", "surpass", "market", " where ", "instead", "broker", "budget", "desks", "sell",
+    "pencil", "counting",
 )  # fmt: skip
 IN_BRACKETS = re.compile(r"\((?!20\d\d\))[^()]{0,20}\d[^()]{0,12}\)")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from earlybell.inference.model import figure_terms as terms
 
 #: The rules' number, which is part of an answer's identity. Raise it whenever a verdict changes.
-RULES = 2
+RULES = 3
 #: What is added, by the sign of the comparison.
 WORDS = {
     1: ". Results beat expectations; shares surge",
@@ -27,6 +27,8 @@ LONGEST = 300
 #: Characters between the two figures, before the first and behind the second that may say what they are. Near ones need
 #: fewer words that say that they are compared.
 _GAP, _NEAR, _PREFIX, _BEHIND = 60, 25, 60, 45
+#: Figures that differ by less than this share are level.
+_LEVEL = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class _Amount:
     plain: bool  # neither a unit nor a currency
     estimate: bool  # "0.99e"
     signed: bool  # "+3%", "-3%"
+    width: float = 0.0  # of a range, as a share of its middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +78,19 @@ class _Pair:
         if not metrics or terms.PRICE.search(self.prefix + self.gap + self.behind):
             return None
         better = -max(metrics)[1]
+        if terms.LOSES_LESS.search(self.prefix):
+            return None  # "loses fewer subscribers": what is counted is not the metric
         if self._changes_sides(better):
             better = -better if self.known_first else better
-            return better if terms.PROFIT.search(self.prefix) or terms.LOSS.search(self.prefix) else None
+            return better if terms.SIDE.search(self.prefix) or terms.SIDE_OF.match(self.gap) else None
         return self._difference(better)
 
     def _changes_sides(self, better: int) -> bool:
         """Whether one is a profit and the other a loss."""
         if better > 0:
             return bool(terms.LOSS.search(self.gap + self.behind))
-        return bool(terms.PROFIT.search(self.gap) and not terms.LOSS.search(self.gap))
+        named = terms.SIDE_OF.sub("", self.gap)  # "a loss of 5 against 3 profit": which of them the first is
+        return bool(terms.PROFIT.search(named + self.behind) and not terms.LOSS.search(named + self.behind))
 
     def is_expected(self) -> bool:
         """Whether the second figure is what was expected, not that of the period before."""
@@ -95,17 +101,29 @@ class _Pair:
         if values is None:
             return None
         reported, known = values
-        movement = terms.MOVEMENT.search(self.gap + self.behind)
-        if (self.now.kind in ("percent", "points") or movement) and not terms.LEVEL.search(self.prefix):
+        fell = terms.FALL_OF.search(self.prefix)
+        movement = fell or terms.MOVEMENT.search(self.gap + self.behind)
+        level = not fell and (terms.LEVEL.search(self.prefix) or terms.MOVED_FROM.search(self.gap))
+        if (self.now.kind in ("percent", "points") or movement) and not level:
             moved = re.match(r"\s*\w+", self.gap)
             rest = self.gap[moved.end() :] if moved else self.gap
-            direction = _direction(self.prefix, _direction(moved[0] if moved else "", 1))
+            direction = -1 if fell else _direction(self.prefix, _direction(moved[0] if moved else "", 1))
+            stated = terms.MOVED.match(self.behind)  # "a 51,000 gain"
             # A sign of its own says all.
             reported = reported * (direction if reported > 0 else 1)
-            known = known * (_direction(rest, direction) if known > 0 else 1)
+            known = known * (_direction(stated[0] if stated else rest, direction) if known > 0 else 1)
+        if better < 0 and reported > 0 > known:
+            known = -known  # a loss has no sign, but some write one
+        if self.is_expected() and self._agree(reported, known):
+            return 0
         if reported == known:
-            return 0 if self.is_expected() else None
+            return None
         return better if reported > known else -better
+
+    def _agree(self, reported: float, known: float) -> bool:
+        """Whether figures are level, or one is well within the range that the other is."""
+        width = max(self.now.width, self.other.width)
+        return abs(reported - known) <= max(width / 4, _LEVEL) * abs(known)
 
 
 def compared(text: str) -> int | None:
@@ -159,20 +177,31 @@ def _amounts(text: str) -> list[_Amount]:
             continue
         scale = terms.SCALES.get(unit or unit2, 1.0)
         value = float(match["value"].replace(",", "")) * scale
+        width = 0.0
         if match["value2"]:
-            value = (value + float(match["value2"].replace(",", "")) * terms.SCALES.get(unit2 or unit, 1.0)) / 2
+            end = float(match["value2"].replace(",", "")) * terms.SCALES.get(unit2 or unit, 1.0)
+            if terms.KINDS.get(unit) == "cents" and end * 20 < value:
+                end *= 100  # "95 cents-$1.05"
+            value, width = _middle(value, end)
         sign = (match["sign"] or match["inner"] or "").strip()
         # A parenthesis is a minus around a figure, not before words.
         if sign and sign != "+" and ("(" not in sign or text[match.end() : match.end() + 1] == ")"):
             value = -value
         kind, estimate = terms.KINDS.get(unit, ""), bool(match["estimate"])
-        amount = _Amount(match.start(), match.end(), value, scale, kind, plain, estimate, bool(sign))
+        amount = _Amount(match.start(), match.end(), value, scale, kind, plain, estimate, bool(sign), width)
         if amounts and _is_range(text, amounts[-1], amount):
             first = amounts.pop()
             low = first.value * (scale if first.scale == 1.0 else 1.0)
-            amount = replace(amount, start=first.start, value=(low + value) / 2)
+            middle, width = _middle(low, value)
+            amount = replace(amount, start=first.start, value=middle, width=width)
         amounts.append(amount)
     return amounts
+
+
+def _middle(low: float, high: float) -> tuple[float, float]:
+    """Return the middle of a range, and its width as a share of that."""
+    middle = (low + high) / 2
+    return middle, abs(high - low) / abs(middle) if middle else 0.0
 
 
 def _is_figure(text: str, match: re.Match[str], last_end: int | None) -> bool:
