@@ -61,7 +61,8 @@ EARLIER = _words(
     (?:half|season|week)~(?:before|earlier) (?:weeks|months|quarter|quarters|years)~(?:ago|back|before|earlier)
     one~before half~before comparison~period
     pcp last~time month~ago once used~to having~been
-    sequentially (?:months|week|the~one|quarter|year)~before one~month~earlier last~(?:year-end|sale|count|reading)"""
+    sequentially (?:months|week|the~one|quarter|year)~before one~month~earlier last~(?:year-end|sale|count|reading)
+    last~(?:january|february|march|april|june|july|august|september|october|november|december)"""
 )
 MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 PERIOD = rf"(?:q[1-4]|[1-4]q|h[12]|[12]h|fy|{MONTH}|\d{{1,2}} {MONTH}|year-end)? ?(?:(?:fy)?\d\d|(?:fy)?20\d\d)?"
@@ -120,7 +121,7 @@ MISS = _words(
 HOWEVER = _words("but despite although though yet however even~as")
 #: Behind a figure that says by how much its metric rose or fell.
 ON_THE_YEAR = re.compile(
-    r"[\s,(]*(?:yoy|y/y|y-o-y|yr/yr|year[- ](?:on|over)[- ]year|on (?:the|a) year|"
+    r"[\s,(]*(?:yoy|y/y|y-o-y|yr/yr|year[- ](?:on|over)[- ]year|on (?:the |a )?year|"
     r"(?:from|on|compared (?:with|to)|versus|vs\.?|than) (?:the |a )?(?:same (?:period|quarter) )?"
     r"(?:last year|year (?:ago|earlier|before)|year-ago|prior[- ]year|previous year))\b",
     re.IGNORECASE,
@@ -152,31 +153,38 @@ AGAINST = _words(
 # What is measured: more of it is good, or bad.
 GOOD = _words(
     r"""eps heps (?<!/)shr dps (?<!hourly~)earnings earn(?:ed|s) ma(?:de|kes) (?<!non-)revenues? (?<!non-)revs?
-    (?<!of~)(?<!per~)sales (?<!staff~)turnover profits? (?<!cost[-/])incomes? ebitd?a? ebit pat pbt nim fcf revpar
-    nrr takings equity~ratio load~factor cet1 tier~1~ratio maus? daus? shipped employment openings like-for-likes?
-    pumps produced wholesales throughput (?:operating|pretax)~result result~before~tax margins? dividends? payout
-    (?<!failed~)deliver(?:y|ies|s|ed) (?<!per~)orders? (?<!cancelled~)bookings subscribers? payrolls? pmi gdp growth
-    production output nii ffo funds~from (?<!cost~)guidance outlook shipments? users backlog occupancy traffic
-    (?:cash~flow|nfp|ism|ifo|zew|tankan|philly~fed|philadelphia~fed|empire~state|barometer) premiums
+    (?<!of~)(?<!per~)sales (?<!staff~)turnover profits? (?<!cost[-/])(?<!cost-to-)incomes? ebitd?a? ebit pat pbt nim
+    fcf revpar nrr takings equity~ratio load~factor cet1 tier~1~ratio maus? daus? shipped employment openings
+    like-for-likes? pumps produced wholesales throughput (?:operating|pretax)~result result~before~tax margins?
+    dividends? payout (?<!failed~)deliver(?:y|ies|s|ed) (?<!per~)orders? (?<!cancelled~)bookings subscribers?
+    payrolls? pmi gdp growth production output nii ffo funds~from (?<!cost~)guidance outlook shipments? users backlog
+    occupancy traffic (?:cash~flow|nfp|ism|ifo|zew|tankan|philly~fed|philadelphia~fed|empire~state|barometer) premiums
     (?<!contract~)assets deposits noi arpu roce rote book-to-bill nav
     (?:equity|solvency(?:~ii)?|casa|interest)~(?:cover|ratio) charter~rates uptime punctuality savings memberships?
     members admissions enrolment scripts prescriptions capacity~factor renewals availability retention
     collection~efficiency tangible~book take~rate royalt(?:y|ies) same-store pay~out starts permits confidence
-    sentiment exports comps? comparable net roe arr aum inflows? jobs hiring additions adds surplus passengers?
-    volumes? utili[sz]ation"""
+    return~on~(?:equity|capital|assets|tangible~equity) (?:tender~|order~|deal~)?pipeline d[ei]spatch(?:es|ed)?
+    registrations hauled carried handled remittances footfall visits visitors viewers downloads sign-?ups attendance
+    audience box~office (?:coverage|current|capital|liquidity~coverage|fill)~(?:ratio|rate) headroom
+    on-time~(?:rate|arrivals) net~promoter~score nps satisfaction placements enrolments reservations contracted
+    hash~rate re-?letting~spread sentiment exports comps? comparable net roe arr aum inflows? jobs hiring additions
+    adds surplus passengers? volumes? utili[sz]ation"""
 )
 BAD = _words(
     r"""(?<!weight~)(?<!profit/)loss(?:es)? lost loses unemployment jobless claims inflation cpi ppi pce costs?
-    expenses? debt churn defaults? delinquenc(?:y|ies) charge-offs? write-?(?:offs?|downs?) vacanc(?:y|ies) provisions?
-    burn bad~loans? npas? deficits? outflows? layoffs? charge-offs?~rate inventor(?:y|ies)[-/~](?:to[-/~])?sales
-    discount~(?:of~[\w~]+~)?to~(?:its~|the~)?(?:nav|net~asset~value|book) impairments? combined~ratio bankruptcies
-    foreclosures repossession~orders? cancellations recalls leverage overrun staff~turnover cost~guidance
-    (?:account|trade|budget|funding|pension)~gap aisc loan-to-value ltv complaints? borrowing
-    stage~3~(?:ratio|loans) redemptions opex gearing hicp ipca claimant~count npls? gnpa slippages arrears
-    non-performing~loans(?:~ratio)? bad~debts? non-accruals cost[-/]income(?:~ratio)? attrition outages? downtime
-    scrap~rate rejects overdue lapse~rate lost-time (?:fuel|interest)~bill cancelled delays? accidents? jobless~rate
-    prices~paid cost~per~[\w]+ (?:costs?|expenses)~ratio loss~ratio
+    expenses? debt churn defaults? delinquenc(?:y|ies) charge-offs? write-?(?:offs?|downs?) vacanc(?:y|ies)
+    provisions? burn bad~loans? npas? deficits? outflows? layoffs? charge-offs?~rate
+    inventor(?:y|ies)[-/~](?:to[-/~])?sales discount~(?:of~[\w~]+~)?to~(?:its~|the~)?(?:nav|net~asset~value|book)
+    nav~discount impairments? combined~ratio bankruptcies foreclosures repossession~orders? cancellations recalls
+    leverage overrun staff~turnover cost~guidance (?:account|trade|budget|funding|pension)~gap aisc loan-to-value ltv
+    complaints? borrowing stage~3~(?:ratio|loans) redemptions opex gearing hicp ipca claimant~count npls? gnpa
+    slippages arrears non-performing~loans(?:~ratio)? bad~debts? non-accruals cost[-/](?:to-)?income(?:~ratio)?
+    attrition outages? downtime scrap~rate rejects overdue lapse~rate lost-time (?:fuel|interest)~bill cancelled
+    delays? accidents? jobless~rate prices~paid cost~per~[\w]+ (?:costs?|expenses)~ratio loss~ratio
     (?:default|cancellation|vacancy|injury|delinquency)~rate days~sales~outstanding failed~deliveries
+    (?:inventory|receivables?|debtor|stock|working~capital)~days days~of~(?:stock|supply|inventory) injur(?:y|ies)
+    incidents fatalities insolvencies (?:business|corporate)~failures breaches spoilage shrinkage waiting~times?
+    turnaround~time idle~fleet short~interest thefts? curtailed~hours (?:working~)?days~lost defects? warranty~claims
     non-revenue~water working~capital cost~of~risk"""
 )
 #: Of these words those that an estimate may repeat; another one begins a new figure.
@@ -207,7 +215,7 @@ LOSES_LESS = re.compile(r"\b(?:sheds?|loses?|lost|cuts?) (?:far |many |much )?(?
 EARNINGS = re.compile(
     r"(?:\$[A-Z]{1,5}\)?|\b(?:Q[1-4]|[1-4]Q)(?: ?(?:FY)?'?(?:20)?\d\d)?)[\s:,-]*(?:printed|prints)?[\s:,-]*$"
 )
-LEVEL = re.compile(r"\b(?:to|at|of|from)\s*$", re.IGNORECASE)
+LEVEL = re.compile(r"\b(?:to|at|of|from|below|above|under|over)\s*$", re.IGNORECASE)
 TO = re.compile(r"(?<!compared )(?<!compares )\b(?:in)?to\b", re.IGNORECASE)
 NEXT_SENTENCE = re.compile(
     r"(?<!est)(?<!exp)(?<!vs)(?<!prev)(?<!cons)(?<!rev)(?<!adj)(?<!Rs)\.\s",
@@ -228,12 +236,13 @@ COUNTED = re.compile(
 MOVEMENT = _words("(?:gain|rise|increase|fall|drop|decline|decrease)(?:~of)?")
 #: ... before the first ("a decline of 2.9%"), and behind the second.
 FALL_OF = re.compile(
-    r"\b(?:(?:fall|drop|decline|decrease|slump|contraction) "
-    r"(?:of|(?:eases|slows|narrows|moderates|deepens|widens|worsens) to)|"
-    r"(?:fall|fell|drop|dropped|decline|declined|shr[aiu]nk)s? by)\s*$",
+    r"\b(?:(?:fall|drop|decline|decrease|slump|contraction)(?: in [^;,]{1,40})? "
+    r"(?:of|(?:eases|slows|narrows|moderates|deepens|widens|worsens|accelerates|quickens) to)|"
+    r"(?:fall|fell|drop|dropped|decline|declined|shr[aiu]nk)s? by|"
+    r"(?:dent|trim|cut|reduce|lower|slashe)s? [^;,]{1,40} by)\s*$",
     re.IGNORECASE,
 )
-MOVED = re.compile(r"\s*(?:gain|rise|increase|growth|fall|drop|decline|decrease)\b", re.IGNORECASE)
+MOVED = re.compile(r"\s*(?:gain|rise|increase|growth|higher|fall|drop|decline|decrease|lower)\b", re.IGNORECASE)
 #: Between two figures: they are levels, whichever way it moved.
 MOVED_FROM = re.compile(
     rf"\b(?:{MOVES_UP}|{MOVES_DOWN}|higher|lower|improv\w+|worsen\w+|widen\w+|narrow\w+) from\s*$",

@@ -2,7 +2,8 @@
 
 A small encoder reads "1.31" as pieces of a number and cannot subtract. So the comparison is made here, by rules, and
 its result is read with the text, in words that the model knows: "Q2 EPS $1.42 vs $1.31 expected" is read as if it ended
-in "beats estimates". Where the rules are not certain, nothing is added. Part of a model: see `Config.figures`.
+in "beats estimates". Where it is not known whether more of what is measured is better, it is read as if it ended in
+"Higher than before"; where the rules are not certain, nothing is added. Part of a model: see `Config.figures`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ WORDS = {
     0: " in line with estimates",
     -1: ". Results miss expectations; shares plunge",
 }
+#: What is added where it is not known whether more is better, by whether it was expected, and the direction.
+DIRECTIONS = {
+    (True, 1): ". More than expected",
+    (True, -1): ". Less than expected",
+    (False, 1): ". Higher than before",
+    (False, -1): ". Lower than before",
+}
 #: Characters that are looked at: a headline's.
 LONGEST = 300
 
@@ -28,7 +36,7 @@ LONGEST = 300
 #: fewer words that say that they are compared.
 _GAP, _NEAR, _PREFIX, _BEHIND = 60, 25, 60, 45
 #: Figures that differ by less than this share are level.
-_LEVEL = 1e-3
+_LEVEL = 2e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +83,25 @@ class _Pair:
             metrics = [(0, -1 if fewer else 1)]
         if not metrics and self.known_first:
             metrics = _metrics(self.behind)
-        if not metrics or terms.PRICE.search(self.prefix + self.gap + self.behind):
+        if not metrics or not self._is_performance():
             return None
         better = -max(metrics)[1]
-        if terms.LOSES_LESS.search(self.prefix):
-            return None  # "loses fewer subscribers": what is counted is not the metric
         if self._changes_sides(better):
             better = -better if self.known_first else better
             return better if terms.SIDE.search(self.prefix) or terms.SIDE_OF.match(self.gap) else None
         return self._difference(better)
+
+    def direction(self) -> int | None:
+        """Return 1 if the first is larger than the second, -1 if it is smaller, whatever they measure."""
+        alike = self.now.kind == self.other.kind or self.is_expected()
+        if not alike or not self._is_performance() or terms.SIDE.search(self.gap + self.behind):
+            return None
+        return self._difference(1)
+
+    def _is_performance(self) -> bool:
+        """Whether it may be how a company or an economy does; not in "loses fewer subscribers", which counts losses."""
+        words = self.prefix + self.gap + self.behind
+        return not (terms.PRICE.search(words) or terms.LOSES_LESS.search(self.prefix))
 
     def _changes_sides(self, better: int) -> bool:
         """Whether one is a profit and the other a loss."""
@@ -126,33 +144,53 @@ class _Pair:
         return abs(reported - known) <= max(width / 4, _LEVEL) * abs(known)
 
 
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What is certain of the figures in a headline: how good the comparison is, or only which is larger."""
+
+    sign: int | None = None
+    direction: int | None = None
+    expected: bool = False  # compared with what was expected, not with the period before
+
+
 def compared(text: str) -> int | None:
     """Return 1, 0 or -1 if a figure is better than, as good as or worse than another; None if that is not certain."""
-    text = text[:LONGEST]
-    if not terms.TWO.search(text):
-        return None
-    lower = text.lower()
-    if not (any(hint in lower for hint in terms.HINTS) or terms.IN_BRACKETS.search(text)):
-        return None
-    amounts = _amounts(text)
-    signs: set[int | None] = {_by_itself(text, amount) for amount in amounts}
-    expected, since = False, 0
-    for index, (now, other) in enumerate(itertools.pairwise(amounts)):
-        until = amounts[index + 2].start if index + 2 < len(amounts) else len(text)
-        pair = _pair(text, since, now, other, until)
-        found = pair.sign() if pair else None
-        signs.add(found)
-        expected |= found is not None and pair is not None and pair.is_expected()
-        since = now.end
-    signs.discard(None)
-    sign = signs.pop() if len(signs) == 1 else None
-    return None if sign and _contradicted(text, sign, expected) else sign
+    return _verdict(text).sign
 
 
 def with_verdict(text: str) -> str:
     """Return the text with the verdict on its figures behind it, if there is one."""
-    sign = compared(text)
-    return text if sign is None else text + WORDS[sign]
+    verdict = _verdict(text)
+    if verdict.sign is not None:
+        return text + WORDS[verdict.sign]
+    return text + DIRECTIONS[verdict.expected, verdict.direction] if verdict.direction else text
+
+
+def _verdict(text: str) -> _Verdict:
+    text = text[:LONGEST]
+    if not terms.TWO.search(text):
+        return _Verdict()
+    lower = text.lower()
+    if not (any(hint in lower for hint in terms.HINTS) or terms.IN_BRACKETS.search(text)):
+        return _Verdict()
+    amounts = _amounts(text)
+    signs: set[int | None] = {_by_itself(text, amount) for amount in amounts}
+    directions: set[int | None] = set()
+    expected, since = False, 0
+    for index, (now, other) in enumerate(itertools.pairwise(amounts)):
+        until = amounts[index + 2].start if index + 2 < len(amounts) else len(text)
+        if pair := _pair(text, since, now, other, until):
+            found = pair.sign()
+            signs.add(found)
+            directions.add(pair.direction() if found is None else None)
+            expected |= pair.is_expected() and (found is not None or signs == {None})
+        since = now.end
+    signs.discard(None)
+    if len(signs) == 1:
+        sign = signs.pop()
+        return _Verdict() if sign and _contradicted(text, sign, expected) else _Verdict(sign, expected=expected)
+    direction = directions.pop() if not signs and len(directions) == 1 else None
+    return _Verdict(direction=direction, expected=expected)
 
 
 def _contradicted(text: str, sign: int, expected: bool) -> bool:
@@ -187,7 +225,7 @@ def _amounts(text: str) -> list[_Amount]:
         # A parenthesis is a minus around a figure, not before words.
         if sign and sign != "+" and ("(" not in sign or text[match.end() : match.end() + 1] == ")"):
             value = -value
-        kind, estimate = terms.KINDS.get(unit, ""), bool(match["estimate"])
+        kind, estimate = terms.KINDS.get(unit or unit2, ""), bool(match["estimate"])
         amount = _Amount(match.start(), match.end(), value, scale, kind, plain, estimate, bool(sign), width)
         if amounts and _is_range(text, amounts[-1], amount):
             first = amounts.pop()
@@ -266,8 +304,8 @@ def _pair(text: str, since: int, now: _Amount, other: _Amount, until: int) -> _P
     if _bracketed(text, now, other):
         value = other.value if re.search("[-−]", text[other.start : other.end]) else abs(other.value)
         return _Pair(now, replace(other, value=value), prefix, gap, "")
-    if terms.DIFFERENCE.match(gap) or terms.BEYOND.match(behind):
-        return None
+    if terms.DIFFERENCE.match(gap) or terms.BEYOND.match(behind) or (now.kind and terms.BEYOND.match(gap)):
+        return None  # one of them is how far apart two others are
     said_first = terms.SAID_FIRST.search(prefix) and terms.THEN_CAME.match(gap)
     if terms.EXPECTED_FIRST.search(gap) or (said_first and not terms.EARLIER.search(gap + behind)):
         return _Pair(other, now, prefix, gap, behind if said_first else "", known_first=True)
