@@ -144,53 +144,40 @@ class _Pair:
         return abs(reported - known) <= max(width / 4, _LEVEL) * abs(known)
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What is certain of the figures in a headline: how good the comparison is, or only which is larger."""
-
-    sign: int | None = None
-    direction: int | None = None
-    expected: bool = False  # compared with what was expected, not with the period before
-
-
 def compared(text: str) -> int | None:
     """Return 1, 0 or -1 if a figure is better than, as good as or worse than another; None if that is not certain."""
-    return _verdict(text).sign
+    return _verdict(text)[0]
 
 
 def with_verdict(text: str) -> str:
     """Return the text with the verdict on its figures behind it, if there is one."""
-    verdict = _verdict(text)
-    if verdict.sign is not None:
-        return text + WORDS[verdict.sign]
-    return text + DIRECTIONS[verdict.expected, verdict.direction] if verdict.direction else text
+    return text + _verdict(text)[1]
 
 
-def _verdict(text: str) -> _Verdict:
+def _verdict(text: str) -> tuple[int | None, str]:
+    """Return the sign of the comparison, if it is certain, and the words that are read behind the text."""
     text = text[:LONGEST]
-    if not terms.TWO.search(text):
-        return _Verdict()
     lower = text.lower()
-    if not (any(hint in lower for hint in terms.HINTS) or terms.IN_BRACKETS.search(text)):
-        return _Verdict()
+    if not terms.TWO.search(text) or not (any(hint in lower for hint in terms.HINTS) or terms.IN_BRACKETS.search(text)):
+        return None, ""
     amounts = _amounts(text)
     signs: set[int | None] = {_by_itself(text, amount) for amount in amounts}
-    directions: set[int | None] = set()
+    directions: set[tuple[bool, int] | None] = set()
     expected, since = False, 0
     for index, (now, other) in enumerate(itertools.pairwise(amounts)):
         until = amounts[index + 2].start if index + 2 < len(amounts) else len(text)
         if pair := _pair(text, since, now, other, until):
-            found = pair.sign()
-            signs.add(found)
-            directions.add(pair.direction() if found is None else None)
-            expected |= pair.is_expected() and (found is not None or signs == {None})
+            sign = pair.sign()
+            signs.add(sign)
+            expected |= sign is not None and pair.is_expected()
+            direction = pair.direction() if sign is None else None
+            directions.add((pair.is_expected(), direction) if direction else None)
         since = now.end
     signs.discard(None)
-    if len(signs) == 1:
-        sign = signs.pop()
-        return _Verdict() if sign and _contradicted(text, sign, expected) else _Verdict(sign, expected=expected)
-    direction = directions.pop() if not signs and len(directions) == 1 else None
-    return _Verdict(direction=direction, expected=expected)
+    if len(signs) == 1 and (sign := signs.pop()) is not None:
+        return (None, "") if sign and _contradicted(text, sign, expected) else (sign, WORDS[sign])
+    larger = directions.pop() if not signs and len(directions) == 1 else None
+    return None, DIRECTIONS[larger] if larger else ""
 
 
 def _contradicted(text: str, sign: int, expected: bool) -> bool:
