@@ -92,9 +92,12 @@ class _Pair:
         return self._difference(better)
 
     def direction(self) -> int | None:
-        """Return 1 if the first is larger than the second, -1 if it is smaller, whatever they measure."""
+        """Return 1 if the first is larger than the second, -1 if it is smaller, of what no list of metrics has.
+
+        Of a known metric `sign` says all: where it is not certain, the two may not be of the same thing.
+        """
         alike = self.now.kind == self.other.kind or self.is_expected()
-        if not alike or not self._is_performance() or terms.SIDE.search(self.gap + self.behind):
+        if not alike or _metrics(self.prefix + self.gap) or not self._is_performance():
             return None
         return self._difference(1)
 
