@@ -1,16 +1,17 @@
 """Writes batches of news and signals, and stores each row once, however often it is submitted.
 
-Rows are mappings from column names to values; this module does not know where they come from. A batch is one
-transaction.
+A row is a tuple of all its values, or a mapping from names of columns to values (`copying.Row`); this module does not
+know where rows come from. A batch is one transaction.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,6 +29,8 @@ from earlybell.storage.tables import news, signals
 MAX_COPY_BYTES = 16 * 2**20
 #: Bytes that the driver reads at once. Its default is 8 KiB.
 _READ_BYTES = 2**20
+#: A row's values, in the order of the columns.
+Values = tuple[Any, ...]
 _ANOTHER_TEXT = "this revision was stored before with another text: a correction needs a higher revision"
 
 
@@ -84,8 +87,8 @@ class Writer:
         Parameters
         ----------
         rows
-            Mappings from column names of ``storage.tables.news`` to values; a missing column is null.
-            Times are aware datetimes; symbols is a list of strings.
+            Values for the columns of ``storage.tables.news``: mappings by name, of which a missing column is null, or
+            tuples in the order of the columns. Times are aware datetimes; symbols is a list of strings.
 
         Returns
         -------
@@ -102,7 +105,7 @@ class Writer:
         StorageError
             The database's user may not write.
         ValueError
-            A row names a column that the table does not have.
+            A row names a column that the table does not have, or is a tuple of another length.
         """
         return self._write(_NEWS, rows)
 
@@ -163,27 +166,44 @@ class _Submitted:
     """A row of a batch that could be encoded."""
 
     index: int
-    row: Row
+    values: Values
     line: bytes
 
 
-@dataclass(frozen=True, slots=True)
+def _picker(table: Table, *columns: str) -> Callable[[Values], Values]:
+    """Return what takes the values of some columns out of a row."""
+    places = [table.columns.keys().index(column) for column in columns]
+    if len(places) > 1:
+        return itemgetter(*places)
+    (only,) = places
+    return lambda values: (values[only],)
+
+
 class _Key:
-    """Columns that are unique together, and how Postgres calls an array of each."""
+    """Columns that are unique together, and how Postgres calls an array of each.
 
-    columns: tuple[str, ...]
-    arrays: tuple[str, ...]
+    ``of`` returns their values in a row.
+    """
 
-    def of(self, row: Row) -> tuple[Any, ...]:
-        """Return the row's values."""
-        return tuple(row.get(column) for column in self.columns)
+    def __init__(self, table: Table, columns: Sequence[str], arrays: Sequence[str]) -> None:
+        self.columns, self.arrays = tuple(columns), tuple(arrays)
+        self.of = _picker(table, *columns)
 
 
 class _Target:
-    """A table that rows are appended to, its unique keys, and what tells two texts apart."""
+    """A table that rows are appended to, its unique keys, and what tells two texts apart.
 
-    def __init__(self, table: Table, keys: Sequence[_Key], text: str) -> None:
+    Parameters
+    ----------
+    text
+        What tells the text of a stored row from another, in SQL.
+    text_of
+        The same of a row's values, or None if it is not known.
+    """
+
+    def __init__(self, table: Table, keys: Sequence[_Key], text: str, text_of: Callable[[Values], str | None]) -> None:
         self.name = table.name
+        self.text_of = text_of
         self._lines = Lines(table)
         columns = ", ".join(f'"{name}"' for name in self._lines.columns)
         self.copy = f"COPY {table.name} ({columns}) FROM STDIN {OPTIONS}"
@@ -202,35 +222,47 @@ class _Target:
         for index, row in enumerate(rows):
             self._lines.check_columns(row)
             try:
-                submitted.append(_Submitted(index, row, self._lines.line(row)))
+                values = self._lines.values(row)
+                submitted.append(_Submitted(index, values, self._lines.line(values)))
             except ValueError as error:
                 refused.append(RowRefused(index, str(error)))
         # Writers that insert the same rows in different orders would deadlock. The last key is the story's own; of two
-        # rows that have the same, the earlier stays the first. As texts, since None has no place among other values.
-        submitted.sort(key=lambda one: [str(one.row.get(column)) for column in self.keys[-1].columns])
+        # rows that have the same, the earlier stays the first.
+        key = self.keys[-1].of
+        try:
+            submitted.sort(key=lambda one: key(one.values))
+        except TypeError:  # None has no place among other values; the database will refuse it
+            submitted.sort(key=lambda one: [(value is not None, value) for value in key(one.values)])
         return submitted, refused
 
 
-def _text_of(row: Row) -> str | None:
-    """Return what tells the row's text from another: a hash, or None if it is not known."""
-    if "headline" not in row:
-        hashed: str | None = row.get("text_hash")
-        return hashed
-    return sha256(f"{row['headline']}\n{row.get('body') or ''}".encode()).hexdigest()
+_headline_and_body = _picker(news, "headline", "body")
+_text_hash = _picker(signals, "text_hash")
+
+
+def _news_text(values: Values) -> str:
+    headline, body = _headline_and_body(values)
+    return sha256(f"{headline}\n{body or ''}".encode()).hexdigest()
+
+
+def _signal_text(values: Values) -> str | None:
+    return _text_hash(values)[0]  # type: ignore[no-any-return]  # None in signals of earlier versions
 
 
 _NEWS = _Target(
     news,
-    [_Key(("news_id", "revision"), ("text[]", "int[]"))],
+    [_Key(news, ("news_id", "revision"), ("text[]", "int[]"))],
     "encode(sha256(convert_to(headline || E'\\n' || coalesce(body, ''), 'UTF8')), 'hex')",
+    _news_text,
 )
 _SIGNALS = _Target(
     signals,
     [
-        _Key(("signal_id",), ("text[]",)),
-        _Key(("news_id", "revision", "model_revision", "policy"), ("text[]", "int[]", "text[]", "text[]")),
+        _Key(signals, ("signal_id",), ("text[]",)),
+        _Key(signals, ("news_id", "revision", "model_revision", "policy"), ("text[]", "int[]", "text[]", "text[]")),
     ],
     "text_hash",
+    _signal_text,
 )
 
 
@@ -303,16 +335,17 @@ class _Batch:
         stored: dict[tuple[Any, ...], str | None] = {}
         with self._cursor() as cursor:
             for key, lookup in zip(self._into.keys, self._into.lookups, strict=True):
-                values = [list(column) for column in zip(*(key.of(one.row) for one in rows), strict=True)]
+                values = [list(column) for column in zip(*(key.of(one.values) for one in rows), strict=True)]
                 cursor.execute(lookup, values)
                 stored.update(((*key.columns, *found[:-1]), found[-1]) for found in cursor)
         first, repeated = [], []
         seen: set[tuple[Any, ...]] = set()
         for one in rows:
-            keys = [(*key.columns, *key.of(one.row)) for key in self._into.keys]
+            keys = [(*key.columns, *key.of(one.values)) for key in self._into.keys]
             texts = {stored[key] for key in keys if key in stored}
             if texts:
-                if texts <= {_text_of(one.row), None} or _text_of(one.row) is None:
+                text = self._into.text_of(one.values)
+                if text is None or texts <= {text, None}:
                     self.known += 1
                 else:
                     self._refused.append(RowRefused(one.index, _ANOTHER_TEXT))

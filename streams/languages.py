@@ -25,8 +25,9 @@ _ENGLISH = re.compile(r"\b(?:the|and|with|by|after|up|to|its|from|go|no|out|says
 #: Fewer words than this are too few to identify a language, unless they are in another script.
 _FEWEST_WORDS = 3
 _OTHER_SCRIPT = re.compile(r"[^\W\d_\u0000-\u024f]")
-#: Characters and languages that the identifier looks at and returns.
-_CHARACTERS, _CANDIDATES = 300, 20
+#: Characters that the identifier looks at, and languages that it returns: those with at least this probability, which
+#: one of 176 languages always has.
+_CHARACTERS, _CANDIDATES, _CANDIDATES_FROM = 300, 20, 0.005
 
 
 def primary_subtag(tag: str | None) -> str | None:
@@ -61,7 +62,7 @@ def unreadable(text: str, known: float, languages: Sequence[str]) -> str | None:
 
 
 def _probabilities(text: str) -> dict[str, float]:
-    answers = _detector().detect(text.lower(), model="lite", k=_CANDIDATES)
+    answers = _detector().detect(text.lower(), model="lite", k=_CANDIDATES, threshold=_CANDIDATES_FROM)
     return {answer["lang"]: answer["score"] for answer in answers}
 
 

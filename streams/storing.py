@@ -8,7 +8,7 @@ role has already sent its dead letter.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import structlog
 
 from earlybell.streams import dead_letters, metrics
 from earlybell.streams.producer import Outgoing
-from earlybell.streams.records import BadNews, broker_time, decode_news, decode_signal
+from earlybell.streams.records import BadNews, SentimentSignal, broker_time, decode_news, decode_signal
 from earlybell.streams.settings import Settings
 from earlybell.streams.transport import Chunk
 from earlybell.streams.windows import Limits, Windows
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-Row = Mapping[str, Any]
-
+Row = tuple[Any, ...]  # values in the order of the table's columns
+#: The columns of the table ``signals`` are a signal's fields, with ``available_at`` before this one.
+_AFTER_AVAILABLE_AT = SentimentSignal.__struct_fields__.index("queue_ms")
 
 SendAll = Callable[[str, Sequence[Outgoing]], Awaitable[None]]
 
@@ -139,21 +140,21 @@ def news_row(record: Any) -> Row | None:
     except BadNews as fault:
         log.debug("message_skipped", partition=record.partition, offset=record.offset, reason=str(fault))
         return None
-    return {
-        "news_id": item.id,
-        "revision": item.revision,
-        "headline": item.headline,
-        "body": item.body,
-        "source": item.source,
-        "symbols": item.symbols or [],
-        "language": item.language,
-        "url": item.url,
-        "published_at": item.published_at,
-        "ingested_at": ingested_at,
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-    }
+    return (
+        item.id,
+        item.revision,
+        item.headline,
+        item.body,
+        item.source,
+        item.symbols or [],
+        item.language,
+        item.url,
+        item.published_at,
+        ingested_at,
+        record.topic,
+        record.partition,
+        record.offset,
+    )
 
 
 class SignalRows:
@@ -179,14 +180,15 @@ class SignalRows:
         if record.value is None:
             raise BadNews("tombstone: the message has no value")
         signal = decode_signal(record.value)
-        row = msgspec.structs.asdict(signal)
-        row["available_at"] = max(appended_at, signal.scored_at)
-        return row
+        fields = msgspec.structs.astuple(signal)
+        available_at = max(appended_at, signal.scored_at)
+        return (*fields[:_AFTER_AVAILABLE_AT], available_at, *fields[_AFTER_AVAILABLE_AT:])
 
     def _never_backwards(self, record: Any) -> datetime:
         appended_at = broker_time(record)
-        last_offset, latest = self._latest.get(record.partition, (-1, appended_at))
-        if record.offset > last_offset:  # else the partition is read again
-            appended_at = max(appended_at, latest)
+        if (before := self._latest.get(record.partition)) is not None:
+            last_offset, latest = before
+            if record.offset > last_offset and latest > appended_at:  # at another offset the partition is read again
+                appended_at = latest
         self._latest[record.partition] = record.offset, appended_at
         return appended_at
