@@ -41,18 +41,25 @@ MAX_LETTER_BYTES = MAX_DEAD_LETTER_BYTES - 1_024
 
 
 class Origin(Protocol):
-    """A message as it was read (an ``aiokafka.ConsumerRecord``)."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
+    """A message as it was read (a `streams.fetching.Message`)."""
 
     @property
-    def headers(self) -> Sequence[tuple[str, bytes]]:
-        """The message's own headers."""
-        ...
+    def topic(self) -> str: ...
+
+    @property
+    def partition(self) -> int: ...
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def key(self) -> bytes | None: ...
+
+    @property
+    def value(self) -> bytes | None: ...
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 def letter(message: Origin, *, stage: str, kind: str, reason: str) -> Outgoing:

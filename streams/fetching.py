@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
 import structlog
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchError, FetchResult, PartitionRecords
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
@@ -22,6 +23,20 @@ log = structlog.get_logger(__name__)
 
 #: How often a damaged batch is fetched before it is passed over: the damage may have happened on the network.
 ATTEMPTS = 3
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A message that was fetched. It takes two thirds of the time that the client's own ``ConsumerRecord`` takes."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int  # in ms since the epoch
+    timestamp_type: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    size: int  # `size_of` it
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +55,7 @@ class Unreadable:
     value: None = None
     timestamp: int = -1
     timestamp_type: None = None
+    size: int = 0
 
     @property
     def headers(self) -> Sequence[tuple[str, bytes]]:
@@ -123,7 +139,7 @@ class Taker:
         taken = 0
         for record in partition_records._records_iterator:
             records.append(record)
-            taken += size_of(record)
+            taken += record.size
             if len(records) >= messages or taken >= size:
                 result._update_position()
                 break
@@ -156,14 +172,15 @@ class _Unpacking:
         self._attempts = attempts
         self._messages = self._unpack()
 
-    def __iter__(self) -> Iterator[ConsumerRecord | Unreadable]:
+    def __iter__(self) -> Iterator[Message | Unreadable]:
         return self._messages
 
-    def __next__(self) -> ConsumerRecord | Unreadable:
+    def __next__(self) -> Message | Unreadable:
         return next(self._messages)
 
-    def _unpack(self) -> Iterator[ConsumerRecord | Unreadable]:
+    def _unpack(self) -> Iterator[Message | Unreadable]:
         fetch, batches = self._fetch, self._fetch._records
+        topic, partition = fetch._tp
         while True:
             try:
                 if not batches.has_next():
@@ -183,11 +200,14 @@ class _Unpacking:
                 continue
             try:
                 for record in batch if self._is_for_consumers(batch) else ():
-                    if record.offset < fetch.next_fetch_offset:
+                    if (offset := record.offset) < fetch.next_fetch_offset:
                         continue  # before the position, in a batch that began earlier
-                    message = fetch._consumer_record(fetch._tp, record)
-                    fetch.next_fetch_offset = record.offset + 1
-                    yield message
+                    key, value, headers = record.key, record.value, tuple(record.headers)
+                    size = _size(key, value, headers)
+                    fetch.next_fetch_offset = offset + 1
+                    yield Message(
+                        topic, partition, offset, record.timestamp, record.timestamp_type, key, value, headers, size
+                    )
             except Exception as fault:
                 yield from self._pass_over(batch.next_offset, _sentence(fault), damaged=False)
             # Offsets at the end of a batch may be missing: a compacted topic.
@@ -218,9 +238,9 @@ class _Unpacking:
         yield Unreadable(tp.topic, tp.partition, first, end, reason)
 
 
-def end_of(record: ConsumerRecord | Unreadable) -> int:
+def end_of(record: Message | Unreadable) -> int:
     """Return the offset after a message, or after the messages that an `Unreadable` stands for."""
-    return record.end if isinstance(record, Unreadable) else int(record.offset) + 1
+    return record.end if isinstance(record, Unreadable) else record.offset + 1
 
 
 class Sizeable(Protocol):
@@ -238,9 +258,13 @@ class Sizeable(Protocol):
 
 def size_of(message: Sizeable) -> int:
     """Return the bytes that a message takes up in a batch: no fewer than it really does."""
-    size = len(message.key or b"") + len(message.value or b"") + 40
-    for name, value in message.headers:
-        size += len(name.encode(errors="replace")) + len(value or b"") + 10
+    return _size(message.key, message.value, message.headers)
+
+
+def _size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
+    size = len(key or b"") + len(value or b"") + 40
+    for name, content in headers:
+        size += len(name.encode(errors="replace")) + len(content or b"") + 10
     return size
 
 

@@ -185,7 +185,7 @@ def broker_time(record: Any) -> datetime:
     Parameters
     ----------
     record
-        An ``aiokafka.ConsumerRecord``.
+        A `streams.fetching.Message`, or another object with its times.
 
     Raises
     ------

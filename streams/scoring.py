@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import structlog
@@ -37,11 +37,10 @@ log = structlog.get_logger(__name__)
 BACKFILL_WINDOW = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A message of the news topic, decoded, and when it was fetched."""
 
-    record: Any  # aiokafka.ConsumerRecord, or streams.fetching.Unreadable
+    record: Any  # streams.fetching.Message or Unreadable
     news: NewsItem | BadNews
     fetched: float  # of time.monotonic()
     expired: bool = False

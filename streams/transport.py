@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-import aiokafka
 import faust
 import structlog
 import uvloop
@@ -31,7 +30,7 @@ from faust.types import TP, ConsumerMessage
 
 from earlybell.streams import connections, metrics
 from earlybell.streams.consumer_thread import STOP_S, ConsumerThread
-from earlybell.streams.fetching import Unreadable, end_of, size_of
+from earlybell.streams.fetching import Message, Unreadable, end_of
 from earlybell.streams.offsets import OffsetBook, Ticket
 from earlybell.streams.producer import Producer
 
@@ -51,9 +50,7 @@ class Chunk:
 
     __slots__ = ("_ticket", "partition", "records", "topic")
 
-    def __init__(
-        self, topic: str, partition: int, records: Sequence[aiokafka.ConsumerRecord | Unreadable], ticket: Ticket
-    ) -> None:
+    def __init__(self, topic: str, partition: int, records: Sequence[Message | Unreadable], ticket: Ticket) -> None:
         self.topic = topic
         self.partition = partition
         self.records = records
@@ -364,7 +361,7 @@ def _chunks(records: Sequence[Any], messages: int, size: int) -> Iterator[_Sized
     """
     start = taken = 0
     for number, record in enumerate(records, start=1):
-        taken += size_of(record)
+        taken += record.size
         if number - start >= messages or taken >= size:
             yield records[start:number], taken
             start, taken = number, 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from faust.types import TP
 
-from earlybell.streams.fetching import Fetched
+from earlybell.streams.fetching import Fetched, Message
 
 
 class VirtualTime(asyncio.SelectorEventLoop):
@@ -26,20 +26,6 @@ class VirtualTime(asyncio.SelectorEventLoop):
         if not self._ready and self._scheduled:  # type: ignore[attr-defined]
             self._now = max(self._now, self._scheduled[0]._when)  # type: ignore[attr-defined]
         super()._run_once()  # type: ignore[misc]
-
-
-@dataclass(frozen=True)
-class Message:
-    """A message as aiokafka returns it; its value is unique."""
-
-    topic: str
-    partition: int
-    offset: int
-    value: bytes
-    key: None = None
-    headers: tuple[()] = ()
-    timestamp: int = 0
-    timestamp_type: int = 1
 
 
 @dataclass
@@ -64,7 +50,8 @@ class Broker:
         log = self.logs[tp]
         log.end += gap
         for _ in range(count):
-            log.messages[log.end] = Message(tp.topic, tp.partition, log.end, b"%d" % self.published)
+            value = b"%d" % self.published  # unique
+            log.messages[log.end] = Message(tp.topic, tp.partition, log.end, 0, 1, None, value, (), len(value) + 40)
             self.published += 1
             log.end += 1
 

@@ -13,7 +13,7 @@ from earlybell.streams import dead_letters
 from earlybell.streams.fetching import size_of
 from earlybell.streams.records import BadNews, decode_news, decode_signal, encode
 from tests.streams.hostile import CORPUS, messages
-from tests.streams.test_scoring import Record
+from tests.streams.test_scoring import fetched
 
 
 def check(value: bytes) -> None:
@@ -22,7 +22,7 @@ def check(value: bytes) -> None:
     except BadNews as fault:
         reason = str(fault)
         assert reason
-        letter = dead_letters.letter(Record(1, value), stage="decode", kind="BadNews", reason=reason)
+        letter = dead_letters.letter(fetched(1, value), stage="decode", kind="BadNews", reason=reason)
         assert size_of(letter) <= dead_letters.MAX_LETTER_BYTES
         assert letter.value in {value, None}
         return

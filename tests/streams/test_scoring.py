@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from earlybell.inference.pool.pool import Pool
 from earlybell.inference.predictions import Predictions
 from earlybell.streams import dead_letters
+from earlybell.streams.fetching import Message
 from earlybell.streams.offsets import Ticket
 from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import BadNews, broker_time, decode_signal, signal_id, text_hash
@@ -24,18 +25,17 @@ from tests.benchmarks.constant_scorer import ConstantScorer
 NOW = datetime(2026, 1, 5, 9, 30, 1, tzinfo=UTC)
 
 
-@dataclass
-class Record:
-    """A message, as aiokafka returns it."""
-
-    offset: int
-    value: bytes | None
-    key: bytes | None = b"key"
-    headers: list[tuple[str, bytes]] = field(default_factory=list)
-    timestamp: int = 1_767_605_400_000
-    timestamp_type: int = 1
-    topic: str = "news.raw"
-    partition: int = 3
+def fetched(
+    offset: int,
+    value: bytes | None,
+    key: bytes | None = b"key",
+    headers: tuple[tuple[str, bytes], ...] = (),
+    timestamp: int = 1_767_605_400_000,
+    timestamp_type: int = 1,
+    partition: int = 3,
+) -> Message:
+    size = len(key or b"") + len(value or b"")
+    return Message("news.raw", partition, offset, timestamp, timestamp_type, key, value, headers, size)
 
 
 class NotANumber(ConstantScorer):
@@ -62,7 +62,7 @@ def news(number: int, headline: str = "Acme beats", **more: object) -> bytes:
 
 
 async def settle(
-    records: list[Record], scorer: type[ConstantScorer] = NotANumber
+    records: list[Message], scorer: type[ConstantScorer] = NotANumber
 ) -> tuple[dict[str, list[Outgoing]], Ticket]:
     sent: dict[str, list[Outgoing]] = {}
 
@@ -81,12 +81,12 @@ async def settle(
 
 async def test_every_message_becomes_a_signal_or_a_letter() -> None:
     records = [
-        Record(10, news(0), headers=[("trace", b"42")]),
-        Record(11, news(1, "This one answers NaN")),
-        Record(12, b"{", headers=[("trace", b"43")]),
-        Record(13, news(2), timestamp=10**17),
-        Record(15, news(3, language="EN-us")),
-        Record(16, news(4, language="de")),
+        fetched(10, news(0), headers=(("trace", b"42"),)),
+        fetched(11, news(1, "This one answers NaN")),
+        fetched(12, b"{", headers=(("trace", b"43"),)),
+        fetched(13, news(2), timestamp=10**17),
+        fetched(15, news(3, language="EN-us")),
+        fetched(16, news(4, language="de")),
     ]
     sent, ticket = await settle(records)
     assert ticket.safe
@@ -109,7 +109,7 @@ async def test_every_message_becomes_a_signal_or_a_letter() -> None:
 
 
 async def test_answers_that_do_not_fit_the_classes_stop_nothing() -> None:
-    sent, ticket = await settle([Record(10, news(0)), Record(11, news(1))], TwoClasses)
+    sent, ticket = await settle([fetched(10, news(0)), fetched(11, news(1))], TwoClasses)
     assert ticket.safe
     headers = [dict(letter.headers) for letter in sent["news.dead"]]
     assert [letter[dead_letters.STAGE] for letter in headers] == [b"inference", b"inference"]
@@ -118,17 +118,17 @@ async def test_answers_that_do_not_fit_the_classes_stop_nothing() -> None:
 
 def test_a_producers_timestamp_is_the_messages_fault() -> None:
     with pytest.raises(BadNews, match="has its producer's time"):
-        broker_time(Record(0, b"", timestamp_type=0))
+        broker_time(fetched(0, b"", timestamp_type=0))
 
 
 @pytest.mark.parametrize("timestamp", [10**17, -(10**17)])
 def test_a_timestamp_out_of_range_is_the_messages_fault(timestamp: int) -> None:
     with pytest.raises(BadNews, match="is out of range"):
-        broker_time(Record(0, b"", timestamp=timestamp))
+        broker_time(fetched(0, b"", timestamp=timestamp))
 
 
 async def test_a_reason_of_any_length_and_kind_fits_a_header() -> None:
-    letter = dead_letters.letter(Record(1, None, None), stage="decode", kind="BadNews", reason="\ud800" + "x" * 10**6)
+    letter = dead_letters.letter(fetched(1, None, None), stage="decode", kind="BadNews", reason="\ud800" + "x" * 10**6)
     reason = dict(letter.headers)[dead_letters.REASON[1]]
     assert reason.startswith(b"\\ud800xx")
     assert len(reason) < 2 * dead_letters.MAX_REASON_CHARACTERS

@@ -12,19 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earlybell.storage.tables import news, signals
+from earlybell.streams.fetching import Message
 from earlybell.streams.records import decode_signal
 from earlybell.streams.storing import SignalRows, news_row
-from tests.streams.test_scoring import Record
+from tests.streams.test_scoring import fetched
 
 START = datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
 SIGNAL = json.loads((Path(__file__).parent / "released" / "SentimentSignal-1.json").read_text())
 seconds = st.integers(-100, 100)
 
 
-def message(partition: int, offset: int, appended_s: int, scored_s: int = -1000) -> Record:
+def message(partition: int, offset: int, appended_s: int, scored_s: int = -1000) -> Message:
     signal = SIGNAL | {"scored_at": (START + timedelta(seconds=scored_s)).isoformat()}
     timestamp = round((START + timedelta(seconds=appended_s)).timestamp() * 1000)
-    return Record(offset, json.dumps(signal).encode(), timestamp=timestamp, partition=partition)
+    return fetched(offset, json.dumps(signal).encode(), timestamp=timestamp, partition=partition)
 
 
 def available_at(row: tuple[Any, ...]) -> datetime:
@@ -41,7 +42,7 @@ def test_a_row_has_the_columns_of_its_table_in_their_order() -> None:
 
     story = {"id": "a", "revision": 2, "headline": "b", "body": "c", "source": "d", "symbols": ["e"], "language": "en"}
     story |= {"url": "f", "published_at": START.isoformat()}
-    record = Record(8, json.dumps(story).encode(), timestamp=round(START.timestamp() * 1000), partition=3)
+    record = fetched(8, json.dumps(story).encode(), timestamp=round(START.timestamp() * 1000), partition=3)
     named = dict(zip(news.columns.keys(), news_row(record) or (), strict=True))
     story["news_id"] = story.pop("id")
     assert named == story | {
