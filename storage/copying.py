@@ -1,7 +1,7 @@
 """Rows as lines of COPY's CSV format (https://www.postgresql.org/docs/current/sql-copy.html).
 
-Pure: it knows the columns' types, and nothing of connections. What can be seen to be wrong with a mapping without
-asking the database is refused here.
+Pure: it knows the columns' types, and nothing of connections. What can be seen to be wrong with a row without asking
+the database is refused here.
 
 A JSON array without its brackets is such a line: strings in double quotes, in which a backslash escapes quotes and
 itself, and a bare ``null``. So msgspec encodes a row in one call; only control characters, for which JSON has escapes
@@ -25,14 +25,15 @@ OPTIONS = r"(FORMAT csv, NULL 'null', ESCAPE '\')"
 #: A larger row is refused without sending it. The contract's largest message is 1 MiB.
 MAX_ROW_BYTES = 64 * 2**20
 
-#: Values of the columns' types in the order of the columns, which are taken as they are; or a mapping from names of
-#: columns to values, which are checked, and takes twice as long.
+#: All values, in the order of the columns, from a source that has checked their types: here only the range of integers
+#: is. Or a mapping from names of columns to values, whose types are checked here, which takes twice as long.
 Row = tuple[Any, ...] | Mapping[str, Any]
 
+#: The largest value of each kind of integer.
+_LARGEST: dict[type, int] = {Integer: 2**31 - 1, BigInteger: 2**63 - 1}
 _TYPES: dict[type, Any] = {
     Text: str,
-    Integer: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)],
-    BigInteger: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)],
+    **{kind: Annotated[int, Meta(ge=-largest - 1, le=largest)] for kind, largest in _LARGEST.items()},
     Double: float,
     # Postgres would accept text such as "yesterday", and read a time without an offset in the session's zone.
     TIMESTAMP: Annotated[datetime, Meta(tz=True)],
@@ -64,6 +65,7 @@ class Lines:
         self._checked = msgspec.defstruct(table.name, fields, array_like=True)
         self._lists = [place for place, kind in enumerate(kinds) if kind is ARRAY]
         self._objects = [place for place, kind in enumerate(kinds) if kind is JSONB]
+        self._integers = [(place, _LARGEST[kind]) for place, kind in enumerate(kinds) if kind in _LARGEST]
 
     def check_columns(self, row: Row) -> None:
         """Raise ``ValueError`` if the row names a column that the table does not have, or lacks values."""
@@ -79,9 +81,13 @@ class Lines:
         Raises
         ------
         ValueError
-            A value of a mapping is not of its column's type. The text says why, in one line.
+            A value does not fit its column. The text says why, in one line.
         """
         if isinstance(row, tuple):
+            # JSON's integers have no limit, and a look-up by one that is too large would fail for the whole batch.
+            for place, largest in self._integers:
+                if (number := row[place]) is not None and not -largest <= number <= largest:
+                    raise ValueError(f"Expected `int` within ±{largest} - at `{self.columns[place]}`")
             return row
         try:
             checked = msgspec.convert(list(map(row.get, self.columns)), self._checked)

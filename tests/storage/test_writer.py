@@ -14,7 +14,7 @@ from sqlalchemy import Engine, func, make_url, select, text
 from earlybell.storage import copying
 from earlybell.storage import writer as writer_module
 from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUnavailable
-from earlybell.storage.tables import news, signals
+from earlybell.storage.tables import metadata, news, signals
 from earlybell.storage.writer import Writer, Written
 from tests.patience import PATIENCE_S
 from tests.storage.conftest import engine_of, news_row, signal_row
@@ -251,6 +251,47 @@ def test_a_bad_row_is_refused_and_its_neighbours_are_stored(
     assert reason in refused.reason
     assert "\n" not in refused.reason and len(refused.reason) < 300
     assert write(rows) == Written(0, written.refused)  # and the same again
+
+
+#: What may be wrong with a row whose types are right.
+REFUSED_TUPLES: list[tuple[str, dict[str, Any], str]] = [
+    *(("news", *case) for case in REFUSED_NEWS if case[0].keys() <= {"headline", "news_id", "offset", "revision"}),
+    *(("signals", *case) for case in REFUSED_SIGNALS if "got `" not in case[1]),
+    *(
+        ("signals", {column: value}, f"at `{column}`")
+        for column in ("revision", "exit_depth", "depth_limit", "tokens", "tokens_kept", "partition", "offset")
+        for value in (2**63, -(2**63) - 1, 10**30)
+    ),
+]
+
+
+@pytest.mark.parametrize(("table", "changes", "reason"), REFUSED_TUPLES)
+def test_a_bad_tuple_is_refused_like_a_bad_mapping(
+    database: Engine, writer: Writer, table: str, changes: dict[str, Any], reason: str
+) -> None:
+    make, write = (news_row, writer.write_news) if table == "news" else (signal_row, writer.write_signals)
+    columns = metadata.tables[table].columns.keys()
+    rows = [tuple(make(number, **(changes if number == 4 else {}))[name] for name in columns) for number in range(9)]
+    written = write(rows)
+    assert written.new == 8
+    [refused] = written.refused
+    assert refused.index == 4
+    assert reason.removeprefix("Expected `int` <= 2147483647 - ") in refused.reason
+    for _ in range(2):  # the second time all rows are looked up first
+        assert write(rows) == Written(0, written.refused)
+
+
+def test_a_tuple_is_stored_as_its_mapping_is(database: Engine, writer: Writer) -> None:
+    columns = signals.columns.keys()
+    signal = signal_row(symbols=['{"}', "a,b", "\\"], policy='"\n', source="株\t")
+    assert writer.write_signals([tuple(signal[name] for name in columns)]) == Written(1)
+    assert stored(database, signals) == [signal]
+    assert writer.write_signals([signal]) == Written(0)
+
+
+def test_a_tuple_of_another_length_is_the_callers_error(writer: Writer) -> None:
+    with pytest.raises(ValueError, match="news has 13 columns; the row has 1 values"):
+        writer.write_news([("story",)])
 
 
 def test_many_bad_rows_are_all_reported(database: Engine, writer: Writer) -> None:
