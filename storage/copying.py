@@ -26,7 +26,7 @@ OPTIONS = r"(FORMAT csv, NULL 'null', ESCAPE '\')"
 MAX_ROW_BYTES = 64 * 2**20
 
 #: All values, in the order of the columns, from a source that has checked their types: here only the range of integers
-#: is. Or a mapping from names of columns to values, whose types are checked here, which takes twice as long.
+#: is. Or a mapping from names of columns to values, whose types are checked here, which takes about twice as long.
 Row = tuple[Any, ...] | Mapping[str, Any]
 
 #: The largest value of each kind of integer.
