@@ -14,7 +14,7 @@ import structlog
 from aiokafka.errors import MessageSizeTooLargeError
 
 from earlybell.streams import metrics
-from earlybell.streams.fetching import Unreadable, size_of
+from earlybell.streams.fetching import Sizeable, Unreadable, size_of
 from earlybell.streams.producer import Outgoing
 from earlybell.streams.records import MAX_DEAD_LETTER_BYTES
 
@@ -40,7 +40,7 @@ MAX_REASON_CHARACTERS = 1_000
 MAX_LETTER_BYTES = MAX_DEAD_LETTER_BYTES - 1_024
 
 
-class Origin(Protocol):
+class Origin(Sizeable, Protocol):
     """A message as it was read (a `streams.fetching.Message`)."""
 
     @property
@@ -51,15 +51,6 @@ class Origin(Protocol):
 
     @property
     def offset(self) -> int: ...
-
-    @property
-    def key(self) -> bytes | None: ...
-
-    @property
-    def value(self) -> bytes | None: ...
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
 
 
 def letter(message: Origin, *, stage: str, kind: str, reason: str) -> Outgoing:

@@ -188,7 +188,7 @@ class SignalRows:
         appended_at = broker_time(record)
         if (before := self._latest.get(record.partition)) is not None:
             last_offset, latest = before
-            if record.offset > last_offset and latest > appended_at:  # at another offset the partition is read again
-                appended_at = latest
+            if record.offset > last_offset:  # else the partition is read again
+                appended_at = max(appended_at, latest)
         self._latest[record.partition] = record.offset, appended_at
         return appended_at
