@@ -37,6 +37,7 @@ from tests.faults.account import Account, account
 from tests.faults.full_disk import Disk, NoDisk
 from tests.faults.injection import Fault, Faults
 from tests.faults.load import Load
+from tests.faults.mutations import MUTATIONS, Mutation, change_the_database, package_with
 from tests.faults.own_servers import own_servers
 from tests.faults.tcp_proxy import proxy
 from tests.faults.witness import Watch, Witness, witness
@@ -83,7 +84,15 @@ class Result:
     account: Account
 
 
-async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minutes: float = float("inf")) -> Result:
+async def soak(
+    seed: int,
+    faults: int,
+    log: Path,
+    *,
+    rapid: bool = False,
+    minutes: float = float("inf"),
+    mutation: Mutation | None = None,
+) -> Result:
     """Run both roles under load through this many faults.
 
     Parameters
@@ -95,13 +104,22 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minute
         many more faults, and less to learn from each.
     minutes
         Start no new fault after this long.
+    mutation
+        A change with which the account must be wrong.
     """
-    with _disk() as disk, own_servers() as servers, log.open("wb") as output:
+    with (
+        _disk() as disk,
+        own_servers() as servers,
+        log.open("wb") as output,
+        package_with(mutation) as mutated,
+    ):
         if disk is None:
             _report(warning="no disk can be mounted here: the faults that fill it are left out")
         else:
             disk.hold_the_tables_of(servers.stack.database_url)
         migrations.upgrade(servers.stack.database_url)
+        if mutation is not None and mutation.sql:
+            change_the_database(mutation, servers.stack.database_url)
         direct = own_topics(
             servers.stack.kafka_bootstrap,
             database_url=servers.stack.database_url,
@@ -120,7 +138,7 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minute
             }
             own = as_environment(direct.model_copy(update=proxied | {f"{role}_port": ports[role] for role in Role}))
             anothers = as_environment(direct.model_copy(update=proxied))
-            roles = await stack.enter_async_context(Roles(environment=own, output=output))
+            roles = await stack.enter_async_context(Roles(environment={**own, **mutated}, output=output))
             seen = await stack.enter_async_context(witness(ports))
             if not await seen.calm_within(START_S):
                 raise RuntimeError(f"the roles did not become ready: {seen.signs}; see {log}")
@@ -131,7 +149,7 @@ async def soak(seed: int, faults: int, log: Path, *, rapid: bool = False, minute
                 network,
                 database_network,
                 roles,
-                another=lambda role: Roles((role,), anothers, output),
+                another=lambda role: Roles((role,), {**anothers, **mutated}, output),
                 load=load,
                 disk=disk,
                 ready=seen.ready,
@@ -272,7 +290,7 @@ async def _worked_off(settings: Settings) -> bool:
     while time.monotonic() < deadline:
         with suppress(KafkaError):
             now = await asyncio.to_thread(left)
-            if now == 0:
+            if now <= 0:  # less than nothing, where offsets are committed that do not exist
                 return True
             if fewest is None or now < fewest:
                 fewest, deadline = now, time.monotonic() + RECOVERY_S
@@ -291,14 +309,25 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=100, help="how many (default: 100)")
     parser.add_argument("--rapid", action="store_true", help="shorter faults that do not wait for one another")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no fault after this long")
+    parser.add_argument("--mutation", choices=MUTATIONS, help="break a promise: the account must then be wrong")
     parser.add_argument("--log", type=Path, default=Path("soak.log"), help="where the roles write (default: soak.log)")
     arguments = parser.parse_args()
     # Otherwise outdated kernels, or none, would be tested.
     build.main([])
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
     rapid = " --rapid" if arguments.rapid else ""
-    print(f"seed {seed}: repeat with --seed {seed} --faults {arguments.faults}{rapid}", flush=True)
-    result = asyncio.run(soak(seed, arguments.faults, arguments.log, rapid=arguments.rapid, minutes=arguments.minutes))
+    broken = f" --mutation {arguments.mutation}" if arguments.mutation else ""
+    print(f"seed {seed}: repeat with --seed {seed} --faults {arguments.faults}{rapid}{broken}", flush=True)
+    result = asyncio.run(
+        soak(
+            seed,
+            arguments.faults,
+            arguments.log,
+            rapid=arguments.rapid,
+            minutes=arguments.minutes,
+            mutation=MUTATIONS.get(arguments.mutation),
+        )
+    )
     _report(seed=seed, **{name: value for name, value in vars(result).items() if name != "account"})
     print(result.account, flush=True)
     return 0 if result.account and not result.failures else 1

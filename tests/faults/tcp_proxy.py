@@ -25,6 +25,7 @@ class TcpProxy:
         self._target = host, port
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
+        self._forwarding: set[asyncio.Task[None]] = set()
         self._flowing = _set()
         self._dead: list[asyncio.Event] = []
         self.delay_s = 0.0
@@ -39,7 +40,11 @@ class TcpProxy:
         """Stop listening and reset every connection: for clients, the server is gone."""
         if self._server is not None:
             self._server.close()
+        for flowing in self._dead:
+            flowing.set()
+        self.resume()
         self.reset()
+        await asyncio.gather(*self._forwarding)
 
     def lead_to(self, port: int) -> None:
         """Forward new connections to another port from now on."""
@@ -77,10 +82,14 @@ class TcpProxy:
             return
         self._connections |= {writer, far_writer}
         flowing = self._flowing
+        both = self._carry(reader, far_writer, flowing), self._carry(far_reader, writer, flowing)
+        tasks = {asyncio.create_task(carry) for carry in both}
+        self._forwarding |= tasks
         try:
-            await asyncio.gather(self._carry(reader, far_writer, flowing), self._carry(far_reader, writer, flowing))
+            await asyncio.gather(*tasks)
         finally:
             self._connections -= {writer, far_writer}
+            self._forwarding -= tasks
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
@@ -106,5 +115,4 @@ async def proxy(target: int, port: int = 0) -> AsyncIterator[TcpProxy]:
     try:
         yield forwarding
     finally:
-        forwarding.resume()
         await forwarding.stop()

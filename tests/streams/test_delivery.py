@@ -227,6 +227,12 @@ class Delivery(RuleBasedStateMachine):
     def settle_slowly(self, seconds: float) -> None:
         self.suspend(self.worker.desk.may_settle, seconds)
 
+    @rule(seconds=SECONDS)
+    def commit_while_a_window_settles(self, seconds: float) -> None:
+        """By chance this is rare: without it, windows that acknowledge too early pass some runs of 200 examples."""
+        self.settle_slowly(SETTINGS.commit_interval_s + seconds)
+        self.run_for(SETTINGS.commit_interval_s + 0.1)
+
     @rule(moment=st.sampled_from(["work", "before", "after"]))
     def fail(self, moment: str) -> None:
         self.worker.desk.failures.append(moment)
