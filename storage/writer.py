@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import psycopg2
 from psycopg2.errors import UniqueViolation
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Table, event
 
 from earlybell.storage import connection as connections
 from earlybell.storage import driver
@@ -63,6 +63,8 @@ class Writer:
         The database. It may name several hosts: the one that takes writes is used.
     statement_timeout_s
         Give up a statement that takes longer; the batch then counts as not written.
+    connection_lost
+        Called when a connection turns out to be broken, from any thread.
 
     Rows go straight into the table by COPY, which has no ON CONFLICT: only if a row is known already are the known ones
     looked up and left out. The statements contain no rows, so a server that logs the statement of an error does not
@@ -73,9 +75,12 @@ class Writer:
     44, and 25 and 21.
     """
 
-    def __init__(self, url: str, *, statement_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, url: str, *, statement_timeout_s: float = 60.0, connection_lost: Callable[[], object] = lambda: None
+    ) -> None:
         self._url = url
         self._engine = connections.create(url, statement_timeout_s=statement_timeout_s)
+        event.listen(self._engine, "invalidate", lambda *_: connection_lost())
         self._repeating: set[str] = set()  # the tables whose last batch had rows that were known
 
     def write_news(self, rows: Sequence[Row]) -> Written:

@@ -1,5 +1,5 @@
-"""Mends two faults of aiokafka's connections. It replaces methods of aiokafka 0.14.0, which is pinned;
-``tests/streams/test_connections.py`` fails if they change.
+"""Mends two faults of aiokafka's connections, and counts those that are lost. It replaces methods of aiokafka 0.14.0,
+which is pinned; ``tests/streams/test_connections.py`` fails if they change.
 
 A reset connection: for a turn or two of the loop its transport is closed and it does not know yet. asyncio's transport
 ignores a write then; uvloop's raises a RuntimeError, which aiokafka does not expect: its fetcher or sender ends for
@@ -23,10 +23,15 @@ from aiokafka.cluster import ClusterMetadata
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.errors import KafkaConnectionError
 
+from earlybell.streams import metrics
+
 log = structlog.get_logger(__name__)
 
 _send = AIOKafkaConnection.send
+_close = AIOKafkaConnection.close
 _update = AIOKafkaClient._metadata_update
+#: Reasons to close a connection that was still wanted.
+_LOST = (CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT, CloseReason.OUT_OF_SYNC)
 
 
 @wraps(_send)
@@ -36,6 +41,13 @@ def _send_or_close(connection: Any, *arguments: Any, **options: Any) -> Any:
     except RuntimeError as error:
         connection.close(reason=CloseReason.CONNECTION_BROKEN)
         raise KafkaConnectionError(f"Connection at {connection.host}:{connection.port} broken: {error}") from error
+
+
+@wraps(_close)
+def _count_and_close(connection: Any, reason: CloseReason | None = None, exc: BaseException | None = None) -> Any:
+    if reason in _LOST and connection._reader is not None:  # else it is closed already
+        metrics.BROKER_CONNECTIONS_LOST.inc()
+    return _close(connection, reason, exc)
 
 
 @wraps(_update)
@@ -67,4 +79,5 @@ async def _update_or_bootstrap(client: Any, metadata: Any, topics: Any) -> bool:
 def install() -> None:
     """Replace the methods, once."""
     AIOKafkaConnection.send = _send_or_close
+    AIOKafkaConnection.close = _count_and_close
     AIOKafkaClient._metadata_update = _update_or_bootstrap

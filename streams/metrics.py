@@ -42,6 +42,13 @@ COMMIT_FAILURES = _counter("commit_failures_total", "Commits that the broker ref
 PARTITIONS_REOPENED = _counter(
     "partitions_reopened_total", "Times that the broker did not have a position, by the reason.", "reason"
 )
+BROKER_CONNECTIONS_LOST = _counter(
+    "broker_connections_lost_total", "Connections to brokers that broke or were given up; they are opened again."
+)
+DATABASE_CONNECTIONS_LOST = _counter(
+    "database_connections_lost_total", "Connections to the database that were found broken; they are opened again."
+)
+LOOP_STALLED = _counter("event_loop_stalled_seconds_total", "How long the event loop has not turned when it should.")
 EXITS = _counter("exits_total", "Texts by the depth that answered.", "depth")
 PREDICTED_DEPTH = _counter("predicted_depth_total", "Sum of the predicted exit depths of texts.")
 ACTUAL_DEPTH = _counter("actual_depth_total", "Sum of the exit depths of the texts whose depth was predicted.")
@@ -53,6 +60,10 @@ QUEUE_SECONDS = _histogram("queue_seconds", "What a window spent in the pool apa
 INFERENCE_SECONDS = _histogram("inference_seconds", "Inference of a window.", _SECONDS)
 PUBLISH_SECONDS = _histogram("publish_seconds", "Until the broker had acknowledged a window's messages.", _SECONDS)
 STORE_SECONDS = _histogram("store_seconds", "A transaction in Postgres.", _SECONDS)
+BROKER_PROBE_SECONDS = _histogram("broker_probe_seconds", "Until a broker answered a probe, or did not.", _SECONDS)
+DATABASE_PROBE_SECONDS = _histogram(
+    "database_probe_seconds", "Until the database answered a probe, or did not.", _SECONDS
+)
 BROKER_REACHABLE = _gauge("broker_reachable", "1 if a broker answered the latest probe.")
 DATABASE_REACHABLE = _gauge("database_reachable", "1 if the database answered the latest probe, and takes writes.")
 DIAL = _gauge("adaptive_dial", "Where the adaptive dial stands.")

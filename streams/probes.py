@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 #: The pause between two probes of the broker and the database, and how long one may take.
-PROBE_EVERY_S, PROBE_TIMEOUT_S = 5.0, 5.0
+PROBE_EVERY_S, PROBE_TIMEOUT_S = 2.0, 5.0
 #: The loop turns many times a second; one that has not for this long hangs.
 LOOP_HANGS_AFTER_S = 30.0
 _BEAT_S = 0.5
@@ -172,10 +172,11 @@ class Probes:
         return None
 
     async def beat(self) -> None:
-        """Show for ever that the loop turns."""
+        """Show for ever that the loop turns, and count the time in which it did not."""
         while True:
             self._beat = time.monotonic()
             await asyncio.sleep(_BEAT_S)
+            metrics.LOOP_STALLED.inc(max(0.0, time.monotonic() - self._beat - _BEAT_S))
 
     async def announce(self) -> None:
         """Log when the role becomes ready, and when it no longer is, until it stops."""
@@ -216,12 +217,14 @@ class Probes:
     async def _probe_broker(self) -> None:
         if self.app is None or not self.app.started:
             raise TimeoutError("there is no connection yet")
-        await self.app.producer.ping(PROBE_TIMEOUT_S)
+        with metrics.BROKER_PROBE_SECONDS.time():
+            await self.app.producer.ping(PROBE_TIMEOUT_S)
 
     async def _probe_database(self) -> None:
         for writer in self.writers:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                await asyncio.to_thread(writer.ping)
+            with metrics.DATABASE_PROBE_SECONDS.time():
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    await asyncio.to_thread(writer.ping)
 
 
 @contextlib.asynccontextmanager

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 import uvloop
 
+from earlybell.streams import metrics
 from earlybell.streams.model import open_pool
 from earlybell.streams.probes import Probes, serving
 from earlybell.streams.roles import Role
@@ -115,10 +116,15 @@ async def _prepare_storing(
     log.info("database_check_started")
     await asyncio.to_thread(_prepare, Role.STORING, settings, member)
     await asyncio.to_thread(schema.check, settings.database)
-    news, signals = probes.writers = (
-        resources.enter_context(Writer(settings.database, statement_timeout_s=settings.store_timeout_s)),
-        resources.enter_context(Writer(settings.database, statement_timeout_s=settings.store_timeout_s)),
-    )
+
+    def writer() -> Writer:
+        return Writer(
+            settings.database,
+            statement_timeout_s=settings.store_timeout_s,
+            connection_lost=metrics.DATABASE_CONNECTIONS_LOST.inc,
+        )
+
+    news, signals = probes.writers = resources.enter_context(writer()), resources.enter_context(writer())
     from earlybell.streams.app import storing_pipeline
 
     return storing_pipeline(settings, news, signals, member)

@@ -91,12 +91,15 @@ async def soak(
     *,
     rapid: bool = False,
     minutes: float = float("inf"),
+    each: bool = False,
     mutation: Mutation | None = None,
 ) -> Result:
     """Run both roles under load through this many faults.
 
     Parameters
     ----------
+    each
+        Inject this many faults of each kind, one after the other, instead of random ones.
     log
         Where the roles write their logs.
     rapid
@@ -155,7 +158,7 @@ async def soak(
                 ready=seen.ready,
                 pace=RAPID_PACE if rapid else 1.0,
             )
-            injection = Injection(faulty, seed, seen, rapid=rapid)
+            injection = Injection(faulty, seed, seen, rapid=rapid, each=each)
             try:
                 await injection.run(faults, time.monotonic() + 60.0 * minutes)
             except Exception as error:  # the account of the faults so far is still wanted
@@ -201,22 +204,24 @@ class Injection:
         How many could not be completed.
     """
 
-    def __init__(self, faults: Faults, seed: int, seen: Witness, *, rapid: bool) -> None:
-        self._faults, self._seed, self._seen, self._rapid = faults, seed, seen, rapid
+    def __init__(self, faults: Faults, seed: int, seen: Witness, *, rapid: bool, each: bool = False) -> None:
+        self._faults, self._seed, self._seen, self._rapid, self._each = faults, seed, seen, rapid, each
         self.drawn: Counter[str] = Counter()
         self.failures = 0
 
     async def run(self, count: int, deadline: float) -> None:
         """Inject this many faults, none after the deadline, and report how each kind was seen."""
         shown: dict[str, list[Watch]] = defaultdict(list)
-        for number in range(count):
+        weights = self._faults.weights()
+        for number in range(count * len(weights) if self._each else count):
             if time.monotonic() > deadline:
                 _report(number=number, error="no time was left for the rest of the faults")
                 break
             draw = random.Random(f"{self._seed}/{number}")
-            weights = self._faults.weights()
             fault = draw.choices(list(weights), list(weights.values()))[0]
             overlapping = draw.random() < OVERLAPPING or self._rapid
+            if self._each:
+                fault, overlapping = list(weights)[number % len(weights)], False
             pause_s = draw.uniform(*(RAPID_PAUSE_S if self._rapid else PAUSE_S))
             calm, watch = self._seen.calm, Watch()
             self._seen.watch = watch
@@ -307,6 +312,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, help="which faults come (default: a random number)")
     parser.add_argument("--faults", type=int, default=100, help="how many (default: 100)")
+    parser.add_argument("--each", action="store_true", help="as many of each kind, one after the other")
     parser.add_argument("--rapid", action="store_true", help="shorter faults that do not wait for one another")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no fault after this long")
     parser.add_argument("--mutation", choices=MUTATIONS, help="break a promise: the account must then be wrong")
@@ -315,9 +321,9 @@ def main() -> int:
     # Otherwise outdated kernels, or none, would be tested.
     build.main([])
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(2**31)
-    rapid = " --rapid" if arguments.rapid else ""
+    options = "".join(f" --{name}" for name in ("rapid", "each") if getattr(arguments, name))
     broken = f" --mutation {arguments.mutation}" if arguments.mutation else ""
-    print(f"seed {seed}: repeat with --seed {seed} --faults {arguments.faults}{rapid}{broken}", flush=True)
+    print(f"seed {seed}: repeat with --seed {seed} --faults {arguments.faults}{options}{broken}", flush=True)
     result = asyncio.run(
         soak(
             seed,
@@ -325,6 +331,7 @@ def main() -> int:
             arguments.log,
             rapid=arguments.rapid,
             minutes=arguments.minutes,
+            each=arguments.each,
             mutation=MUTATIONS.get(arguments.mutation),
         )
     )

@@ -53,6 +53,21 @@ async def test_a_fault_that_fails_is_reported_and_healed(
     assert ["does not start" in line["error"] for line in lines if "error" in line] == [True] * 3
 
 
+async def test_each_kind_comes_as_often_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soaking, "SEEN_S", 0.0)
+    monkeypatch.setattr(soaking, "CALM_S", 0.0)
+
+    async def rare(_: random.Random) -> None: ...
+
+    async def frequent(_: random.Random) -> None: ...
+
+    faults = Failing()
+    monkeypatch.setattr(faults, "weights", lambda: {frequent: 1000, rare: 1})
+    injection = Injection(cast(Faults, faults), 1, Witness({}), rapid=False, each=True)
+    await injection.run(2, deadline=float("inf"))
+    assert injection.drawn == {"frequent": 2, "rare": 2}
+
+
 async def test_no_fault_begins_after_the_deadline(capsys: pytest.CaptureFixture[str]) -> None:
     faults = Failing()
     injection = Injection(cast(Faults, faults), 1, Witness({}), rapid=True)

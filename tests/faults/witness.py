@@ -22,17 +22,26 @@ TOO_HIGH = {
     "earlybell_oldest_unacknowledged_seconds": 4.0,
     "earlybell_lag_messages": 300.0,
 }
-TOO_SLOW = {"earlybell_publish_seconds": 0.3, "earlybell_store_seconds": 1.0}
+TOO_SLOW = {
+    "earlybell_publish_seconds": 0.3,
+    "earlybell_store_seconds": 1.0,
+    "earlybell_broker_probe_seconds": 0.5,
+    "earlybell_database_probe_seconds": 0.5,
+}
+#: The growth since the last look above which a counter is a sign of a fault.
+FAILURES = {
+    "earlybell_retries_total": 0.0,
+    "earlybell_worker_restarts_total": 0.0,
+    "earlybell_commit_failures_total": 0.0,
+    "earlybell_partitions_reopened_total": 0.0,
+    "earlybell_broker_connections_lost_total": 0.0,
+    "earlybell_database_connections_lost_total": 0.0,
+    "earlybell_event_loop_stalled_seconds_total": 0.5,
+}
 REACHABLE = {
     Role.SCORING: ("earlybell_broker_reachable",),
     Role.STORING: ("earlybell_broker_reachable", "earlybell_database_reachable"),
 }
-FAILURES = (
-    "earlybell_retries_total",
-    "earlybell_worker_restarts_total",
-    "earlybell_commit_failures_total",
-    "earlybell_partitions_reopened_total",
-)
 NO_ANSWER = "no answer"
 STARTED = "process_start_time_seconds"
 
@@ -143,7 +152,7 @@ def _told(role: Role, before: Values, now: Values) -> Iterator[str]:
     yield from (f"{name} = 0" for name in REACHABLE[role] if now[name] == 0.0)
     for key, value in now.items():
         name = key.partition("{")[0]
-        if name in FAILURES and value > before.get(key, 0.0):
+        if value - before.get(key, 0.0) > FAILURES.get(name, float("inf")):
             yield f"{key} rose"
         if value > TOO_HIGH.get(name, float("inf")):
             yield f"{name} > {TOO_HIGH[name]:g}"

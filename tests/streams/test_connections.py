@@ -8,11 +8,16 @@ from collections.abc import Callable
 import pytest
 import uvloop
 from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import create_conn
+from aiokafka.conn import CloseReason, create_conn
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from earlybell.streams import transport  # noqa: F401 (installs it)
+from earlybell.streams import metrics, transport  # noqa: F401 (installs it)
+
+
+def lost() -> float:
+    return float(metrics.BROKER_CONNECTIONS_LOST._value.get())
+
 
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 
@@ -28,8 +33,20 @@ def test_a_request_on_a_closed_transport_is_a_lost_connection(
         await asyncio.sleep(0)  # the transport is closed; its connection has not been told
         await connection.send(MetadataRequest([]))
 
+    before = lost()
     with asyncio.Runner(loop_factory=loop) as runner, pytest.raises(KafkaConnectionError):
         runner.run(asyncio.wait_for(send_after_a_reset(), 30))
+    assert lost() == before + 1
+
+
+def test_a_connection_that_is_closed_in_order_is_not_lost(kafka_bootstrap: str) -> None:
+    async def open_and_close() -> None:
+        host, _, port = kafka_bootstrap.rpartition(":")
+        await (await create_conn(host, int(port))).close(reason=CloseReason.SHUTDOWN)
+
+    before = lost()
+    asyncio.run(asyncio.wait_for(open_and_close(), 30))
+    assert lost() == before
 
 
 @LOOPS

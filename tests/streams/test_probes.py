@@ -182,9 +182,11 @@ async def test_a_database_that_takes_no_writes(settings: Settings) -> None:
         cursor = admin.cursor()
         async with serving(settings, Role.STORING):
             assert value(settings, Role.STORING, "earlybell_database_reachable") == 1
+            lost = value(settings, Role.STORING, "earlybell_database_connections_lost_total")
             cursor.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
             cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
             report = await told(settings, Role.STORING, "read-only")
+            assert value(settings, Role.STORING, "earlybell_database_connections_lost_total") > lost
             assert (report["alive"], report["ready"]) == (True, False)
             publish(settings, [story(1)])
             retries = 'earlybell_retries_total{step="settle",cause="StorageUnavailable"}'
@@ -199,10 +201,14 @@ async def test_a_broker_that_does_not_answer(settings: Settings, private_stack: 
     if private_stack.kafka.pid is None:
         pytest.skip("the broker is not ours to stop")
     async with serving(settings, Role.SCORING):
+        probed = value(settings, Role.SCORING, "earlybell_broker_probe_seconds_sum")
         os.kill(private_stack.kafka.pid, signal.SIGSTOP)
         try:
             assert not (await told(settings, Role.SCORING, "no broker answers"))["ready"]
             assert value(settings, Role.SCORING, "earlybell_broker_reachable") == 0
+            assert (
+                value(settings, Role.SCORING, "earlybell_broker_probe_seconds_sum") >= probed + probes.PROBE_TIMEOUT_S
+            )
         finally:
             os.kill(private_stack.kafka.pid, signal.SIGCONT)
         await told(settings, Role.SCORING)
@@ -219,12 +225,16 @@ async def test_a_loop_that_hangs_is_seen_from_outside(settings: Settings, monkey
             status, text = page(settings, Role.STORING, "/livez")
         found.append(text)
 
+    stalled = "earlybell_event_loop_stalled_seconds_total"
     async with serving(settings, Role.STORING):
+        before = value(settings, Role.STORING, stalled)
         asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         asking.join(PATIENCE_S)  # the loop hangs for as long as that
         assert found and "event loop" in found[0]
         await told(settings, Role.STORING)
+        # The loop hangs for a second at least until that is reported; half a second of it may be between two beats.
+        await until(lambda: value(settings, Role.STORING, stalled) > before + 0.4)
 
 
 async def test_a_role_collects_no_garbage_in_what_it_has_loaded(settings: Settings) -> None:
