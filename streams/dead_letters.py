@@ -8,14 +8,14 @@ read: Kafka Connect's (``__connect.errors.*``) and Kafka Streams' (``__streams.e
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 import structlog
-from aiokafka.errors import MessageSizeTooLargeError
 
 from earlybell.streams import metrics
 from earlybell.streams.fetching import Sizeable, Unreadable, size_of
-from earlybell.streams.producer import Outgoing
+from earlybell.streams.producer import MessagesTooLargeError, Outgoing
 from earlybell.streams.records import MAX_DEAD_LETTER_BYTES
 
 log = structlog.get_logger(__name__)
@@ -96,9 +96,9 @@ async def send(
     """
     try:
         await send_all(topic, letters)
-    except MessageSizeTooLargeError:
-        for dead_letter in letters:
-            await _send_shrinking(dead_letter, topic, send_all)
+    except MessagesTooLargeError as error:
+        for index in error.indices:
+            await _send_shrinking(letters[index], topic, send_all)
     for dead_letter in letters:
         metrics.DEAD_LETTERS.labels(stage=dict(dead_letter.headers)[STAGE].decode()).inc()
 
@@ -106,10 +106,10 @@ async def send(
 async def _send_shrinking(
     dead_letter: Outgoing, topic: str, send_all: Callable[[str, Sequence[Outgoing]], Awaitable[None]]
 ) -> None:
-    for form in _forms(dead_letter):
+    for form in islice(_forms(dead_letter), 1, None):
         try:
             return await send_all(topic, [form])
-        except MessageSizeTooLargeError:
+        except MessagesTooLargeError:
             continue
     origin = {name: text.decode() for name, text in dead_letter.headers if name in (TOPIC[0], PARTITION[0], OFFSET[0])}
     log.error("dead_letter_refused", **{name.rsplit(".", 1)[-1]: text for name, text in origin.items()})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
@@ -16,7 +17,14 @@ from typing import Any, NamedTuple
 import aiokafka
 import structlog
 from aiokafka.conn import CloseReason
-from aiokafka.errors import KafkaConnectionError, KafkaError, ProducerClosed
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerClosed,
+    RecordListTooLargeError,
+)
 from faust.transport.drivers import aiokafka as driver
 
 from earlybell.streams.partitioning import partitions_of
@@ -28,12 +36,37 @@ log = structlog.get_logger(__name__)
 STOP_S = 5.0
 
 
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+
 class Outgoing(NamedTuple):
     """A message to send."""
 
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]] = ()
+
+
+class MessagesTooLargeError(MessageSizeTooLargeError):
+    """Some messages are larger than their topic takes. All others were acknowledged.
+
+    Attributes
+    ----------
+    indices
+        Their places among the messages that were to be sent.
+    """
+
+    def __init__(self, topic: str, indices: Sequence[int]) -> None:
+        super().__init__(f"{len(indices)} messages are larger than topic {topic} takes")
+        self.indices = indices
+
+
+class _Failed(NamedTuple):
+    """A batch that was not acknowledged."""
+
+    indices: Sequence[int]  # of its messages
+    size: int  # in bytes
+    error: BaseException
 
 
 class Producer(driver.Producer):
@@ -43,25 +76,49 @@ class Producer(driver.Producer):
     _producer: aiokafka.AIOKafkaProducer | None
     _unanswered_since: float | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._batch_bytes: dict[str, float] = {}  # of topics that take less than a full batch
+
     def _settings_extra(self) -> Mapping[str, Any]:
         return {"acks": "all", "enable_idempotence": True}
 
     async def send_all(self, topic: str, messages: Sequence[Outgoing]) -> None:
         """Send messages and return when the broker has acknowledged every one of them.
 
+        A topic limits the size of a batch (``max.message.bytes``). What it refuses is sent again in smaller ones.
+
         Raises
         ------
+        MessagesTooLargeError
+            Single messages are too large. All others were acknowledged.
         KafkaError
             At least one was not acknowledged; any of the others may or may not be on the topic.
         """
-        producer = self._ensure_producer()
-        try:
-            await _send_batches(producer, topic, messages)
-        except KafkaError:
-            # An idempotent producer numbers its batches, and aiokafka does not reuse the number of a batch that failed:
-            # the broker would refuse every later batch as out of order. A new producer starts from zero.
-            await self._replace(producer)
-            raise
+        left: Sequence[int] = range(len(messages))
+        too_large: list[int] = []
+        while left:
+            producer = self._ensure_producer()
+            try:
+                failed = await _send_batches(producer, topic, messages, left, self._batch_bytes.get(topic, math.inf))
+            except KafkaError:
+                await self._replace(producer)
+                raise
+            if failed:
+                await self._replace(producer)
+            refused = [batch for batch in failed if isinstance(batch.error, _TOO_LARGE)]
+            # The broker refuses what follows a refused batch, too: numbers are missing.
+            followers = [batch for batch in failed if refused and isinstance(batch.error, OutOfOrderSequenceNumber)]
+            if len(refused) + len(followers) < len(failed):
+                raise next(batch.error for batch in failed if batch not in refused + followers)
+            divided = [batch for batch in refused if len(batch.indices) > 1]
+            if divided:
+                self._batch_bytes[topic] = min(batch.size for batch in divided) / 2
+                log.warning("batches_made_smaller", topic=topic, bytes=int(self._batch_bytes[topic]))
+            too_large += [batch.indices[0] for batch in refused if len(batch.indices) == 1]
+            left = sorted(index for batch in divided + followers for index in batch.indices)
+        if too_large:
+            raise MessagesTooLargeError(topic, too_large)
 
     async def flush(self) -> None:
         """Do nothing: `send_all` has waited already, and aiokafka would wait for ever for a broker that is away."""
@@ -107,6 +164,11 @@ class Producer(driver.Producer):
         await super().on_stop()
 
     async def _replace(self, producer: Any) -> None:
+        """Start a new producer.
+
+        An idempotent producer numbers its batches, and aiokafka does not reuse the number of a batch that failed: the
+        broker would refuse every later batch as out of order. A new producer starts from zero.
+        """
         if self._producer is not producer:
             return  # stopped, or replaced by another call that failed
         replacement = self._new_producer()
@@ -123,19 +185,27 @@ class Producer(driver.Producer):
         await _abandon(producer)
 
 
-async def _send_batches(producer: Any, topic: str, messages: Sequence[Outgoing]) -> None:
+async def _send_batches(
+    producer: Any, topic: str, messages: Sequence[Outgoing], indices: Sequence[int], batch_bytes: float
+) -> list[_Failed]:
+    """Send some of the messages, in batches of this size or one message, and return the batches that failed."""
     partitions = sorted(await producer.partitions_for(topic))
-    by_partition: dict[int, list[Outgoing]] = {}
-    for message, place in zip(messages, _places(messages, len(partitions)), strict=True):
-        by_partition.setdefault(partitions[place], []).append(message)
+    by_partition: dict[int, list[int]] = {}
+    places = _places([messages[index] for index in indices], len(partitions))
+    for index, place in zip(indices, places, strict=True):
+        by_partition.setdefault(partitions[place], []).append(index)
     pending: list[Awaitable[Any]] = []
-    for partition, outgoing in by_partition.items():
-        pending += [
-            await producer.send_batch(batch, topic, partition=partition) for batch in _batches(producer, outgoing)
-        ]
+    sent: list[tuple[Sequence[int], int]] = []
+    for partition, part in by_partition.items():
+        for batch, contents in _batches(producer, messages, part, batch_bytes):
+            sent.append((contents, batch.size()))
+            pending.append(await producer.send_batch(batch, topic, partition=partition))
     results = await asyncio.gather(*pending, return_exceptions=True)
-    for failure in (result for result in results if isinstance(result, BaseException)):
-        raise failure
+    return [
+        _Failed(contents, size, result)
+        for (contents, size), result in zip(sent, results, strict=True)
+        if isinstance(result, BaseException)
+    ]
 
 
 def _places(messages: Sequence[Outgoing], partitions: int) -> list[int]:
@@ -147,16 +217,23 @@ def _places(messages: Sequence[Outgoing], partitions: int) -> list[int]:
     ]
 
 
-def _batches(producer: aiokafka.AIOKafkaProducer, messages: Sequence[Outgoing]) -> Iterator[Any]:
-    batch = producer.create_batch()
-    for message in messages:
+def _batches(
+    producer: aiokafka.AIOKafkaProducer, messages: Sequence[Outgoing], indices: Sequence[int], batch_bytes: float
+) -> Iterator[tuple[Any, Sequence[int]]]:
+    """Yield batches, each with the indices of its messages."""
+    batch, contents = producer.create_batch(), list[int]()
+    for index in indices:
+        message = messages[index]
         fields = {"timestamp": None, "key": message.key, "value": message.value, "headers": [*message.headers]}
-        if batch.append(**fields) is None:
-            yield batch
-            batch = producer.create_batch()
+        full = contents and batch.size() + len(message.key or b"") + len(message.value or b"") > batch_bytes
+        if full or batch.append(**fields) is None:
+            batch.close()
+            yield batch, contents
+            batch, contents = producer.create_batch(), []
             batch.append(**fields)
+        contents.append(index)
     batch.close()
-    yield batch
+    yield batch, contents
 
 
 async def _abandon(producer: Any) -> None:

@@ -23,7 +23,7 @@ from earlybell.inference.pool.pool import Pool, WindowResult
 from earlybell.streams import dead_letters, metrics
 from earlybell.streams.adaptive_dial import AdaptiveDial
 from earlybell.streams.lanes import Lane, Turns
-from earlybell.streams.producer import Outgoing
+from earlybell.streams.producer import MessagesTooLargeError, Outgoing
 from earlybell.streams.records import BadNews, NewsItem, broker_time, decode_news, encode
 from earlybell.streams.settings import Settings
 from earlybell.streams.signals import build_signal, unsupported_language
@@ -56,8 +56,10 @@ class Outcome:
     """The outgoing messages of a window: every message that came in has one, in one of the lists."""
 
     signals: list[Outgoing] = field(default_factory=list)
+    scored: list[Any] = field(default_factory=list)  # the message of each signal
     letters: list[Outgoing] = field(default_factory=list)
     deferred: list[Outgoing] = field(default_factory=list)  # news for the backfill topic
+    expired: list[Any] = field(default_factory=list)  # the message of each of them
     # A retry does not send again what the broker has.
     signals_sent: bool = False
     deferred_sent: bool = False
@@ -130,6 +132,7 @@ class Scoring:
             outcome.letters.append(dead_letters.letter(record, stage="language", kind="BadNews", reason=reason))
         elif message.expired and self._settings.expired_news == "defer":
             outcome.deferred.append(Outgoing(record.key, record.value, record.headers))
+            outcome.expired.append(record)
         elif message.expired:
             reason = f"older than EARLYBELL_EXPIRE_AFTER_S ({self._settings.expire_after_s:g} s) when it was fetched"
             outcome.letters.append(dead_letters.letter(record, stage="expired", kind="Expired", reason=reason))
@@ -176,6 +179,7 @@ class Scoring:
                     record=message.record,
                 )
                 outcome.signals.append(Outgoing(item.id.encode(), encode(signal)))
+                outcome.scored.append(message.record)
             except BadNews as fault:
                 reason = str(fault)
                 outcome.letters.append(
@@ -194,12 +198,14 @@ class Scoring:
     async def _publish(self, window: Sequence[Received], outcome: Outcome) -> None:
         with metrics.PUBLISH_SECONDS.time():
             if outcome.signals and not outcome.signals_sent:
-                await self._send_all(self._settings.sentiment_topic, outcome.signals)
+                topic = self._settings.sentiment_topic
+                outcome.letters += await self._send(topic, outcome.signals, outcome.scored, "signal")
                 outcome.signals_sent = True
                 metrics.SIGNALS.inc(len(outcome.signals))
             if outcome.deferred and not outcome.deferred_sent:
                 assert self._settings.backfill_topic is not None  # a rule of the settings
-                await self._send_all(self._settings.backfill_topic, outcome.deferred)
+                topic = self._settings.backfill_topic
+                outcome.letters += await self._send(topic, outcome.deferred, outcome.expired, "expired")
                 outcome.deferred_sent = True
                 metrics.DEFERRED.inc(len(outcome.deferred))
             if outcome.letters:
@@ -207,6 +213,22 @@ class Scoring:
         self.signals += len(outcome.signals)
         self.letters += len(outcome.letters)
         log.debug("window_settled", messages=len(window), signals=len(outcome.signals), letters=len(outcome.letters))
+
+    async def _send(
+        self, topic: str, outgoing: list[Outgoing], origins: Sequence[Any], stage: str
+    ) -> Sequence[Outgoing]:
+        """Send messages; take out those that are too large for the topic, and return letters of their origins."""
+        try:
+            await self._send_all(topic, outgoing)
+        except MessagesTooLargeError as error:
+            kind = type(error).__name__
+            letters = []
+            for index in sorted(error.indices, reverse=True):
+                size = len(outgoing.pop(index).value or b"")
+                reason = f"what becomes of it has {size} bytes, more than topic {topic} takes"
+                letters.append(dead_letters.letter(origins[index], stage=stage, kind=kind, reason=reason))
+            return letters
+        return ()
 
 
 def _limits(settings: Settings, *, live: bool) -> Limits:
