@@ -1,8 +1,10 @@
 """The busiest of three days of a news wire at 1,000 times its speed, with the adaptive dial and without.
 
 Kafka, Postgres and both roles are real. The wire's times are minutes, so all stories of a minute come at once: up to
-319 in 60 ms. Latency is from publish to signal by the broker's clock. What the dial costs is counted in two ways: by
-the calibrated curve, and as the share of stories whose label differs from that at the default dial.
+319 in 60 ms. Latency is from publish to signal by the broker's clock. The objective is half of p99 without the dial, in
+a first run that also warms up the broker: a constant would be out of reach on one processor, and never at stake on
+another. What the dial costs is counted in two ways: by the calibrated curve, and as the share of stories whose label
+differs from that at the default dial.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from tests.own_topics import own_topics
 
 WIRE = DATA / "replay" / "wire_2012-12-17_to_19.tsv.xz"
 DAY, SPEED = "2012-12-18", 1000
-OBJECTIVE_MS, MOST_LOST = 150.0, 0.02
+OBJECTIVE, MOST_LOST = 0.5, 0.02
 PICTURE = Path(__file__).parent / "results" / "wire_burst.png"
 
 
@@ -49,15 +51,16 @@ def missing() -> str | None:
 def measure(servers: Stack) -> dict[str, Any]:
     """Return latencies in ms and what the dial cost, with the controller off and on."""
     with own_database(servers) as database:
+        objective_ms = float(round(OBJECTIVE * np.percentile(run(servers, database).latency_ms, 99)))
         runs = {
-            name: run(servers, database, latency_objective_ms=objective_ms, most_accuracy_lost=MOST_LOST)
-            for name, objective_ms in {"fixed": 0.0, "adaptive": OBJECTIVE_MS}.items()
+            name: run(servers, database, latency_objective_ms=objective, most_accuracy_lost=MOST_LOST)
+            for name, objective in {"fixed": 0.0, "adaptive": objective_ms}.items()
         }
-    draw(runs)
+    draw(runs, objective_ms)
     lost = {point.dial: point.accuracy_lost for point in load(SHIPPED).calibration.curve}
     labels, default = runs["fixed"].labels, runs["fixed"].dial.max()
     return {
-        "load": f"the wire of {DAY}, {len(labels)} stories at {SPEED} times its speed; objective {OBJECTIVE_MS:g} ms",
+        "load": f"the wire of {DAY}, {len(labels)} stories at {SPEED} times its speed; objective {objective_ms:g} ms",
         **{
             name: {
                 **{f"p{share}_ms": float(np.percentile(found.latency_ms, share)) for share in (50, 90, 99)},
@@ -103,7 +106,7 @@ def run(servers: Stack, database: str, **more: float) -> Run:
     )
 
 
-def draw(runs: dict[str, Run]) -> None:
+def draw(runs: dict[str, Run], objective_ms: float) -> None:
     """Plot load, latency and dial over time."""
     mpl.use("agg")
     figure, (load_axes, above, below) = plt.subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
@@ -115,7 +118,7 @@ def draw(runs: dict[str, Run]) -> None:
         below.plot(found.at_s, found.dial, ".", markersize=3, label=name)
         if name == "fixed":
             load_axes.bar(seconds, np.bincount(slot, minlength=len(seconds) + 1)[1:] * 2, width=0.5, color="#999999")
-    above.axhline(OBJECTIVE_MS, color="#888888", linestyle=":", label="objective")
+    above.axhline(objective_ms, color="#888888", linestyle=":", label="objective")
     above.set_yscale("log")
     load_axes.set_ylabel("stories a second")
     above.set_ylabel("longest latency, ms")
