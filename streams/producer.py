@@ -27,6 +27,7 @@ from aiokafka.errors import (
 )
 from faust.transport.drivers import aiokafka as driver
 
+from earlybell.streams.fetching import size_of
 from earlybell.streams.partitioning import partitions_of
 
 log = structlog.get_logger(__name__)
@@ -113,7 +114,9 @@ class Producer(driver.Producer):
                 raise next(batch.error for batch in failed if batch not in refused + followers)
             divided = [batch for batch in refused if len(batch.indices) > 1]
             if divided:
-                self._batch_bytes[topic] = min(batch.size for batch in divided) / 2
+                # Smaller each time: at last each message has a batch of its own.
+                before = self._batch_bytes.get(topic, math.inf)
+                self._batch_bytes[topic] = min(before, *(batch.size for batch in divided)) / 2
                 log.warning("batches_made_smaller", topic=topic, bytes=int(self._batch_bytes[topic]))
             too_large += [batch.indices[0] for batch in refused if len(batch.indices) == 1]
             left = sorted(index for batch in divided + followers for index in batch.indices)
@@ -225,7 +228,7 @@ def _batches(
     for index in indices:
         message = messages[index]
         fields = {"timestamp": None, "key": message.key, "value": message.value, "headers": [*message.headers]}
-        full = contents and batch.size() + len(message.key or b"") + len(message.value or b"") > batch_bytes
+        full = contents and batch.size() + size_of(message) > batch_bytes
         if full or batch.append(**fields) is None:
             batch.close()
             yield batch, contents

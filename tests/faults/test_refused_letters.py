@@ -76,3 +76,17 @@ async def test_a_topic_that_takes_small_batches_only(settings: Settings, pool: P
     headers = dict(letter.headers)
     assert (letter.value, headers[STAGE]) == (None, b"signal"), "the dead topic does not take it whole"
     assert b"more than topic" in headers[REASON[0]]
+
+
+async def test_letters_with_long_headers_are_divided(settings: Settings, pool: Pool) -> None:
+    configure(settings, settings.dead_topic, max_message_bytes="3000")
+    producer = open_producer(settings)
+    for length in (1400, 1600):
+        producer.send(settings.news_topic, key=b"k", value=b"broken", headers=[("long", b"x" * length)])
+    producer.close()
+    before = retries()
+    async with both_roles(settings, pool):
+        await until(lambda: committed(settings) == ends(settings))
+    letters = messages(settings, settings.dead_topic)
+    assert [len(dict(letter.headers)["long"]) for letter in letters] == [1400, 1600]
+    assert retries() == before
