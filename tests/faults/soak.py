@@ -98,8 +98,6 @@ async def soak(
 
     Parameters
     ----------
-    each
-        Inject this many faults of each kind, one after the other, instead of random ones.
     log
         Where the roles write their logs.
     rapid
@@ -107,6 +105,8 @@ async def soak(
         many more faults, and less to learn from each.
     minutes
         Start no new fault after this long.
+    each
+        Inject this many faults of each kind, one after the other, instead of random ones.
     mutation
         A change with which the account must be wrong.
     """
