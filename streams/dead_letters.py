@@ -14,7 +14,8 @@ from typing import Protocol
 import structlog
 
 from earlybell.streams import metrics
-from earlybell.streams.fetching import Sizeable, Unreadable, size_of
+from earlybell.streams.fetching import Unreadable
+from earlybell.streams.message_size import Sizeable, size_of
 from earlybell.streams.producer import MessagesTooLargeError, Outgoing
 from earlybell.streams.records import MAX_DEAD_LETTER_BYTES
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import READ_COMMITTED, Fetcher, FetchError, FetchResult, PartitionRecords
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+
+from earlybell.streams.message_size import bytes_in_batch
 
 log = structlog.get_logger(__name__)
 
@@ -203,7 +205,7 @@ class _Unpacking:
                     if (offset := record.offset) < fetch.next_fetch_offset:
                         continue  # before the position, in a batch that began earlier
                     key, value, headers = record.key, record.value, tuple(record.headers)
-                    size = _size(key, value, headers)
+                    size = bytes_in_batch(key, value, headers)
                     fetch.next_fetch_offset = offset + 1
                     yield Message(
                         topic, partition, offset, record.timestamp, record.timestamp_type, key, value, headers, size
@@ -241,31 +243,6 @@ class _Unpacking:
 def end_of(record: Message | Unreadable) -> int:
     """Return the offset after a message, or after the messages that an `Unreadable` stands for."""
     return record.end if isinstance(record, Unreadable) else record.offset + 1
-
-
-class Sizeable(Protocol):
-    """A message that came in, or one that goes out."""
-
-    @property
-    def key(self) -> bytes | None: ...
-
-    @property
-    def value(self) -> bytes | None: ...
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...
-
-
-def size_of(message: Sizeable) -> int:
-    """Return the bytes that a message takes up in a batch: no fewer than it really does."""
-    return _size(message.key, message.value, message.headers)
-
-
-def _size(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> int:
-    size = len(key or b"") + len(value or b"") + 40
-    for name, content in headers:
-        size += len(name.encode(errors="replace")) + len(content or b"") + 10
-    return size
 
 
 def _sentence(fault: Exception) -> str:

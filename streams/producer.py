@@ -27,7 +27,7 @@ from aiokafka.errors import (
 )
 from faust.transport.drivers import aiokafka as driver
 
-from earlybell.streams.fetching import size_of
+from earlybell.streams.message_size import size_of
 from earlybell.streams.partitioning import partitions_of
 
 log = structlog.get_logger(__name__)

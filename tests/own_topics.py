@@ -5,6 +5,9 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+
+from earlybell.streams.brokers import client_options
 from earlybell.streams.settings import Settings
 from earlybell.streams.topics import create_topics
 
@@ -22,6 +25,14 @@ def own_topics(kafka_bootstrap: str, **more: Any) -> Settings:
     )
     create_topics(settings)
     return settings
+
+
+def configure(settings: Settings, topic: str, **config: str) -> None:
+    """Set a topic's configuration; an underscore stands for a point."""
+    changes = {name.replace("_", "."): value for name, value in config.items()}
+    admin = KafkaAdminClient(**client_options(settings))
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, changes)])
+    admin.close()
 
 
 def as_environment(settings: Settings) -> dict[str, str]:

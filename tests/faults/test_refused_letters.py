@@ -6,14 +6,14 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from earlybell.inference.pool.pool import Pool
-from earlybell.streams.brokers import client_options, open_producer
+from earlybell.streams.brokers import open_producer
 from earlybell.streams.dead_letters import REASON, STAGE
 from earlybell.streams.settings import Settings
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.integration.whole_pipeline import both_roles, messages, retries
+from tests.own_topics import configure
 from tests.streams.chunk_workers import committed, ends, publish, until
 
 
@@ -21,14 +21,6 @@ from tests.streams.chunk_workers import committed, ends, publish, until
 async def pool() -> AsyncIterator[Pool]:
     async with Pool(ConstantScorer, ["cpu"]) as pool:
         yield pool
-
-
-def configure(settings: Settings, topic: str, **config: str) -> None:
-    """Set a topic's configuration; an underscore stands for a point."""
-    changes = {name.replace("_", "."): value for name, value in config.items()}
-    admin = KafkaAdminClient(**client_options(settings))
-    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, changes)])
-    admin.close()
 
 
 def story(number: int, **more: object) -> bytes:

@@ -13,6 +13,7 @@ from earlybell.streams.settings import Settings
 from earlybell.streams.topics import create_topics
 from tests.benchmarks.constant_scorer import ConstantScorer
 from tests.integration.whole_pipeline import both_roles, count, messages
+from tests.own_topics import configure
 from tests.streams.chunk_workers import committed, ends, publish, until
 
 
@@ -67,3 +68,16 @@ async def test_expired_news_is_skipped_or_deferred_and_fresh_is_not(two_lanes: S
     assert [letter[dead_letters.STAGE] for letter in letters] == [b"expired"] * (200 - deferred)
     topics = {name: {signal.topic for signal in signals if signal.news_id.startswith(name)} for name in ("old", "new")}
     assert topics == {"old": {two_lanes.backfill_topic} if deferred else set(), "new": {two_lanes.news_topic}}
+
+
+async def test_deferred_news_that_its_topic_does_not_take_is_a_dead_letter(two_lanes: Settings) -> None:
+    assert two_lanes.backfill_topic is not None
+    configure(two_lanes, two_lanes.backfill_topic, max_message_bytes="1000")
+    long = {"id": "long", "headline": "Acme raises", "body": "x" * 2_000, "published_at": "2026-01-05T09:30:00Z"}
+    publish(two_lanes, [*stories("old", 40), json.dumps(long).encode()])
+    expiring = two_lanes.model_copy(update={"expire_after_s": 0.001, "expired_news": "defer"})
+    async with Pool(ConstantScorer, ["cpu"]) as pool, both_roles(expiring, pool):
+        await until(lambda: committed(two_lanes) == ends(two_lanes))
+        await until(lambda: len(messages(two_lanes, two_lanes.sentiment_topic)) >= 40)
+    (letter,) = messages(two_lanes, two_lanes.dead_topic)
+    assert (json.loads(letter.value), dict(letter.headers)[dead_letters.STAGE]) == (long, b"expired")

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from earlybell.streams import dead_letters
-from earlybell.streams.fetching import size_of
+from earlybell.streams.message_size import size_of
 from earlybell.streams.records import BadNews, decode_news, decode_signal, encode
 from tests.streams.hostile import CORPUS, messages
 from tests.streams.test_scoring import fetched
