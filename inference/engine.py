@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from earlybell.inference.early_exit.depth_prediction import DepthPrediction
 from earlybell.inference.kernels import library
 from earlybell.inference.model.checkpoint import SHIPPED, Checkpoint, load
 from earlybell.inference.precision import PRECISIONS, arithmetic_name, cpu_precision, int8_kernels
-from earlybell.inference.predictions import ModelDescription, Predictions
+from earlybell.inference.predictions import ModelDescription, Predictions, Timed, timed
 from earlybell.inference.token_ids import TokenIds
 
 #: Padded tokens of a batch. On a CPU more than this exceeds the caches; a GPU wants to be filled, but a batch of fixed
@@ -50,7 +51,7 @@ class UndefinedAnswerError(ArithmeticError):
 
 
 class Engine:
-    """One model on one device. Not for use from several threads at once."""
+    """One model on one device. Not for use from several threads at once, but see `begin`."""
 
     def __init__(
         self,
@@ -166,14 +167,38 @@ class Engine:
         if self._ahead is not None and len(texts) > PORTION:
             portions = read_ahead(self.read, texts, self._ahead)
             return Predictions.concatenate([self._answer(portion, backend) for portion in portions], classes)
-        chunks = cut_for_threads(texts, self._thread_count) if self._threads is not None else []
-        if self._threads is None or len(chunks) == 1:
-            return self._answer(self.read(texts), backend)
-        running = [
-            self._threads.submit(lambda part: self._answer(self.read(part), backend), texts[start:stop])
-            for start, stop in chunks
+        if self._threads is None or len(chunks := cut_for_threads(texts, self._thread_count)) == 1:
+            return self._read_and_answer(texts, backend)
+        return self._join(self._submit(texts, chunks, backend)).predictions
+
+    def begin(self, texts: Sequence[str], dial: float | None = None) -> Callable[[], Timed]:
+        """Begin to `score` a window, and return what waits for its answers: a `predictions.OverlappingScorer`.
+
+        Each thread takes the first chunk that no other has taken, of this window or the next one that was begun: it
+        does not wait until all have finished a window, and a window too small to be cut leaves a thread to the next.
+        Without threads the answers are computed when they are asked for. May be called from any thread.
+        """
+        if self._threads is None or not texts:
+            return partial(timed, self.score, texts, dial)
+        backend = self.backend if dial is None else self._backend_at(dial)
+        return partial(self._join, self._submit(texts, cut_for_threads(texts, self._thread_count), backend))
+
+    def _submit(self, texts: Sequence[str], chunks: Sequence[tuple[int, int]], backend: Backend) -> list[Future[Timed]]:
+        assert self._threads is not None
+        return [
+            self._threads.submit(timed, self._read_and_answer, texts[start:stop], backend) for start, stop in chunks
         ]
-        return Predictions.concatenate([chunk.result() for chunk in running], classes)
+
+    def _join(self, running: Sequence[Future[Timed]]) -> Timed:
+        chunks = [chunk.result() for chunk in running]
+        return Timed(
+            Predictions.concatenate([chunk.predictions for chunk in chunks], self._description.labels),
+            min(chunk.started for chunk in chunks),
+            max(chunk.ended for chunk in chunks),
+        )
+
+    def _read_and_answer(self, texts: Sequence[str], backend: Backend) -> Predictions:
+        return self._answer(self.read(texts), backend)
 
     def _backend_at(self, dial: float) -> Backend:
         """Return the backend with the rules of another position of the dial; it shares the weights."""

@@ -6,10 +6,11 @@ Plain data that crosses process boundaries: it knows nothing of torch, Kafka or 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,3 +198,32 @@ class Scorer(Protocol):
     def score(self, texts: Sequence[str], dial: float | None = None) -> Predictions:
         """Score the texts, at another dial than the scorer's own if one is given; an empty window gives no rows."""
         ...
+
+
+@runtime_checkable
+class OverlappingScorer(Scorer, Protocol):
+    """A scorer that begins a window while it finishes the one before, so that none of its threads has to wait."""
+
+    def begin(self, texts: Sequence[str], dial: float | None = None) -> Callable[[], Timed]:
+        """Begin to `score` the texts, after all that was begun before, and return at once.
+
+        Returns
+        -------
+        Callable
+            Waits for the answers and returns them, or raises what `score` raises.
+        """
+        ...
+
+
+class Timed(NamedTuple):
+    """Answers, and when they were computed."""
+
+    predictions: Predictions
+    started: float  # of time.perf_counter()
+    ended: float
+
+
+def timed(score: Callable[..., Predictions], *window: Any) -> Timed:
+    """Call ``score`` with a window, and note when it began and ended."""
+    started = time.perf_counter()
+    return Timed(score(*window), started, time.perf_counter())

@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     )
     window_delay_ms: float = Field(2.0, ge=0, description="Close a window when its first text has waited this long.")
     fetch_wait_ms: int = Field(
-        10,
+        15,
         ge=0,
         le=1_000,
         description="While news arrives, let the broker collect it for this long before it answers a fetch by the "

@@ -19,10 +19,11 @@ MIN_TIMEOUT_SHARE = 1 / 8
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The worker died while scoring the span."""
+    """The worker died while it held the span."""
 
     reason: str
     hung: bool = False
+    shared: bool = False  # with others, one of which may have killed it
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,8 @@ class WindowBisection:
                 self._pending += (span[:middle], span[middle:])
             case Failed(reason=reason):
                 self.faults[span.start] = reason
-            case Died(reason=reason):
-                self._kills[span] += 1
+            case Died(reason=reason, shared=shared):
+                self._kills[span] += not shared
                 if self._kills[span] < self._kills_per_text:
                     self._pending.append(span)
                 else:

@@ -1,9 +1,9 @@
 """A pool of worker processes, one scorer each: windows of texts in, predictions out, even when workers die.
 
 For asyncio callers. It knows nothing of Kafka or SQL, and leaves torch to the workers. The guarantee: each window is
-returned exactly once, with one prediction or one fault for each text. A worker that dies is restarted and its windows
-run again; the window that it was scoring is halved until a text that kills workers is alone. Failures that no text
-causes (a broken device, a missing checkpoint) are retried with back-off and never become faults.
+returned exactly once, with one prediction or one fault for each text. A worker that dies is restarted; the windows that
+it held are halved and run again, with nothing beside them, until a text that kills workers is alone. Failures that no
+text causes (a broken device, a missing checkpoint) are retried with back-off and never become faults.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Pool:
     devices
         One worker each; see `devices`.
     windows_per_worker
-        Windows that a worker holds: the one being scored and the next, so that it never waits for the parent.
+        Windows that a worker holds: it begins the next one while it finishes the first, if its scorer can.
     timeout_s
         A worker that takes longer than this to score a window is killed.
     kills_per_text
@@ -225,7 +225,7 @@ class Pool:
     async def _score_part(self, texts: list[str], timeout_s: float, dial: float | None, first: bool) -> Outcome:
         if self._closed is not None:
             raise self._closed
-        part = Part(texts, timeout_s, dial, asyncio.get_running_loop().create_future())
+        part = Part(texts, timeout_s, dial, not first, asyncio.get_running_loop().create_future())
         # A retry goes to the front: it was first in line before.
         if first:
             self._queue.append(part)
@@ -240,19 +240,14 @@ class Pool:
             raise
 
     def _dispatch(self) -> None:
-        """Send waiting parts to the least loaded workers until all of them are full."""
+        """Send waiting parts to the least loaded workers until none has room for the next."""
         while self._queue:
-            free = [slot for slot in self._slots if slot.has_room]
+            free = [slot for slot in self._slots if slot.has_room_for(self._queue[0])]
             if not free:
                 return
             part = self._queue.popleft()
             if not part.outcome.done():  # else its caller was cancelled
                 min(free, key=lambda slot: slot.in_flight).take(part)
-
-    def _requeue(self, parts: Sequence[Part]) -> None:
-        """Put parts that were not begun back to the front, in their order."""
-        self._queue.extendleft(reversed(parts))
-        self._dispatch()
 
     async def _start_slots(self, make_scorer: MakeScorer) -> list[WorkerSlot]:
         """Start a worker on each device and wait for all to be ready; if one fails, stop them and raise `PoolError`."""
@@ -264,7 +259,7 @@ class Pool:
             ) from error
         self._generations += 1
         slots = [
-            WorkerSlot(device, pickled, self._generations, self._limits, dispatch=self._dispatch, requeue=self._requeue)
+            WorkerSlot(device, pickled, self._generations, self._limits, dispatch=self._dispatch)
             for device in self._devices
         ]
         for slot in slots:

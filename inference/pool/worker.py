@@ -1,8 +1,8 @@
 """The pool's child process: one scorer, windows in, predictions out, until the parent disconnects.
 
-It knows one socket and one scorer, and makes no decisions: the parent splits, retries and restarts. Replies come in the
-order of the windows, so they need no id. The parent imports this module for the messages, so it imports nothing heavy
-at the top level; torch is loaded along with the scorer.
+It knows one socket and one scorer, and makes no decisions: the parent splits, retries and restarts. A window may begin
+before the one before it has ended, but replies come in the order of the windows, so they need no id. The parent imports
+this module for the messages, so it imports nothing heavy at the top level; torch is loaded along with the scorer.
 
 A message is eight bytes of length and a pickle (protocol 5: the arrays of a window of 512 are 13 KB, copied once). Both
 ends run the same program, so pickles are safe here; checkpoints are never pickles.
@@ -10,6 +10,7 @@ ends run the same program, so pickles are safe here; checkpoints are never pickl
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -20,14 +21,14 @@ import socket
 import struct
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from earlybell.errors import UserError
-from earlybell.inference.predictions import ModelDescription, Predictions, Scorer
+from earlybell.inference.predictions import ModelDescription, OverlappingScorer, Predictions, Scorer, Timed, timed
 
 MakeScorer: TypeAlias = Callable[[str], Scorer]
 
@@ -104,7 +105,7 @@ def main(connection: socket.socket, device: str) -> None:
     _die_with_parent()
     _redirect_stdout_to_stderr()
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    # Reads the next window while this one is being scored, and notices mid-window when the parent disconnects.
+    # Reads the next window while others are being scored, and notices mid-window when the parent disconnects.
     threading.Thread(target=_receive, args=(connection, inbox), name="inbox", daemon=True).start()
     try:
         make_scorer: MakeScorer = pickle.loads(inbox.get())
@@ -116,20 +117,39 @@ def main(connection: socket.socket, device: str) -> None:
         return
     gc.freeze()  # what is loaded by now stays: a full collection of it would hold up a window and find nothing
     _send(connection, Ready(description))
+    begun: queue.SimpleQueue[_Begun] = queue.SimpleQueue()
+    threading.Thread(target=_begin, args=(scorer, inbox, begun), name="begin", daemon=True).start()
     while True:
-        reply = _score(scorer, *pickle.loads(inbox.get()))
+        reply = _finish(scorer, begun.get())
         _send(connection, reply)
         if isinstance(reply, Broken):
             return
 
 
-def _score(scorer: Scorer, texts: Sequence[str], dial: float | None) -> Answered | Failed | Broken:
-    started = time.perf_counter()
+class _Begun(NamedTuple):
+    """A window that may be under way."""
+
+    texts: int
+    answers: Callable[[], Timed]
+
+
+def _begin(scorer: Scorer, inbox: queue.SimpleQueue[bytes], begun: queue.SimpleQueue[_Begun]) -> None:
+    """Begin each window when it comes, if the scorer can do so while it scores another."""
+    while True:
+        texts, dial = pickle.loads(inbox.get())
+        answers: Callable[[], Timed] = partial(timed, scorer.score, texts, dial)
+        if isinstance(scorer, OverlappingScorer):
+            with contextlib.suppress(Exception):  # it raises again where there is a reply to failures
+                answers = scorer.begin(texts, dial)
+        begun.put(_Begun(len(texts), answers))
+
+
+def _finish(scorer: Scorer, window: _Begun) -> Answered | Failed | Broken:
     try:
-        predictions = scorer.score(texts, dial)
-        if len(predictions) != len(texts):
-            raise RuntimeError(f"the scorer returned {len(predictions)} rows for {len(texts)} texts")
-        return Answered(predictions, time.perf_counter() - started)
+        predictions, started, ended = window.answers()
+        if len(predictions) != window.texts:
+            raise RuntimeError(f"the scorer returned {len(predictions)} rows for {window.texts} texts")
+        return Answered(predictions, ended - started)
     except Exception as error:  # a faulty text must not take the worker down
         reason, name, where = _sentence(error), type(error).__name__, _where(error)
         out_of_memory = any(base.__name__ in OUT_OF_MEMORY_ERRORS for base in type(error).__mro__)

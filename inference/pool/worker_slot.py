@@ -1,14 +1,15 @@
 """A place for one worker in a pool: start it, send it parts of windows, and replace it with back-off when it dies.
 
 A slot knows its own worker and the parts that this worker holds. Which part goes where is for the pool to decide: it
-hands out parts with `WorkerSlot.take`, and gets back those that a dead worker had not begun.
+hands out parts with `WorkerSlot.take`. A worker may begin a part before it has finished the one before, so when it dies
+each part that it holds is a suspect. A suspect is scored alone from then on, which shows what it does to a worker.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
@@ -33,6 +34,7 @@ class Part:
     texts: list[str]
     timeout_s: float
     dial: float | None  # None: the scorer's own
+    alone: bool  # a suspect: its worker may hold nothing else meanwhile
     outcome: asyncio.Future[Outcome]
 
     def described(self, description: ModelDescription) -> ModelDescription:
@@ -85,8 +87,6 @@ class WorkerSlot:
         How many parts the worker may hold, and how it is started and restarted.
     dispatch
         Called when the worker can take another part.
-    requeue
-        Called with the parts that a dead worker had not begun, in their order.
     """
 
     def __init__(
@@ -97,17 +97,15 @@ class WorkerSlot:
         limits: SlotLimits,
         *,
         dispatch: Callable[[], None],
-        requeue: Callable[[Sequence[Part]], None],
     ) -> None:
         self.device = device
         self._make_scorer = make_scorer
         self._generation = generation
         self._limits = limits
         self._dispatch = dispatch
-        self._requeue = requeue
         self._process: WorkerProcess | None = None  # None while it is not ready for parts
         self._description: ModelDescription | None = None
-        self._in_flight: deque[Part] = deque()  # the first of them is being scored
+        self._in_flight: deque[Part] = deque()  # in the order of their answers; all of them may have begun
         self._deaths = 0  # since the last reply
         self._retiring = False
         self._timer: asyncio.TimerHandle | None = None
@@ -133,10 +131,13 @@ class WorkerSlot:
         """Parts that the worker holds."""
         return len(self._in_flight)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether the worker can take another part now."""
-        return self._process is not None and self._process.connected and len(self._in_flight) < self._limits.windows
+    def has_room_for(self, part: Part) -> bool:
+        """Return whether the worker can take this part now."""
+        if self._process is None or not self._process.connected:
+            return False
+        if part.alone or any(held.alone for held in self._in_flight):
+            return not self._in_flight
+        return len(self._in_flight) < self._limits.windows
 
     def take(self, part: Part) -> None:
         """Send a part to the worker, which has room for it."""
@@ -234,16 +235,14 @@ class WorkerSlot:
         except WorkerGone as death:
             self._process = None
             lost, self._in_flight = self._in_flight, deque()
-            if lost:
-                # Only the first had been started; the others are not suspects.
-                suspect = lost.popleft()
-                suspect.settle(Outcome(Died(str(death), hung=process.killed), description, self._generation))
-                self._requeue(lost)
+            died = Died(str(death), hung=process.killed, shared=len(lost) > 1)
+            for suspect in lost:
+                suspect.settle(Outcome(died, description, self._generation))
             return str(death)
         return "retired"
 
     def _restart_timer(self) -> None:
-        """Restart the time-out for the part that the worker is scoring now."""
+        """Restart the time-out for the part that the worker answers next."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

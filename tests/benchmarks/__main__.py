@@ -32,6 +32,7 @@ ON_REQUEST = ("eleven_sets", "memory")
 BENCHMARKS = (
     "engine",
     "forms",
+    "overlap",
     "engine_gpu",
     "long_texts",
     "end_to_end",  # the first with servers: it warms up the broker's JIT compiler

@@ -166,3 +166,19 @@ def assert_same(actual: Predictions, expected: Predictions) -> None:
     assert actual.tokens_kept.tolist() == expected.tokens_kept.tolist()
     assert np.allclose(actual.probabilities, expected.probabilities, atol=1e-5)
     assert actual.probabilities.argmax(1).tolist() == expected.probabilities.argmax(1).tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_windows_that_are_begun_together_answer_as_one_after_another(
+    tiny_checkpoint: Path, texts: list[str], precision: str, threads: int
+) -> None:
+    engine = open_engine("cpu", checkpoint=tiny_checkpoint, precision=precision, threads=threads)
+    windows = [(texts[:20], None), ([], None), (texts, 0.0), (texts[:1], 1.0), (texts * 20, None)]
+    begun = [engine.begin(*window) for window in windows]
+    for window, answers in reversed([*zip(windows, begun, strict=True)]):
+        predictions, started, ended = answers()
+        assert np.array_equal(predictions.probabilities, engine.score(*window).probabilities)
+        assert started <= ended
+    with pytest.raises(ValueError, match="dial"):
+        engine.begin(texts, 2.0)()

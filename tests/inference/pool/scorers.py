@@ -13,13 +13,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from earlybell.inference.pool.worker import MakeScorer
-from earlybell.inference.predictions import ModelDescription, Predictions, Scorer
+from earlybell.inference.predictions import ModelDescription, Predictions, Scorer, Timed, timed
 
 
 class OutOfMemoryError(RuntimeError):
@@ -35,6 +36,10 @@ class Damaged(Predictions):
 
 def _fail_to_unpickle() -> None:
     raise EOFError("the pickle is damaged")
+
+
+#: A dial at which `OverlappingScorer` begins nothing.
+REFUSED = -1.0
 
 
 class ObedientScorer:
@@ -56,6 +61,8 @@ class ObedientScorer:
 
     def score(self, texts: Sequence[str], dial: float | None = None) -> Predictions:
         assert self._warm
+        if dial == REFUSED:
+            raise ValueError("no such dial")
         if self._fails_after is not None and any("break" in text for text in texts) and not self._fails_after.exists():
             self._fails_after.touch()
             self._broken = True
@@ -74,6 +81,21 @@ class ObedientScorer:
             np.array(numbers, np.int32),
             np.ones(n, np.float32),
         )
+
+
+class OverlappingScorer(ObedientScorer):
+    """Scores two windows at a time."""
+
+    _threads = ThreadPoolExecutor(2)
+
+    def begin(self, texts: Sequence[str], dial: float | None = None) -> Callable[[], Timed]:
+        if dial == REFUSED:
+            raise ValueError("no such dial")
+        return self._threads.submit(timed, self.score, texts, dial).result
+
+
+def overlapping() -> MakeScorer:
+    return partial(OverlappingScorer, revision="first", most_texts=None, fails_after=None)
 
 
 def obedient(revision: str = "first", *, most_texts: int | None = None, fails_after: Path | None = None) -> MakeScorer:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from earlybell.inference.pool.pool import Pool, WindowResult
 from earlybell.inference.pool.worker_slot import ADAPTIVE
 from tests.inference.pool.callers import answers, begun, expect, go_on, in_a_loop, numbers, until
-from tests.inference.pool.scorers import obedient, obedient_of
+from tests.inference.pool.scorers import REFUSED, obedient, obedient_of, overlapping
 
 
 class TestOrder:
@@ -249,6 +249,57 @@ class TestFaults:
                 examine()
             finally:
                 runner.run(pool.stop())
+
+
+class TestOverlap:
+    """A worker that begins a window while it finishes the one before: when it dies, both are suspects."""
+
+    @in_a_loop
+    async def test_replies_come_in_the_order_of_the_windows(self, tmp_path: Path) -> None:
+        async with Pool(overlapping(), ["cpu"]) as pool:
+            first, second = (asyncio.create_task(pool.score([f"{i} wait {tmp_path}"])) for i in range(2))
+            await begun(tmp_path, 0)
+            await begun(tmp_path, 1)
+            go_on(tmp_path, 1, 0)
+            results = await asyncio.gather(first, second)
+            assert [answers(result) for result in results] == [[0], [1]]
+            assert all(result.inference_s > 0 for result in results)
+
+    @in_a_loop
+    async def test_a_text_beside_one_that_kills_is_not_blamed(self, tmp_path: Path) -> None:
+        async with Pool(overlapping(), ["cpu"], kills_per_text=1, backoff_s=0.001) as pool:
+            innocent = asyncio.create_task(pool.score([f"0 wait {tmp_path}"]))
+            await begun(tmp_path, 0)
+            guilty = asyncio.create_task(pool.score(["1 kill"]))
+            await until(lambda: pool.restarts)
+            go_on(tmp_path, 0)
+            assert answers(await innocent) == [0]
+            assert list((await guilty).faults) == [0]
+            assert pool.restarts == 2, "together, and alone"
+
+    @in_a_loop
+    async def test_a_suspect_is_scored_with_nothing_beside_it(self, tmp_path: Path) -> None:
+        async with Pool(overlapping(), ["cpu"], backoff_s=0.001) as pool:
+            suspects = [asyncio.create_task(pool.score([f"{i} wait {tmp_path}"])) for i in range(2)]
+            await begun(tmp_path, 1)
+            os.kill(pool.pids[0], signal.SIGKILL)
+            await until(lambda: pool.restarts)
+            for i in range(2):
+                (tmp_path / f"begun-{i}").unlink()
+            other = asyncio.create_task(pool.score([f"2 wait {tmp_path}"]))
+            await until(lambda: any(tmp_path.glob("begun-*")))
+            assert (pool.in_flight, pool.waiting) == (1, 2)
+            go_on(tmp_path, 0, 1, 2)
+            assert [answers(await window) for window in (*suspects, other)] == [[0], [1], [2]]
+            assert pool.restarts == 1
+
+    @in_a_loop
+    async def test_a_window_that_cannot_begin_is_a_failure_of_its_texts(self) -> None:
+        async with Pool(overlapping(), ["cpu"]) as pool:
+            bad, good = await asyncio.gather(pool.score(numbers(2), REFUSED), pool.score(numbers(3)))
+            assert set(bad.faults) == {0, 1}
+            expect(good, numbers(3), set())
+            assert pool.restarts == 0
 
 
 class TestCancel:
