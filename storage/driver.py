@@ -20,6 +20,12 @@ from earlybell.storage.exceptions import SchemaMismatch, StorageError, StorageUn
 _ROW_AT_FAULT = ("22", "23", "54")
 #: undefined table, column and function:
 _SCHEMA_AT_FAULT = ("42P01", "42703", "42883")
+#: Of databases and connections: the one that has every character of the news.
+ENCODING = "UTF8"
+#: Every other value waits at least for this server's disk, and is the administrator's choice.
+_WAIT_FOR_THE_DISK = """
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+"""
 
 
 def parse(url: str) -> DatabaseUrl:
@@ -43,7 +49,9 @@ def connect(url: str, *, statement_timeout_s: float | None = None) -> Any:
     ----------
     statement_timeout_s
         For writers: cancel a statement that takes longer, end a transaction that was left open as long (its locks
-        would hold up the others), and connect only to a server that takes writes, of those that the URL names.
+        would hold up the others), connect only to a server that takes writes, of those that the URL names, and have
+        each commit wait for the disk: after a crash of a server with ``synchronous_commit = off`` the last rows would
+        be gone, and their offsets committed.
 
     Raises
     ------
@@ -68,7 +76,12 @@ def connect(url: str, *, statement_timeout_s: float | None = None) -> Any:
         # The URL's own options come last: the last value of a name counts.
         parameters |= {"target_session_attrs": "read-write"}
         given = {**given, "options": f"{limits} {given.get('options', '')}".rstrip()}
-    return psycopg2.connect(**{**parameters, **given})
+    # The bytes that we send are UTF-8, whatever PGCLIENTENCODING, the role or the database would have them be.
+    connection = psycopg2.connect(**{**parameters, **given, "client_encoding": ENCODING})
+    if statement_timeout_s is not None:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(_WAIT_FOR_THE_DISK)
+    return connection
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg2.errors
 
 from earlybell.storage import driver
-from earlybell.storage.exceptions import SchemaMismatch
+from earlybell.storage.exceptions import SchemaMismatch, StorageError
 
 #: Not Alembic's default name, since another application in the same database may use Alembic too.
 VERSION_TABLE = "earlybell_schema_version"
@@ -34,10 +34,14 @@ def current(url: str) -> str | None:
 
     Raises
     ------
+    StorageError
+        The database has another encoding than UTF-8.
     StorageUnavailable
         The database cannot be reached.
     """
     with driver.typed_errors(url), closing(driver.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW server_encoding")
+        refuse_encoding(url, cursor.fetchone()[0])
         try:
             cursor.execute(f"SELECT version_num FROM {VERSION_TABLE}")
         except psycopg2.errors.UndefinedTable:
@@ -51,6 +55,8 @@ def check(url: str) -> None:
 
     Raises
     ------
+    StorageError
+        The database has another encoding than UTF-8.
     SchemaMismatch
         It is behind (the text says to run ``earlybell db upgrade``) or ahead.
     StorageUnavailable
@@ -62,6 +68,15 @@ def check(url: str) -> None:
         state = f"is at schema {revision}" if revision else "has no schema"
         raise SchemaMismatch(
             f"{driver.parse(url).address} {state}, but this version needs {latest()}: run `earlybell db upgrade`"
+        )
+
+
+def refuse_encoding(url: str, encoding: str) -> None:
+    """Raise `StorageError` if a database of this encoding could not store every text."""
+    if encoding != driver.ENCODING:
+        raise StorageError(
+            f"{driver.parse(url).address} has the encoding {encoding}, which lacks characters that news has: create it "
+            f"with ENCODING '{driver.ENCODING}' TEMPLATE template0"
         )
 
 

@@ -39,8 +39,8 @@ def upgrade(url: str) -> str:
     SchemaMismatch
         The database belongs to a newer version of the code.
     StorageError, StorageUnavailable
-        The server is too old, or the user may not change the schema; the database cannot be reached. Nothing was
-        changed.
+        The server is too old, the database's encoding is not UTF-8, or the user may not change the schema; the
+        database cannot be reached. Nothing was changed.
     """
     engine = connections.create(url)
     try:
@@ -51,6 +51,7 @@ def upgrade(url: str) -> str:
                 raise StorageError(
                     f"{driver.parse(url).address} is PostgreSQL {version}; {OLDEST_POSTGRES} or newer is required"
                 )
+            schema.refuse_encoding(url, str(connection.scalar(text("SHOW server_encoding"))))
             schema.refuse_newer(url, _revision(connection))
             command.upgrade(_config(connection), "head")
             reader.grant(connection)
