@@ -138,16 +138,19 @@ async def run_pipeline(pipeline: Pipeline, stop: asyncio.Event) -> int:
         windows.start()
     reporting = asyncio.create_task(_report(app.conf.id, pipeline.counts))
     log.info("group_join_started", group=app.conf.id)
-    await app.start()
+    starting = asyncio.create_task(app.start())  # until the first assignment, however long the group takes
     endings = [asyncio.create_task(event.wait()) for event in (stop, app._crashed, app._stopped)]
-    await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((starting, *endings), return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        starting.result()
+        await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
     crashed = not stop.is_set()
     if crashed:
         log.error("role_crashed", app=app.conf.id, reason=repr(app.crash_reason))
     await app.stop()
     for windows in pipeline.windows:
         await windows.stop()
-    for task in (*endings, reporting):
+    for task in (*endings, reporting, starting):
         task.cancel()
     log.info("role_stopped", app=app.conf.id, **pipeline.counts())
     return 1 if crashed else 0

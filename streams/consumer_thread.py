@@ -121,6 +121,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             for waiter in list(fetcher._fetch_waiters):
                 fetcher._notify(waiter)
 
+    async def check_group(self) -> None:
+        """Raise what keeps the client from being a member of its group: it waits until somebody asks.
+
+        Raises
+        ------
+        KafkaError
+            The group may not be joined, or no longer, or its members are of another kind.
+        """
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._check_group(), self.thread_loop))
+
+    async def _check_group(self) -> None:
+        if self._consumer is not None and (coordinator := self._consumer._coordinator) is not None:
+            coordinator.check_errors()
+
     async def committed_offsets(self, partitions: Iterable[TP]) -> dict[TP, int | None]:
         """Return the group's committed offset of each partition, None where there is none."""
         committed: dict[TP, int | None] = await self.call_thread(self._committed_offsets, list(partitions))

@@ -27,6 +27,7 @@ import uvloop
 from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+from mode import Service
 
 from earlybell.streams import connections, metrics
 from earlybell.streams.consumer_thread import STOP_S, ConsumerThread
@@ -41,6 +42,8 @@ connections.install()
 #: How long a rebalance or a shutdown waits for work that was handed out. What is not safe by then is read again by the
 #: partition's next owner, and its signals have the same ids.
 DRAIN_S = 10.0
+#: How often a role asks whether it is kept out of its group.
+GROUP_CHECK_S = 1.0
 #: A chunk is also full at this part of the bytes that may be waiting.
 CHUNKS_PER_BUDGET = 16
 
@@ -234,6 +237,13 @@ class Consumer(driver.Consumer):
         return lags
 
     # Rebalancing
+
+    @Service.task
+    async def _watch_group(self) -> None:
+        """End the role if it cannot be a member of its group. A supervisor starts it again, when it may be one."""
+        while not self.should_stop:
+            await self.sleep(GROUP_CHECK_S)
+            await self._thread.check_group()
 
     def stop_flow(self) -> None:
         """Hand over nothing more."""
