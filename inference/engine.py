@@ -51,7 +51,7 @@ class UndefinedAnswerError(ArithmeticError):
 
 
 class Engine:
-    """One model on one device. Not for use from several threads at once, but see `begin`."""
+    """One model on one device. Not for use from several threads at once, except for `begin`."""
 
     def __init__(
         self,

@@ -7,9 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,7 +19,6 @@ from kafka.admin import (
     ACLFilter,
     ACLOperation,
     ACLPermissionType,
-    ACLResourcePatternType,
     ResourcePattern,
     ResourcePatternFilter,
     ResourceType,
@@ -63,29 +61,28 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         yield own_topics(servers.kafka_bootstrap, database_url=servers.database_url)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """Something that nobody may do."""
-
-    operation: ACLOperation
-    resource: ResourceType
-    name: str
-
-    @contextmanager
-    def holds(self, settings: Settings) -> Iterator[None]:
-        where = ResourcePattern(self.resource, self.name)
-        # Once there is a rule for a resource, what no rule allows is forbidden.
-        rules = [
-            ACL("User:ANONYMOUS", "*", self.operation, ACLPermissionType.DENY, where),
-            ACL("User:ANONYMOUS", "*", ACLOperation.ALL, ACLPermissionType.ALLOW, where),
-        ]
-        with closing(KafkaAdminClient(**client_options(settings))) as admin:
-            admin.create_acls(rules)
-            try:
-                yield
-            finally:
-                these = ResourcePatternFilter(self.resource, self.name, ACLResourcePatternType.LITERAL)
+@contextmanager
+def ruled(settings: Settings, rules: Sequence[ACL]) -> Iterator[None]:
+    """Hold rules for everybody. Once there is one for a resource, what none of them allows there is forbidden."""
+    with closing(KafkaAdminClient(**client_options(settings))) as admin:
+        admin.create_acls(rules)
+        try:
+            yield
+        finally:
+            for rule in rules:
+                pattern = rule.resource_pattern
+                these = ResourcePatternFilter(pattern.resource_type, pattern.resource_name, pattern.pattern_type)
                 admin.delete_acls([ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, these)])
+
+
+def allow(operation: ACLOperation, kind: ResourceType, name: str) -> ACL:
+    return ACL("User:ANONYMOUS", "*", operation, ACLPermissionType.ALLOW, ResourcePattern(kind, name))
+
+
+def forbid(operation: ACLOperation, kind: ResourceType, name: str) -> list[ACL]:
+    """Return rules that forbid one thing and allow all else."""
+    denied = ACL("User:ANONYMOUS", "*", operation, ACLPermissionType.DENY, ResourcePattern(kind, name))
+    return [denied, allow(ACLOperation.ALL, kind, name)]
 
 
 def stories(first: int, last: int) -> list[bytes]:
@@ -108,27 +105,44 @@ def running(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
 async def test_configurations_that_may_not_be_read_are_not_taken_for_wrong(guarded: Settings) -> None:
     check_topics(guarded)
     configure(guarded, guarded.sentiment_topic, message_timestamp_type="CreateTime")
-    with Rule(ACLOperation.DESCRIBE_CONFIGS, ResourceType.TOPIC, guarded.news_topic).holds(guarded):
+    with ruled(guarded, forbid(ACLOperation.DESCRIBE_CONFIGS, ResourceType.TOPIC, guarded.news_topic)):
         with pytest.raises(TopicError, match=guarded.sentiment_topic):  # which may be read
             check_topics(guarded)
         configure(guarded, guarded.sentiment_topic, message_timestamp_type="LogAppendTime")
         check_topics(guarded)
 
 
+async def test_the_rights_that_the_documentation_names_are_enough(guarded: Settings) -> None:
+    read, write = ACLOperation.READ, ACLOperation.WRITE
+    rules = [
+        allow(read, ResourceType.TOPIC, guarded.news_topic),
+        allow(write, ResourceType.TOPIC, guarded.news_topic),  # the feed's, which is this test
+        allow(write, ResourceType.TOPIC, guarded.sentiment_topic),
+        allow(read, ResourceType.TOPIC, guarded.sentiment_topic),
+        allow(write, ResourceType.TOPIC, guarded.dead_topic),
+        *(allow(read, ResourceType.GROUP, guarded.consumer_group(role)) for role in Role),
+        *forbid(ACLOperation.CREATE, ResourceType.CLUSTER, "kafka-cluster"),
+    ]
+    before = count(guarded, "signals")
+    with ruled(guarded, rules), running(guarded):
+        publish(guarded, stories(before, before + 50))
+        await until(lambda: count(guarded, "signals") == before + 50, 60)
+
+
 async def test_rights_that_are_withdrawn_and_come_back_cost_time_only(guarded: Settings) -> None:
     """The group's, which aiokafka tells only who asks; and to read and to write."""
     group = guarded.consumer_group(Role.SCORING)
-    rules = [
-        Rule(ACLOperation.READ, ResourceType.GROUP, group),
-        Rule(ACLOperation.READ, ResourceType.TOPIC, guarded.news_topic),
-        Rule(ACLOperation.WRITE, ResourceType.TOPIC, guarded.sentiment_topic),
+    withdrawn = [
+        forbid(ACLOperation.READ, ResourceType.GROUP, group),
+        forbid(ACLOperation.READ, ResourceType.TOPIC, guarded.news_topic),
+        forbid(ACLOperation.WRITE, ResourceType.TOPIC, guarded.sentiment_topic),
     ]
-    published = 50
+    published = count(guarded, "signals")
     with running(guarded) as roles:
-        publish(guarded, stories(0, published))
+        publish(guarded, stories(published, published := published + 50))
         await until(lambda: count(guarded, "signals") == published, 60)
-        for rule in rules:
-            with rule.holds(guarded):
+        for rules in withdrawn:
+            with ruled(guarded, rules):
                 await asyncio.sleep(4)  # a member of the group is one until it commits
                 publish(guarded, stories(published, published := published + 50))
                 await asyncio.sleep(4)
