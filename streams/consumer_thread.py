@@ -121,19 +121,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             for waiter in list(fetcher._fetch_waiters):
                 fetcher._notify(waiter)
 
-    async def check_group(self) -> None:
-        """Raise what keeps the client from being a member of its group: it waits until somebody asks.
+    @property
+    def group_error(self) -> BaseException | None:
+        """What keeps the client from being a member of its group. May be read from any thread.
 
-        Raises
-        ------
-        KafkaError
-            The group may not be joined, or no longer, or its members are of another kind.
+        The group may not be joined, or no longer, or its members are of another kind: aiokafka's coordinator keeps the
+        error and waits until somebody asks for it.
         """
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._check_group(), self.thread_loop))
-
-    async def _check_group(self) -> None:
-        if self._consumer is not None and (coordinator := self._consumer._coordinator) is not None:
-            coordinator.check_errors()
+        if self._consumer is None or (coordinator := self._consumer._coordinator) is None:
+            return None
+        running = coordinator._coordination_task
+        error: BaseException | None = coordinator._pending_exception
+        if running.done() and not running.cancelled():
+            error = running.exception() or error
+        return error
 
     async def committed_offsets(self, partitions: Iterable[TP]) -> dict[TP, int | None]:
         """Return the group's committed offset of each partition, None where there is none."""

@@ -243,7 +243,8 @@ class Consumer(driver.Consumer):
         """End the role if it cannot be a member of its group. A supervisor starts it again, when it may be one."""
         while not self.should_stop:
             await self.sleep(GROUP_CHECK_S)
-            await self._thread.check_group()
+            if (error := self._thread.group_error) is not None:
+                raise error
 
     def stop_flow(self) -> None:
         """Hand over nothing more."""
