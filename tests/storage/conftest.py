@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg2
 import pytest
 from sqlalchemy import Engine, create_engine, make_url, text
 
@@ -58,6 +60,14 @@ def database(migrated: str) -> Iterator[Engine]:
         connection.execute(text("TRUNCATE news, signals"))
     yield engine
     engine.dispose()
+
+
+def execute(address: str, *statements: str) -> None:
+    """Run statements, each in a transaction of its own."""
+    with closing(psycopg2.connect(address)) as connection:
+        connection.autocommit = True
+        for statement in statements:
+            connection.cursor().execute(statement)
 
 
 def news_row(number: int = 0, **changes: Any) -> dict[str, Any]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
-import psycopg2
 import pytest
 from sqlalchemy import text
 
@@ -17,7 +15,7 @@ from earlybell.deploy.local.waiting import Patience
 from earlybell.storage import migrations
 from earlybell.storage.exceptions import StorageUnavailable
 from earlybell.storage.writer import Writer, Written
-from tests.storage.conftest import engine_of, news_row, signal_row
+from tests.storage.conftest import engine_of, execute, news_row, signal_row
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +32,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
         for server in started:
             if server.pid is not None and server.mark is not None:
                 processes.stop(server.pid, server.mark, server.stop_signal)
-
-
-def execute(address: str, *statements: str) -> None:
-    with closing(psycopg2.connect(address)) as connection:
-        connection.autocommit = True
-        for statement in statements:
-            connection.cursor().execute(statement)
 
 
 def url(*servers: Server) -> str:

@@ -17,16 +17,9 @@ from earlybell.deploy.local.waiting import Patience
 from earlybell.storage import migrations, schema
 from earlybell.storage.exceptions import StorageError
 from earlybell.storage.writer import Writer, Written
-from tests.storage.conftest import news_row
+from tests.storage.conftest import execute, news_row
 
 HEADLINE = "Ærø – “up 5 €” 🚀"
-
-
-def execute(url: str, *statements: str) -> None:
-    with closing(psycopg2.connect(url)) as connection:
-        connection.autocommit = True
-        for statement in statements:
-            connection.cursor().execute(statement)
 
 
 def headlines(url: str) -> list[str]:
