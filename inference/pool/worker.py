@@ -21,6 +21,7 @@ import socket
 import struct
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -136,7 +137,11 @@ class _Begun(NamedTuple):
 def _begin(scorer: Scorer, inbox: queue.SimpleQueue[bytes], begun: queue.SimpleQueue[_Begun]) -> None:
     """Begin each window when it comes, if the scorer can do so while it scores another."""
     while True:
-        texts, dial = pickle.loads(inbox.get())
+        try:
+            texts, dial = pickle.loads(inbox.get())
+        except BaseException:  # too little memory: the main thread would wait for this window until it is killed
+            traceback.print_exc()
+            os._exit(1)
         answers: Callable[[], Timed] = partial(timed, scorer.score, texts, dial)
         if isinstance(scorer, OverlappingScorer):
             with contextlib.suppress(Exception):  # it raises again where there is a reply to failures

@@ -38,6 +38,15 @@ def _fail_to_unpickle() -> None:
     raise EOFError("the pickle is damaged")
 
 
+class Unreadable(str):
+    """A text that the worker cannot unpickle."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _fail_to_unpickle, ()
+
+
 #: A dial at which `OverlappingScorer` begins nothing.
 REFUSED = -1.0
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from earlybell.inference.pool.pool import Pool, WindowResult
 from earlybell.inference.pool.worker_slot import ADAPTIVE
 from tests.inference.pool.callers import answers, begun, expect, go_on, in_a_loop, numbers, until
-from tests.inference.pool.scorers import REFUSED, obedient, obedient_of, overlapping
+from tests.inference.pool.scorers import REFUSED, Unreadable, obedient, obedient_of, overlapping
 
 
 class TestOrder:
@@ -191,6 +191,14 @@ class TestFaults:
             assert "exit code 3" in bad.faults[0]
             for i, result in enumerate(good):
                 expect(result, numbers(3, 10 * i), set())
+
+    @in_a_loop
+    async def test_a_text_that_a_worker_cannot_read_ends_it_at_once(self) -> None:
+        async with Pool(obedient(), ["cpu"], timeout_s=3600, backoff_s=0.001) as pool:
+            texts = ["0", Unreadable("1"), "2"]
+            result = await pool.score(texts)
+            expect(result, texts, {1})
+            assert "exit code 1" in result.faults[1]
 
     @in_a_loop
     async def test_a_broken_device_makes_no_text_faulty(self, tmp_path: Path) -> None:
