@@ -133,7 +133,11 @@ class Settings(BaseSettings):
     window_tokens: int = Field(
         32_768, ge=1, description="Close a window when it holds this many tokens, estimated from the characters."
     )
-    window_delay_ms: float = Field(2.0, ge=0, description="Close a window when its first text has waited this long.")
+    window_delay_ms: float = Field(
+        0.0,
+        ge=0,
+        description="Close a window when its first text has waited this long; 0: when there is room for it.",
+    )
     fetch_wait_ms: int = Field(
         15,
         ge=0,

@@ -1,8 +1,8 @@
 """A Faust transport in which a fetch is one event.
 
 Faust's overhead is per event: two tasks, a queue and a stream step. This transport hands an agent up to a few hundred
-messages of one partition as one event, whose value is a `Chunk`, which divides the overhead by that number. Everything
-else is still Faust's: agents, groups, rebalances and commits.
+messages of a topic, whatever their partitions, as one event, whose value is a `Chunk`, which divides the overhead by
+that number. Everything else is still Faust's: agents, groups, rebalances and commits.
 
 The exception is the book of offsets (`streams.offsets`), because Faust acknowledges in several places where nothing was
 processed: when an agent raises, when ``take()`` is cancelled, when a stream skips an event during a rebalance. Here a
@@ -49,25 +49,25 @@ CHUNKS_PER_BUDGET = 16
 
 
 class Chunk:
-    """Messages fetched from one partition, in offset order: the value of an event."""
+    """Messages fetched from a topic, those of each partition in offset order: the value of an event."""
 
-    __slots__ = ("_ticket", "partition", "records", "topic")
+    __slots__ = ("_tickets", "records", "topic")
 
-    def __init__(self, topic: str, partition: int, records: Sequence[Message | Unreadable], ticket: Ticket) -> None:
+    def __init__(self, topic: str, records: Sequence[Message | Unreadable], tickets: Sequence[Ticket]) -> None:
         self.topic = topic
-        self.partition = partition
         self.records = records
-        self._ticket = ticket
+        self._tickets = tickets
 
     def acknowledge(self) -> None:
         """Mark every message as safe: their offsets may be committed, unless the partition has been revoked since."""
-        self._ticket.safe = True
+        for ticket in self._tickets:
+            ticket.safe = True
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __repr__(self) -> str:
-        return f"<Chunk {self.topic}-{self.partition} [{self._ticket.first}, {self._ticket.end})>"
+        return f"<Chunk of {self.topic}: {len(self.records)} messages of {len(self._tickets)} partitions>"
 
 
 class Lag(NamedTuple):
@@ -100,7 +100,7 @@ class Consumer(driver.Consumer):
     # Fetching
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109 (Faust's name)
-        """Fetch once, and yield the messages in chunks, taking turns between partitions."""
+        """Fetch once, and yield the messages in chunks: one of each topic, or more that are full."""
         while not (self.flow_active or self.should_stop):
             await self.wait(self.can_resume_flow)
         if self.should_stop:
@@ -121,12 +121,11 @@ class Consumer(driver.Consumer):
         fetched = await self._thread.fetch(active, timeout, min(budgets[tp.topic] for tp in active))
         generation = self.app.consumer_generation_id
         limits = self.transport.chunk_messages, self.transport.fetched_bytes // CHUNKS_PER_BUDGET
-        chunks = {tp: list(_chunks(records, *limits)) for tp, records in fetched.records.items()}
-        for tp, (chunk, size) in _in_turns(chunks):
+        pieces = [list(_pieces(tp, records, *limits)) for tp, records in fetched.records.items()]
+        for gathered in _gathered(_in_turns(pieces), *limits):
             if upheavals != self._upheavals:
                 return
-            ticket = self.book.hand_out(tp, chunk[0].offset, end_of(chunk[-1]), size, chunk[0].timestamp / 1000)
-            yield tp, self._event(tp, chunk, ticket, generation)
+            yield gathered[0].tp, self._event(gathered, generation)
         if fetched.out_of_range:
             await self._reopen(fetched.out_of_range)
         elif upheavals == self._upheavals:
@@ -184,12 +183,23 @@ class Consumer(driver.Consumer):
         # At once: when the new log has grown past the offset that the broker has, nothing tells that it is an old one.
         await self.force_commit()
 
+    def on_buffer_full(self, tp: TP) -> None:
+        """Pause the whole topic: the event that fills the buffer may have messages of each of its partitions."""
+        for active in [active for active in self._get_active_partitions() if active.topic == tp.topic]:
+            super().on_buffer_full(active)
+
     def on_buffer_drop(self, tp: TP) -> None:
-        """Fetch the partition again, at once: a fetch of the other partitions may be waiting."""
-        super().on_buffer_drop(tp)
+        """Fetch the topic again, at once: a fetch of the other topics may be waiting."""
+        for paused in [paused for paused in self._buffered_partitions if paused.topic == tp.topic]:
+            super().on_buffer_drop(paused)
         self._thread.wake()
 
-    def _event(self, tp: TP, records: Sequence[Any], ticket: Ticket, generation: int) -> ConsumerMessage:
+    def _event(self, pieces: Sequence[_Piece], generation: int) -> ConsumerMessage:
+        tickets = []
+        for tp, records, size in pieces:
+            first = records[0]
+            tickets.append(self.book.hand_out(tp, first.offset, end_of(records[-1]), size, first.timestamp / 1000))
+        tp, records, _ = pieces[0]
         first = records[0]
         message = ConsumerMessage(
             tp.topic,
@@ -199,7 +209,7 @@ class Consumer(driver.Consumer):
             first.timestamp_type,
             None,
             None,
-            Chunk(tp.topic, tp.partition, records, ticket),
+            Chunk(tp.topic, [record for piece in pieces for record in piece.records], tickets),
             None,
             None,
             None,
@@ -359,28 +369,42 @@ async def _nothing_to_drain(timeout_s: float) -> None:
     """Return at once: without windows, no chunk is held back."""
 
 
-_Sized = tuple[Sequence[Any], int]
+class _Piece(NamedTuple):
+    """Messages that follow each other in a partition."""
+
+    tp: TP
+    records: Sequence[Any]
+    size: int  # in bytes
 
 
-def _chunks(records: Sequence[Any], messages: int, size: int) -> Iterator[_Sized]:
-    """Cut one partition's messages into chunks of up to `messages`, or fewer if they reach `size` bytes.
-
-    Yields
-    ------
-    tuple
-        The messages of a chunk, and their bytes.
-    """
+def _pieces(tp: TP, records: Sequence[Any], messages: int, size: int) -> Iterator[_Piece]:
+    """Cut one partition's messages into pieces of up to `messages`, or fewer if they reach `size` bytes."""
     start = taken = 0
     for number, record in enumerate(records, start=1):
         taken += record.size
         if number - start >= messages or taken >= size:
-            yield records[start:number], taken
+            yield _Piece(tp, records[start:number], taken)
             start, taken = number, 0
     if start < len(records):
-        yield records[start:], taken
+        yield _Piece(tp, records[start:], taken)
 
 
-def _in_turns(chunks: Mapping[TP, Sequence[_Sized]]) -> Iterator[tuple[TP, _Sized]]:
-    """Yield one chunk of each partition in turn."""
-    for turn in zip_longest(*([(tp, chunk) for chunk in queue] for tp, queue in chunks.items())):
-        yield from (pair for pair in turn if pair is not None)
+def _in_turns(queues: Iterable[Sequence[_Piece]]) -> Iterator[_Piece]:
+    """Yield one piece of each partition in turn."""
+    for turn in zip_longest(*queues):
+        yield from (piece for piece in turn if piece is not None)
+
+
+def _gathered(pieces: Iterable[_Piece], messages: int, size: int) -> Iterator[list[_Piece]]:
+    """Put pieces of a topic together while they have up to `messages` and `size` bytes between them."""
+    waiting: dict[str, list[_Piece]] = {}
+    for piece in pieces:
+        before = waiting.setdefault(piece.tp.topic, [])
+        together = [*before, piece]
+        if before and (
+            sum(len(piece.records) for piece in together) > messages or sum(piece.size for piece in together) > size
+        ):
+            yield before
+            together = [piece]
+        waiting[piece.tp.topic] = together
+    yield from waiting.values()

@@ -9,6 +9,7 @@ a story in order. This module knows nothing of Faust, models or SQL; the roles s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -180,12 +181,11 @@ class Windows(Generic[Item, Result]):
 
     async def _cut(self) -> list[_Waiting[Item]]:
         async with self._changed:
-            due = self._waiting[0].since + self._limits.delay_s
-            try:
-                async with asyncio.timeout(max(0.0, due - time.monotonic())):
-                    await self._changed.wait_for(lambda: self._full() or self._draining)
-            except TimeoutError:
-                pass
+            left_s = self._waiting[0].since + self._limits.delay_s - time.monotonic()
+            if left_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left_s):
+                        await self._changed.wait_for(lambda: self._full() or self._draining)
             count = weight = 0
             for waiting in self._waiting:
                 if count and (count >= self._limits.items or weight + waiting.weight > self._limits.weight):

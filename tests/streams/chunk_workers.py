@@ -37,7 +37,7 @@ class ChunkWorker:
     @property
     def offsets(self) -> list[tuple[int, int]]:
         """(partition, offset) of every message that arrived, in order of arrival."""
-        return [(chunk.partition, record.offset) for chunk in self.chunks for record in chunk.records]
+        return [(record.partition, record.offset) for chunk in self.chunks for record in chunk.records]
 
     @property
     def values(self) -> list[bytes]:

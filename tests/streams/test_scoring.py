@@ -73,7 +73,7 @@ async def settle(
     async with Pool(scorer, ["cpu"]) as pool:
         scoring = Scoring(Settings(), pool, send_all, clock=lambda: NOW)
         scoring.windows.start()
-        await scoring.take(Chunk("news.raw", 3, records, ticket))
+        await scoring.take(Chunk("news.raw", records, [ticket]))
         await scoring.windows.drain(30)
         await scoring.windows.stop()
     return sent, ticket

@@ -19,7 +19,7 @@ from earlybell.streams.consumer_thread import FETCH_BYTES_PER_MS, IDLE_FETCH_WAI
 from earlybell.streams.fetching import Fetched, Taker
 from earlybell.streams.producer import Producer
 from earlybell.streams.settings import Settings
-from earlybell.streams.transport import Chunk, Consumer, Transport
+from earlybell.streams.transport import Chunk, Consumer, Transport, _gathered, _Piece
 from tests.streams.chunk_workers import ChunkWorker, acknowledge, committed, ends, publish, until, working
 
 
@@ -30,7 +30,7 @@ def test_the_overridden_internals_have_not_changed() -> None:
         driver.Consumer: (Consumer, {
             "_new_consumer_thread", "getmany", "_drain_messages", "stop_flow", "on_partitions_revoked",
             "on_partitions_assigned", "perform_seek", "wait_empty", "force_commit", "verify_event_path",
-            "on_buffer_drop",
+            "on_buffer_full", "on_buffer_drop",
         }),
         driver.AIOKafkaConsumerThread: (ConsumerThread, {
             "__post_init__", "_commit", "_create_worker_consumer", "on_thread_stop",
@@ -106,6 +106,36 @@ async def test_while_messages_come_the_broker_gathers_them_for_a_fetch(settings:
         assert len(worker.chunks) < 30
         # When messages stop, the next fetch is not held back.
         await until(lambda: requests[-1] == (IDLE_FETCH_WAIT_MS, 1))
+
+
+async def test_a_fetch_is_one_event_whatever_its_partitions(settings: Settings) -> None:
+    gathering = settings.model_copy(update={"fetch_wait_ms": 500})
+    async with working(gathering, acknowledge) as worker:
+        publish(settings, [b"the first"], partition=0)
+        await until(lambda: worker.values == [b"the first"])
+        # They may answer two fetches: one is under way, and does not wait.
+        await asyncio.to_thread(publish, settings, (b"%d" % number for number in range(100)))
+        await until(lambda: len(worker.values) == 101)
+        await until(lambda: committed(settings) == ends(settings))
+    every = set(range(settings.partitions))
+    assert any({record.partition for record in chunk.records} == every for chunk in worker.chunks)
+
+
+def test_pieces_are_gathered_up_to_the_limits_of_a_chunk() -> None:
+    def piece(topic: str, partition: int, first: int, messages: int, size: int) -> _Piece:
+        return _Piece(TP(topic, partition), range(first, first + messages), size)
+
+    pieces = [
+        piece("news", 0, 0, 3, 30),
+        piece("backfill", 0, 0, 1, 10),
+        piece("news", 1, 0, 3, 30),
+        piece("news", 2, 0, 5, 10),  # too many with the others
+        piece("news", 0, 3, 1, 80),
+        piece("news", 1, 3, 1, 20),  # too large with the others
+        piece("news", 2, 5, 10, 500),  # too large, and alone
+    ]
+    events = list(_gathered(iter(pieces), messages=10, size=100))
+    assert [[pieces.index(piece) for piece in event] for event in events] == [[0, 2], [3, 4], [5], [6], [1]]
 
 
 def count_fetches(fetcher: Any) -> list[tuple[int, int]]:
@@ -225,9 +255,11 @@ async def test_a_full_buffer_pauses_its_partitions_and_nothing_is_lost(settings:
     async with working(small, wait_at_the_gate) as worker:
         await until(lambda: bool(worker.chunks))
         consumer: Consumer = worker.app.consumer
+        await until(lambda: not consumer._get_active_partitions())
         await asyncio.sleep(1.0)
         # One in the agent, two in its buffer, and one waiting for the buffer.
-        assert consumer.book.unsafe <= 4
+        tickets = [ticket for column in consumer.book._columns.values() for ticket in column.open]
+        assert sum(ticket.end - ticket.first for ticket in tickets) <= 4 * small.chunk_messages
         gate.set()
         await until(lambda: len(worker.values) >= 4_000)
         await until(lambda: committed(settings) == ends(settings))

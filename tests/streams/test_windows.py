@@ -98,6 +98,22 @@ async def test_closes_by_time() -> None:
     await gathering.stop()
 
 
+async def test_without_a_delay_a_window_waits_only_for_room() -> None:
+    desk = Desk()
+    desk.gate.clear()
+    gathering = windows(desk, items=100, delay_s=0.0, in_flight=1)
+    await gathering.add(Chunk(), weighed(0, 1))
+    async with asyncio.timeout(PATIENCE_S):
+        while not desk.windows:  # noqa: ASYNC110 (the desk sets no event)
+            await asyncio.sleep(0.001)
+    for item in (2, 3):
+        await gathering.add(Chunk(), weighed(item))
+    desk.gate.set()
+    await settled(desk, 4)
+    assert desk.settled == [[0, 1], [2, 3]]
+    await gathering.stop()
+
+
 async def test_an_empty_chunk_is_safe_at_once() -> None:
     chunk = Chunk()
     await windows(Desk()).add(chunk, [])
