@@ -14,13 +14,13 @@ from earlybell.storage import driver
 from earlybell.storage.exceptions import StorageError, StorageUnavailable
 
 
-def create(url: str, *, statement_timeout_s: float | None = None) -> Engine:
+def create(url: str, *, writes: bool = False) -> Engine:
     """Create an engine with at most two connections, one per table, which opens them when needed and reopens lost ones.
 
     Parameters
     ----------
-    statement_timeout_s
-        For writers: see `driver.connect`.
+    writes
+        See `driver.connect`.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def create(url: str, *, statement_timeout_s: float | None = None) -> Engine:
     driver.parse(url)
     return create_engine(
         "postgresql+psycopg2://",
-        creator=lambda: driver.connect(url, statement_timeout_s=statement_timeout_s),
+        creator=lambda: driver.connect(url, writes=writes),
         pool_size=2,
         max_overflow=0,
         pool_pre_ping=True,

@@ -22,9 +22,11 @@ _ROW_AT_FAULT = ("22", "23", "54")
 _SCHEMA_AT_FAULT = ("42P01", "42703", "42883")
 #: Of databases and connections: the one that has every character of the news.
 ENCODING = "UTF8"
-#: Every other value waits at least for this server's disk, and is the administrator's choice.
-_WAIT_FOR_THE_DISK = """
-SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+_LIMITS = """
+SELECT set_config('statement_timeout', '{milliseconds}', true),
+       set_config('idle_in_transaction_session_timeout', '{milliseconds}', true),
+       set_config('synchronous_commit', CASE value WHEN 'off' THEN 'on' ELSE value END, true)
+FROM current_setting('synchronous_commit') AS value
 """
 
 
@@ -42,16 +44,15 @@ def parse(url: str) -> DatabaseUrl:
         raise StorageError(str(error)) from None
 
 
-def connect(url: str, *, statement_timeout_s: float | None = None) -> Any:
+def connect(url: str, *, writes: bool = False) -> Any:
     """Return a new psycopg2 connection.
+
+    It asks for nothing at the start that a pooler like PgBouncer refuses, and leaves nothing in the session.
 
     Parameters
     ----------
-    statement_timeout_s
-        For writers: cancel a statement that takes longer, end a transaction that was left open as long (its locks
-        would hold up the others), connect only to a server that takes writes, of those that the URL names, and have
-        each commit wait for the disk: after a crash of a server with ``synchronous_commit = off`` the last rows would
-        be gone, and their offsets committed.
+    writes
+        Connect only to a server that takes writes, of those that the URL names.
 
     Raises
     ------
@@ -69,19 +70,23 @@ def connect(url: str, *, statement_timeout_s: float | None = None) -> Any:
         "keepalives_count": 3,
         "tcp_user_timeout": 30_000,
     }
-    given = parse(url).parameters
-    if statement_timeout_s is not None:
-        milliseconds = round(statement_timeout_s * 1000)
-        limits = f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds}"
-        # The URL's own options come last: the last value of a name counts.
-        parameters |= {"target_session_attrs": "read-write"}
-        given = {**given, "options": f"{limits} {given.get('options', '')}".rstrip()}
+    if writes:
+        parameters["target_session_attrs"] = "read-write"
     # The bytes that we send are UTF-8, whatever PGCLIENTENCODING, the role or the database would have them be.
-    connection = psycopg2.connect(**{**parameters, **given, "client_encoding": ENCODING})
-    if statement_timeout_s is not None:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(_WAIT_FOR_THE_DISK)
-    return connection
+    return psycopg2.connect(**{**parameters, **parse(url).parameters, "client_encoding": ENCODING})
+
+
+def limits(statement_timeout_s: float) -> str:
+    """Return the statement with which a transaction that writes begins.
+
+    It has statements that take longer cancelled, and the transaction ended when it is left open as long (its locks
+    would hold up the others). Its commit waits for the disk: after a crash of a server with ``synchronous_commit =
+    off`` the last rows would be gone, and their offsets committed. Every other value waits at least for this server's
+    disk, and is the administrator's choice.
+
+    All of it counts for one transaction: a pooler may give the next one another session.
+    """
+    return _LIMITS.format(milliseconds=round(statement_timeout_s * 1000))
 
 
 @contextmanager

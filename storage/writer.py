@@ -79,7 +79,8 @@ class Writer:
         self, url: str, *, statement_timeout_s: float = 60.0, connection_lost: Callable[[], object] = lambda: None
     ) -> None:
         self._url = url
-        self._engine = connections.create(url, statement_timeout_s=statement_timeout_s)
+        self._engine = connections.create(url, writes=True)
+        self._limits = driver.limits(statement_timeout_s)
         event.listen(self._engine, "invalidate", lambda *_: connection_lost())
         self._repeating: set[str] = set()  # the tables whose last batch had rows that were known
 
@@ -154,6 +155,7 @@ class Writer:
         if submitted:
             try:
                 with connections.typed_errors(self._url), self._engine.begin() as connection:
+                    connection.exec_driver_sql(self._limits)
                     batch = _Batch(connection, into, refused)
                     for part in _parts(submitted):
                         # While messages are read again, a COPY that fails would come before each look-up.
