@@ -55,11 +55,9 @@ class Shell:
         script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m earlybell.streams.cli "$@"\n')
         script.chmod(0o755)
         path = os.pathsep.join([str(programs), str(postgres.server_programs()), os.environ["PATH"]])
-        scoring = processes.free_port()
         servers = {"EARLYBELL_KAFKA_BOOTSTRAP", "EARLYBELL_DATABASE_URL"}
         self.environment = {name: value for name, value in os.environ.items() if name not in servers} | {
             "PATH": path, "EARLYBELL_HOME": str(self.home), "EARLYBELL_DEVICES": "cpu",
-            "EARLYBELL_SCORING_PORT": str(scoring), "EARLYBELL_STORING_PORT": str(processes.free_port(taken=[scoring])),
         }  # fmt: skip
         self._lasting: dict[str, tuple[subprocess.Popen[bytes], Path]] = {}
         self._directory = directory
@@ -75,6 +73,10 @@ class Shell:
 
     def start(self, command: str, *arguments: str) -> None:
         """Start a command that lasts."""
+        if command == "earlybell run":  # only now: a port that was free before the servers started may be theirs
+            scoring = processes.free_port()
+            storing = processes.free_port(taken=[scoring])
+            self.environment |= {"EARLYBELL_SCORING_PORT": str(scoring), "EARLYBELL_STORING_PORT": str(storing)}
         log = self._directory / f"{len(self._lasting)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
