@@ -397,14 +397,14 @@ def _in_turns(queues: Iterable[Sequence[_Piece]]) -> Iterator[_Piece]:
 
 def _gathered(pieces: Iterable[_Piece], messages: int, size: int) -> Iterator[list[_Piece]]:
     """Put pieces of a topic together while they have up to `messages` and `size` bytes between them."""
-    waiting: dict[str, list[_Piece]] = {}
+    waiting: dict[str, tuple[list[_Piece], int, int]] = {}  # of each topic, with their messages and bytes
     for piece in pieces:
-        before = waiting.setdefault(piece.tp.topic, [])
-        together = [*before, piece]
-        if before and (
-            sum(len(piece.records) for piece in together) > messages or sum(piece.size for piece in together) > size
-        ):
+        before, count, taken = waiting.get(piece.tp.topic, ([], 0, 0))
+        count, taken = count + len(piece.records), taken + piece.size
+        if before and (count > messages or taken > size):
             yield before
-            together = [piece]
-        waiting[piece.tp.topic] = together
-    yield from waiting.values()
+            before, count, taken = [], len(piece.records), piece.size
+        before.append(piece)
+        waiting[piece.tp.topic] = before, count, taken
+    for gathered, _, _ in waiting.values():
+        yield gathered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import struct
@@ -92,7 +93,7 @@ def test_a_stricter_choice_of_what_commits_wait_for_is_kept(empty_database: Call
 
 @pytest.fixture(params=["session", "transaction"])
 def pooled(request: pytest.FixtureRequest, empty_database: Callable[[], str], tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database behind PgBouncer, in each of its modes; it has one session for all clients."""
+    """The URL of an empty database behind PgBouncer, in each of its modes."""
     if PGBOUNCER is None:
         pytest.skip("there is no pgbouncer on this machine")
     server, port = make_url(empty_database()), processes.free_port()
@@ -102,8 +103,8 @@ def pooled(request: pytest.FixtureRequest, empty_database: Callable[[], str], tm
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
         f"pool_mode = {request.param}\ndefault_pool_size = {4 if request.param == 'session' else 1}\n"
     )
-    # It refuses to run as root.
-    process = subprocess.Popen([PGBOUNCER, "-q", "-u", "nobody", str(settings)], stderr=subprocess.DEVNULL)
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to run as root
+    process = subprocess.Popen([PGBOUNCER, "-q", *user, str(settings)], stderr=subprocess.DEVNULL)
     try:
         assert Patience(30).until(lambda: answers(port), while_=lambda: process.poll() is None)
         yield server.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
