@@ -1,4 +1,4 @@
-"""Mends two faults of aiokafka's connections, and counts those that are lost. It replaces methods of aiokafka 0.14.0,
+"""Mends three faults of aiokafka's connections, and counts those that are lost. It replaces methods of aiokafka 0.14.0,
 which is pinned; ``tests/streams/test_connections.py`` fails if they change.
 
 A reset connection: for a turn or two of the loop its transport is closed and it does not know yet. asyncio's transport
@@ -9,10 +9,15 @@ Brokers at other addresses: a client that has reached the brokers once asks only
 bootstrap servers again. When all have moved (their containers were placed anew), it looks for them at the old addresses
 for ever. Here it starts again from the bootstrap servers when no known broker answers (the Java client's
 ``metadata.recovery.strategy=rebootstrap``, KIP-899).
+
+A partition without a leader: aiokafka's fetcher and sender ask where the leader is, and ask again as soon as they hear
+that there is none, or that no broker answers: thousands of times a second, with a core of ours and the brokers'. Here
+the next answer waits for ``retry_backoff_ms``.
 """
 
 from __future__ import annotations
 
+import asyncio
 from copy import copy
 from functools import wraps
 from typing import Any
@@ -30,6 +35,8 @@ log = structlog.get_logger(__name__)
 _send = AIOKafkaConnection.send
 _close = AIOKafkaConnection.close
 _update = AIOKafkaClient._metadata_update
+#: What stands in a partition's metadata for its leader while it has none.
+NO_LEADER = -1
 #: Reasons to close a connection that was still wanted.
 _LOST = (CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT, CloseReason.OUT_OF_SYNC)
 
@@ -51,6 +58,16 @@ def _count_and_close(connection: Any, reason: CloseReason | None = None, exc: Ba
 
 
 @wraps(_update)
+async def _update_with_pauses(client: Any, metadata: Any, topics: Any) -> bool:
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(vars(client).get("not_asked_before", 0.0) - loop.time())
+    known = await _update_or_bootstrap(client, metadata, topics)
+    leaders = (found.leader for partitions in metadata._partitions.values() for found in partitions.values())
+    if not known or NO_LEADER in leaders:
+        client.not_asked_before = loop.time() + client._retry_backoff
+    return known
+
+
 async def _update_or_bootstrap(client: Any, metadata: Any, topics: Any) -> bool:
     if await _update(client, metadata, topics):
         return True
@@ -80,4 +97,4 @@ def install() -> None:
     """Replace the methods, once."""
     AIOKafkaConnection.send = _send_or_close
     AIOKafkaConnection.close = _count_and_close
-    AIOKafkaClient._metadata_update = _update_or_bootstrap
+    AIOKafkaClient._metadata_update = _update_with_pauses

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
@@ -25,6 +26,10 @@ Level = Literal["debug", "info", "warning", "error"]
 COORDINATOR_AFTER_S = 30.0
 _NO_COORDINATOR = re.compile("GroupCoordinatorNotAvailable|Marking the coordinator dead")
 _STARTED = time.monotonic()
+
+#: A client's line that is repeated is logged once in this time; lines that are remembered for it.
+REPEATED_AFTER_S, MAX_REPEATED_LINES = 10.0, 1_000
+_DIGITS = re.compile(r"\d+")
 
 #: Libraries whose progress is logged at debug level only, and whose warnings always.
 CHATTY_LIBRARIES = ("aiokafka", "faust", "mode", "asyncio", "alembic", "urllib3")
@@ -58,6 +63,7 @@ def configure(level: Level, log_format: Literal["auto", "json", "console"]) -> N
     handler = logging.StreamHandler(sys.stderr)
     if level != "debug":
         handler.addFilter(_not_noise)
+        handler.addFilter(_Repetitions())
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processors=render, foreign_pre_chain=enrich))
     root = logging.getLogger()
     root.handlers = [handler]
@@ -124,6 +130,42 @@ def _not_noise(record: logging.LogRecord) -> bool:
     if not coordinator or time.monotonic() - _STARTED > COORDINATOR_AFTER_S:
         return True
     return _NO_COORDINATOR.search(record.getMessage()) is None
+
+
+class _Repetitions(logging.Filter):
+    """Passes a line that a client repeats only once in `REPEATED_AFTER_S`, with how often it was left out since.
+
+    Kafka's client writes 250 lines a second while its broker is down. Lines that differ only in their digits (ports,
+    nodes, offsets) count as the same. Our own events are mappings here, and pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[tuple[str, int, str], _Seen] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to write the record; if others were left out, its field ``repeated`` says how many."""
+        if not isinstance(record.msg, str):
+            return True
+        key = record.name, record.levelno, _DIGITS.sub("#", record.getMessage())
+        seen, now = self._seen.get(key), time.monotonic()
+        if seen is not None and now - seen.written < REPEATED_AFTER_S:
+            seen.left_out += 1
+            return False
+        if seen is not None and seen.left_out:
+            record.repeated = seen.left_out
+        if len(self._seen) >= MAX_REPEATED_LINES:
+            self._seen.clear()
+        self._seen[key] = _Seen(now)
+        return True
+
+
+@dataclass(slots=True)
+class _Seen:
+    """When a line was last written, by the monotonic clock in s, and how many like it were left out since."""
+
+    written: float
+    left_out: int = 0
 
 
 def name_role(role: str) -> None:

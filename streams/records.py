@@ -7,6 +7,7 @@ bytes, or gives the reason in one sentence why it cannot. It knows nothing of Fa
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -111,12 +112,16 @@ class SentimentSignal(msgspec.Struct, frozen=True, kw_only=True):
 _news_decoder = msgspec.json.Decoder(NewsItem)
 _signal_decoder = msgspec.json.Decoder(SentimentSignal)
 _encoder = msgspec.json.Encoder()
+_BRACE = ord("{")
+#: A schema registry's serializers write a zero byte and the schema's id, 32 bits, before the JSON.
+_REGISTRY_HEADER_BYTES = 5
 
 
 def decode_news(value: bytes | None) -> NewsItem:
     """Decode a message of the news topic.
 
-    Removes U+0000, which JSON allows and Postgres does not, and converts times to UTC.
+    Removes U+0000, which JSON allows and Postgres does not, and converts times to UTC. A byte order mark or a schema
+    registry's header may precede the JSON.
 
     Raises
     ------
@@ -131,7 +136,7 @@ def decode_news(value: bytes | None) -> NewsItem:
     if not value or value.isspace():
         raise BadNews("empty: the message has a value without content")
     try:
-        item = _news_decoder.decode(value)
+        item = _news_decoder.decode(value if value[0] == _BRACE else _without_prefix(value))
         if b"\\" in value and b"\\u0000" in value:  # one byte is faster to look for, and few messages have it
             item = msgspec.convert(_without_nul(msgspec.to_builtins(item, builtin_types=(datetime,))), NewsItem)
         if not item.headline.strip():
@@ -147,6 +152,15 @@ def decode_news(value: bytes | None) -> NewsItem:
         raise BadNews(f"not JSON: {error}") from error
     except OverflowError as error:
         raise BadNews(f"published_at is out of range in UTC: {error}") from error
+
+
+def _without_prefix(value: bytes) -> bytes:
+    """Return a message without what some clients write before their JSON."""
+    if value.startswith(codecs.BOM_UTF8):
+        return value.removeprefix(codecs.BOM_UTF8)
+    if value[0] == 0 and value[_REGISTRY_HEADER_BYTES:].startswith(b"{"):
+        return value[_REGISTRY_HEADER_BYTES:]
+    return value
 
 
 def decode_signal(value: bytes) -> SentimentSignal:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from earlybell.streams import dead_letters
 from earlybell.streams.message_size import size_of
 from earlybell.streams.records import BadNews, decode_news, decode_signal, encode
-from tests.streams.hostile import CORPUS, messages
+from tests.streams.hostile import CORPUS, GOOD, messages
 from tests.streams.test_scoring import fetched
 
 
@@ -51,6 +51,25 @@ def test_messages_that_are_almost_news(value: bytes) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes(value: bytes) -> None:
     check(value)
+
+
+PREFIXES = {
+    "a byte order mark": b"\xef\xbb\xbf",
+    "a registry's header": b"\0\0\0\0\x07",
+    "a registry's header with a brace in it": b"\0\0\0\0{",
+}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES.values(), ids=PREFIXES)
+def test_what_clients_write_before_their_json_is_skipped(prefix: bytes) -> None:
+    news = msgspec.json.encode(GOOD)
+    assert decode_news(prefix + news) == decode_news(news)
+
+
+@pytest.mark.parametrize("value", [b"\0\0\0\0\x07\x06abc", b"\0\0\0\0\x07", b"\0", b"\xef\xbb\xbf", b"\0\0\0\0\x07{}"])
+def test_a_prefix_alone_is_no_news(value: bytes) -> None:
+    with pytest.raises(BadNews, match=r"not JSON|violates the contract"):
+        decode_news(value)
 
 
 @pytest.mark.parametrize("value", CORPUS.values(), ids=CORPUS)

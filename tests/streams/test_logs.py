@@ -99,3 +99,34 @@ def test_a_person_reads_sentences_without_noise() -> None:
         "scoring  something new  texts=3",
         "scoring  error: Heartbeat failed",
     ]
+
+
+REPETITIONS = """
+import logging, structlog
+from earlybell.streams import logs
+logs.configure("{level}", "json")
+client, log = logging.getLogger("aiokafka"), structlog.get_logger("earlybell.streams.test")
+for attempt in range(50):
+    client.error("Unable connect to node with id %s: [Errno 111]", attempt)
+    client.error("Failed fetch messages from 1")
+    log.warning("window_failed", attempt=attempt)
+logs.REPEATED_AFTER_S = 0.0
+client.error("Unable connect to node with id 1: [Errno 111]")
+client.error("Unable connect to node with id 1: [Errno 111]")
+"""
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_what_a_client_repeats_is_counted(level: str) -> None:
+    script = REPETITIONS.format(level=level)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=True, cwd=ROOT
+    )
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    unable = [event.get("repeated") for event in events if event["event"].startswith("Unable")]
+    assert sum(event["event"] == "window_failed" for event in events) == 50, "our own events are all written"
+    if level == "debug":
+        assert unable == [None] * 52
+    else:
+        assert unable == [None, 49, None]
+        assert sum(event["event"].startswith("Failed fetch") for event in events) == 1
