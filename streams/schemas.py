@@ -95,7 +95,6 @@ def _channel(topic: str, description: str, message: str, limit: int) -> dict[str
         "bindings": {
             "kafka": {
                 "partitions": _default("partitions"),
-                "replicas": _default("replication"),
                 "topicConfiguration": {"max.message.bytes": limit},
                 "bindingVersion": "0.5.0",
             }

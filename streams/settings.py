@@ -77,7 +77,12 @@ class Settings(BaseSettings):
     partitions: int = Field(
         4, ge=1, description="Create topics with this many partitions, which is also the most workers a role can use."
     )
-    replication: int = Field(1, ge=1, description="Create topics with this many copies of each partition.")
+    replication: int | None = Field(
+        None,
+        ge=1,
+        description="Create topics with this many copies of each partition. The default is 3, or one on each broker if "
+        "there are fewer.",
+    )
     min_insync_replicas: int | None = Field(
         None,
         ge=1,
@@ -258,11 +263,6 @@ class Settings(BaseSettings):
         description="Write logs in this format. auto is console on a terminal, else one JSON object per line.",
     )
 
-    @property
-    def insync_replicas(self) -> int:
-        """The number of brokers that must have a message before it counts as acknowledged."""
-        return self.min_insync_replicas or min(2, self.replication)
-
     @field_validator("kafka_bootstrap")
     @classmethod
     def _no_url(cls, brokers: str) -> str:
@@ -281,11 +281,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _enough_replicas(self) -> Self:
-        if self.insync_replicas > self.replication:
+        if self.replication and self.min_insync_replicas and self.min_insync_replicas > self.replication:
             raise ValueError(
-                "EARLYBELL_MIN_INSYNC_REPLICAS is "
-                f"{self.insync_replicas} but EARLYBELL_REPLICATION {self.replication}; "
-                "no message would ever be acknowledged"
+                f"EARLYBELL_MIN_INSYNC_REPLICAS is {self.min_insync_replicas} but EARLYBELL_REPLICATION "
+                f"{self.replication}; no message would ever be acknowledged"
             )
         if self.backfill_topic in (self.news_topic, self.sentiment_topic, self.dead_topic):
             raise ValueError(f"EARLYBELL_BACKFILL_TOPIC is {self.backfill_topic}, which has another purpose")

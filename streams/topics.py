@@ -18,6 +18,8 @@ from earlybell.streams.settings import Settings
 log = structlog.get_logger(__name__)
 
 DAY_MS = 86_400_000
+#: Copies of a partition, unless the settings say: as many as let two brokers fail without a loss.
+MOST_COPIES = 3
 
 
 def create_topics(settings: Settings) -> list[str]:
@@ -29,6 +31,8 @@ def create_topics(settings: Settings) -> list[str]:
     ------
     BrokerError
         No broker answers, or it does not let us create topics.
+    TopicError
+        The cluster has fewer brokers than must have a message.
     """
     limits = {
         **dict.fromkeys(settings.news_topics, (MAX_MESSAGE_BYTES, settings.news_retention_days)),
@@ -37,14 +41,15 @@ def create_topics(settings: Settings) -> list[str]:
     }
     with reaching(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
         existing = set(admin.list_topics())
+        copies, insync = _copies(settings, len(admin.describe_cluster()["brokers"]))
         missing = {
             topic: {
                 "num_partitions": settings.partitions,
-                "replication_factor": settings.replication,
+                "replication_factor": copies,
                 "configs": {
                     "message.timestamp.type": "LogAppendTime",
                     "max.message.bytes": str(size),
-                    "min.insync.replicas": str(settings.insync_replicas),
+                    "min.insync.replicas": str(insync),
                     "retention.ms": str(int(days * DAY_MS) or -1),
                 },
             }
@@ -57,6 +62,24 @@ def create_topics(settings: Settings) -> list[str]:
             except TopicAlreadyExistsError:
                 continue  # another role, starting at the same time, was faster
         return list(missing)
+
+
+def _copies(settings: Settings, brokers: int) -> tuple[int, int]:
+    """Return how many copies a partition gets, and how many must have a message before it counts as acknowledged.
+
+    Raises
+    ------
+    TopicError
+        The cluster has fewer brokers than must have a message.
+    """
+    copies = settings.replication or min(MOST_COPIES, brokers)
+    insync = settings.min_insync_replicas or min(2, copies)
+    if insync > copies:
+        raise TopicError(
+            f"EARLYBELL_MIN_INSYNC_REPLICAS is {insync} but the cluster has {brokers} "
+            f"broker{'s' if brokers > 1 else ''}: no message would ever be acknowledged"
+        )
+    return copies, insync
 
 
 def check_topics(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType, NewTopic
 
 from earlybell.inference.pool.pool import Pool
-from earlybell.streams import app, dead_letters
+from earlybell.streams import app, dead_letters, topics
 from earlybell.streams.brokers import client_options
 from earlybell.streams.exceptions import CommandError, TopicError
 from earlybell.streams.exit_codes import USER_ERROR
@@ -61,19 +61,36 @@ def test_created_topics_say_how_long_and_how_safely_messages_are_kept(missing: S
     assert create_topics(settings) == []
 
 
-@pytest.mark.parametrize(("replication", "given", "wanted"), [(1, None, 1), (2, None, 2), (3, None, 2), (3, 3, 3)])
+@pytest.mark.parametrize(
+    ("replication", "given", "brokers", "wanted"),
+    [
+        (1, None, 3, (1, 1)),
+        (2, None, 3, (2, 2)),
+        (3, 3, 3, (3, 3)),
+        (None, None, 1, (1, 1)),
+        (None, None, 2, (2, 2)),
+        (None, None, 5, (3, 2)),
+        (None, 1, 5, (3, 1)),
+    ],
+)
 def test_an_acknowledged_message_is_on_two_brokers_where_there_are_two(
-    replication: int, given: int | None, wanted: int
+    replication: int | None, given: int | None, brokers: int, wanted: tuple[int, int]
 ) -> None:
-    assert Settings(replication=replication, min_insync_replicas=given).insync_replicas == wanted
+    assert topics._copies(Settings(replication=replication, min_insync_replicas=given), brokers) == wanted
 
 
 def test_more_replicas_in_sync_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EARLYBELL_MIN_INSYNC_REPLICAS", "2")
+    monkeypatch.setenv("EARLYBELL_REPLICATION", "1")
     monkeypatch.setenv("EARLYBELL_DATABASE_URL", "postgresql://user:secret@host/name")
     with pytest.raises(CommandError, match="MIN_INSYNC_REPLICAS is 2 but EARLYBELL_REPLICATION 1") as refused:
         load_settings()
     assert "secret" not in str(refused.value)
+
+
+def test_more_replicas_in_sync_than_brokers_is_refused(missing: Settings) -> None:
+    with pytest.raises(TopicError, match="MIN_INSYNC_REPLICAS is 2 but the cluster has 1 broker: no message"):
+        create_topics(missing.model_copy(update={"min_insync_replicas": 2}))
 
 
 @pytest.mark.parametrize("topic", ["news_topic", "sentiment_topic"])
