@@ -12,7 +12,7 @@ for ever. Here it starts again from the bootstrap servers when no known broker a
 
 A partition without a leader: aiokafka's fetcher and sender ask where the leader is, and ask again as soon as they hear
 that there is none, or that no broker answers: thousands of times a second, with a core of ours and the brokers'. Here
-the next answer waits for ``retry_backoff_ms``.
+the next question waits for ``retry_backoff_ms``.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from earlybell.streams.settings import Settings
 log = structlog.get_logger(__name__)
 
 DAY_MS = 86_400_000
-#: Copies of a partition, unless the settings say: as many as let two brokers fail without a loss.
+#: Copies of a partition, unless the settings say. With two of three in sync, a broker may fail and nothing stops.
 MOST_COPIES = 3
 
 
@@ -40,7 +40,9 @@ def create_topics(settings: Settings) -> list[str]:
         settings.dead_topic: (MAX_DEAD_LETTER_BYTES, settings.dead_retention_days),
     }
     with reaching(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
-        existing = set(admin.list_topics())
+        wanted = limits.keys() - admin.list_topics()
+        if not wanted:
+            return []
         copies, insync = _copies(settings, len(admin.describe_cluster()["brokers"]))
         missing = {
             topic: {
@@ -54,7 +56,7 @@ def create_topics(settings: Settings) -> list[str]:
                 },
             }
             for topic, (size, days) in limits.items()
-            if topic not in existing
+            if topic in wanted
         }
         for topic, options in missing.items():
             try:
