@@ -24,9 +24,10 @@ from earlybell.masking import masked
 #: The largest message that the broker accepts. A topic may lower it (the news topic has 1 MiB), so that a dead letter
 #: still fits with its headers.
 MESSAGE_BYTES = 4 * 1_048_576
-_MEMORY = ("-Xms128m", "-Xmx512m")
-#: Without C2, Java's optimising compiler, which would use more CPU in the first minutes than the broker itself. For a
-#: broker that runs for longer, KAFKA_JVM_PERFORMANCE_OPTS replaces these options, as in Kafka's own scripts.
+#: For a laptop, and for a few minutes: little memory, and without C2, Java's optimising compiler, which would use more
+#: CPU in the first minutes than the broker itself. For a broker that runs for longer, KAFKA_HEAP_OPTS and
+#: KAFKA_JVM_PERFORMANCE_OPTS replace these options, as in Kafka's own scripts.
+_HEAP = "-Xms128m -Xmx512m"
 _PERFORMANCE = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 #: Another process may take a port after we found it free and before the broker listens on it.
 ATTEMPTS = 3
@@ -94,6 +95,7 @@ def start(home: Path, started: Callable[[Server], None], patience: Patience, pro
     directory = home / "kafka"
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "kafka.log"
+    heap = os.environ.get("KAFKA_HEAP_OPTS", _HEAP).split()
     performance = os.environ.get("KAFKA_JVM_PERFORMANCE_OPTS", _PERFORMANCE).split()
     for _ in range(ATTEMPTS):
         before = _ports(directory).get("CLIENT")
@@ -103,7 +105,7 @@ def start(home: Path, started: Callable[[Server], None], patience: Patience, pro
         _format(directory, java_command, libraries, patience)
         log_start = log.stat().st_size if log.exists() else 0
         pid = processes.spawn(
-            [java_command, *_MEMORY, *performance, *_LOGGING, "-cp", libraries / "*", "kafka.Kafka", mark(home)],
+            [java_command, *heap, *performance, *_LOGGING, "-cp", libraries / "*", "kafka.Kafka", mark(home)],
             log=log,
         )
         server = Server("kafka", f"127.0.0.1:{port}", pid, mark(home), str(log))

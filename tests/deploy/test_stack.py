@@ -60,8 +60,9 @@ def kill(server: Server) -> None:
     assert processes.ended(server.pid, server.mark, PATIENCE_S)
 
 
-def test_options_of_java_are_the_users_to_choose(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAFKA_JVM_PERFORMANCE_OPTS", "-XX:+UseSerialGC -XX:+NoSuchOption")
+@pytest.mark.parametrize("variable", ["KAFKA_JVM_PERFORMANCE_OPTS", "KAFKA_HEAP_OPTS"])
+def test_options_of_java_are_the_users_to_choose(home: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "-Xmx512m -XX:+NoSuchOption")
     with pytest.raises(StackError, match=r"Unrecognized VM option 'NoSuchOption'"):
         stack.up(home)
 
