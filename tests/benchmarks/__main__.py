@@ -59,8 +59,8 @@ def main() -> int:
     without_servers = {name: module for name, module in modules.items() if not getattr(module, "NEEDS_SERVERS", True)}
     run(without_servers, None)
     if len(without_servers) < len(modules):
-        # With Java's optimising compiler and the heap of Kafka's own scripts, as brokers run in production: the servers
-        # are up for long enough. With our small heap the broker stopped for 10 to 20 ms every 2.4 s at half load.
+        # With Java's optimising compiler and a heap of 1 GB, as Kafka's scripts: the servers are up long enough.
+        # With our small heap the broker stopped for 10 to 20 ms every 2.4 s at half load.
         os.environ.setdefault("KAFKA_HEAP_OPTS", "-Xms1g -Xmx1g -Xmn640m")
         os.environ.setdefault("KAFKA_JVM_PERFORMANCE_OPTS", "-XX:+UseSerialGC")
         with stack.running() as servers:

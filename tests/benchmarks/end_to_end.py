@@ -200,7 +200,7 @@ def publish_steadily(
 ) -> None:
     """Publish at a rate for a time, each story under an id of its own; the texts may come more than once.
 
-    By librdkafka, as most feeds do, and encoded beforehand: both take little of the processor time that is measured.
+    By librdkafka, as most feeds do, and encoded beforehand: both save processor time, which the pipeline competes for.
     """
     producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
     encoded = [
