@@ -71,7 +71,7 @@ def read_pretrained(source: str | PathLike[str], **changes: Any) -> tuple[Config
         A directory, or an id on the Hugging Face hub.
     **changes
         Fields of `Config` that override the checkpoint's. With fewer ``groups``, each starts as the mean of the groups
-        that it replaces.
+        that it replaces. With fewer ``layers`` than sets of weights, each layer's its own, the first are kept.
 
     Raises
     ------
@@ -86,6 +86,9 @@ def read_pretrained(source: str | PathLike[str], **changes: Any) -> tuple[Config
             weights = {name: as_float32(value) for name, value in read_int8(directory, config).items()}
         else:
             config, weights = _read_floats(directory, values)
+        layers = changes.get("layers", config.layers)
+        if config.groups == config.layers > layers:
+            config = replace(config, layers=layers, groups=layers)
         groups = changes.get("groups", config.groups)
         if groups < config.groups:
             weights = _merge_groups(weights, config.groups, groups)

@@ -78,7 +78,13 @@ class Distillation:
     opposite_weight: float = 0.0  # of the loss that keeps labelled texts from the opposite answer
     exit_weights: tuple[float, ...] = ()  # one per exit; none: all equal
     exits_only: bool = False  # the start's encoder, last exit and shape are kept
+    texts_seed: int | None = None  # draws the texts; None: the schedule's
     schedule: Schedule = field(default_factory=lambda: Schedule(epochs=1, learning_rate=3e-4, batch_texts=128))
+
+    @property
+    def drawn_by(self) -> int:
+        """The seed that draws the texts; the schedule's orders them and draws the weights of new heads."""
+        return self.schedule.seed if self.texts_seed is None else self.texts_seed
 
 
 def distil(run: Distillation) -> dict[str, Any]:
@@ -105,12 +111,12 @@ def distil(run: Distillation) -> dict[str, Any]:
         raise CheckpointError(f"{run.start} lacks {untrained[0]}: --exits-only needs a fine-tuned model")
     held_out = corpus.held_out
     unlabelled_file = run.data / UNLABELLED
-    unlabelled = read_unlabelled(unlabelled_file, run.unlabelled, run.schedule.seed, held_out)
+    unlabelled = read_unlabelled(unlabelled_file, run.unlabelled, run.drawn_by, held_out)
     read_files = [unlabelled_file]
     if run.posts:
-        unlabelled += read_posts(run.data / POSTS, run.posts, run.schedule.seed, held_out)
+        unlabelled += read_posts(run.data / POSTS, run.posts, run.drawn_by, held_out)
         read_files.append(run.data / POSTS)
-    labelled = sample(corpus.train, run.labelled, run.schedule.seed)
+    labelled = sample(corpus.train, run.labelled, run.drawn_by)
     texts = unlabelled + [example.text for example in labelled]
     run.out.mkdir(parents=True, exist_ok=True)
     model = _write_tokenizer(run, model, unlabelled, [example.text for example in corpus.train])
@@ -169,7 +175,7 @@ def _answers(run: Distillation, texts: Sequence[str]) -> NDArray[np.float32]:
 
 def _certain(run: Distillation, unlabelled_file: Path, held_out: Sequence[Example]) -> list[Example]:
     """Return the texts whose labels follow from how they were made or found, or were given by a reader."""
-    seed = run.schedule.seed
+    seed = run.drawn_by
     mined = mine(unlabelled_file, run.mined, seed, held_out) if run.mined else []
     read = labelled_by_reading(unlabelled_file, run.by_reading, seed, held_out) if run.by_reading else []
     return announcements(run.announcements, seed) + sentences(run.constructed, seed) + mined + read

@@ -34,7 +34,10 @@ Labelled = Annotated[
 ]
 Out = Annotated[Path, typer.Argument(help="Directory to write; an interrupted run there resumes.")]
 Groups = Annotated[int, typer.Option(help="Sets of layer weights shared by the depths; 0: as in the start.")]
-Layers = Annotated[int, typer.Option(help="Number of depths; 0: as in the start.")]
+Layers = Annotated[
+    int,
+    typer.Option(help="Number of depths; 0: as in the start. Of layers that share no weights the first are kept."),
+]
 Epochs = Annotated[int, typer.Option(help="Passes over the training texts.")]
 LearningRate = Annotated[float, typer.Option(help="Peak learning rate of the encoder.")]
 BatchTexts = Annotated[int, typer.Option(help="Maximum texts per batch.")]
@@ -235,6 +238,10 @@ def distil(
         float, typer.Option(help="Decay of the moving average of the weights, which is what is saved.")
     ] = 0.99,
     seed: Seed = 1,
+    texts_seed: Annotated[
+        int | None,
+        typer.Option(help="Seed that draws the texts. Another --seed with it reads the same texts. Default: --seed."),
+    ] = None,
     device: Device = "cpu",
     precision: Precision = "auto",
 ) -> None:
@@ -259,7 +266,7 @@ def distil(
             labelled_repeats=repeats, labelled=labelled_texts, announcements=announcements, constructed=constructed,
             mined=mined, by_reading=by_reading, smoothing=smoothing, taught=taught, emoji=emoji,
             temperature=temperature, hard_weight=hard_weight, opposite_weight=opposite_weight, exits_only=exits_only,
-            schedule=schedule,
+            texts_seed=texts_seed, schedule=schedule,
         )
     )  # fmt: skip
     typer.echo(json.dumps(record))

@@ -125,6 +125,16 @@ def test_a_shared_layer_can_be_applied_more_times(tmp_path: Path) -> None:
     assert ElbertForSequenceClassification.from_pretrained(tmp_path, layers=12)(IDS, LIVE).shape == (5, 12, 4)
 
 
+def test_the_first_layers_of_a_model_that_shares_none_can_be_kept(tmp_path: Path) -> None:
+    config = replace(SMALL, groups=4, shared_head=False, head="cls_mean", depth_zero=True)
+    whole = ElbertForSequenceClassification(config).eval()
+    whole.save_pretrained(tmp_path)
+    first = ElbertForSequenceClassification.from_pretrained(tmp_path, layers=2).eval()
+    assert (first.config.layers, first.config.groups, first.new_weights) == (2, 2, ())
+    with torch.inference_mode():
+        assert torch.equal(first(IDS, LIVE), whole(IDS, LIVE)[:, :3])
+
+
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     def refused(message: str) -> None:
         with pytest.raises(CheckpointError, match=message):

@@ -103,6 +103,23 @@ def test_a_student_learns_from_its_teacher(corpus: Path, teacher: Path, tmp_path
     assert {**again, "seconds": 0} == {**figures, "seconds": 0}
 
 
+def test_another_seed_can_read_the_same_texts(corpus: Path, teacher: Path, tmp_path: Path) -> None:
+    run = Distillation(
+        data=corpus, out=tmp_path / "student", teachers=(teacher,), start=teacher, cache=tmp_path / "labels",
+        unlabelled=60, posts=10, labelled=30, announcements=12, constructed=12, taught=0.5, labelled_repeats=1,
+        schedule=SCHEDULE,
+    )  # fmt: skip
+    distil(run)
+    labels = sorted(run.cache.iterdir())
+    other = replace(run, out=tmp_path / "other", schedule=replace(SCHEDULE, seed=SCHEDULE.seed + 1))
+    distil(replace(other, texts_seed=SCHEDULE.seed))
+    assert sorted(run.cache.iterdir()) == labels, "its teachers had answered all of them"
+    weights = [(student / "model.safetensors").read_bytes() for student in (run.out, other.out)]
+    assert weights[0] != weights[1], "but it read them in another order"
+    distil(replace(other, out=tmp_path / "third"))
+    assert sorted(run.cache.iterdir()) != labels
+
+
 def test_with_exits_only_early_exits_learn_the_last_exits_answers(corpus: Path, teacher: Path, tmp_path: Path) -> None:
     changes = {"labels": LABELS, "depth_zero": False}
     start = ElbertForSequenceClassification.from_pretrained(teacher, **changes)
