@@ -109,6 +109,9 @@ def distil(run: Distillation) -> dict[str, Any]:
     untrained = [name for name in model.new_weights if not name.startswith("exit") or name.startswith(last)]
     if run.exits_only and untrained:
         raise CheckpointError(f"{run.start} lacks {untrained[0]}: --exits-only needs a fine-tuned model")
+    exits = len(model.config.depths)
+    if len(run.exit_weights) not in (0, exits):
+        raise CheckpointError(f"{len(run.exit_weights)} times --exit-weight for a model with {exits} exits")
     held_out = corpus.held_out
     unlabelled_file = run.data / UNLABELLED
     unlabelled = read_unlabelled(unlabelled_file, run.unlabelled, run.drawn_by, held_out)
@@ -142,7 +145,6 @@ def distil(run: Distillation) -> dict[str, Any]:
     rows = [tokenized[index] for index in order]
     targets = torch.from_numpy(soft[order]).to(device)
     truth = torch.tensor([hard[index] for index in order], device=device)
-    exits = len(model.config.depths)
     weights = torch.tensor(run.exit_weights or [1.0] * exits, device=device)
 
     def loss_of(batch: list[int]) -> Tensor:

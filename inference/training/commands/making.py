@@ -230,6 +230,10 @@ def distil(
     opposite_weight: Annotated[
         float, typer.Option(help="Weight of a loss that keeps labelled texts from the opposite answer.")
     ] = 0.0,
+    exit_weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Weight of an exit's loss; repeat it, one for each exit from the first. Default: all equal."),
+    ] = None,
     exits_only: Annotated[
         bool, typer.Option("--exits-only", help="Train only the start's early exits, as FastBERT does.")
     ] = False,
@@ -265,8 +269,8 @@ def distil(
             cache=out.parent / "labels", changes=changes, vocabulary=vocabulary, unlabelled=unlabelled, posts=posts,
             labelled_repeats=repeats, labelled=labelled_texts, announcements=announcements, constructed=constructed,
             mined=mined, by_reading=by_reading, smoothing=smoothing, taught=taught, emoji=emoji,
-            temperature=temperature, hard_weight=hard_weight, opposite_weight=opposite_weight, exits_only=exits_only,
-            texts_seed=texts_seed, schedule=schedule,
+            temperature=temperature, hard_weight=hard_weight, opposite_weight=opposite_weight,
+            exit_weights=tuple(exit_weight or ()), exits_only=exits_only, texts_seed=texts_seed, schedule=schedule,
         )
     )  # fmt: skip
     typer.echo(json.dumps(record))

@@ -109,6 +109,8 @@ def test_another_seed_can_read_the_same_texts(corpus: Path, teacher: Path, tmp_p
         unlabelled=60, posts=10, labelled=30, announcements=12, constructed=12, taught=0.5, labelled_repeats=1,
         schedule=SCHEDULE,
     )  # fmt: skip
+    with pytest.raises(CheckpointError, match="2 times --exit-weight for a model with 4 exits"):
+        distil(replace(run, exit_weights=(2.0, 1.0)))
     distil(run)
     labels = sorted(run.cache.iterdir())
     other = replace(run, out=tmp_path / "other", schedule=replace(SCHEDULE, seed=SCHEDULE.seed + 1))
