@@ -43,7 +43,7 @@ DATA = Path(os.environ.get("EARLYBELL_DATA") or Path(__file__).resolve().parents
 HEADLINES = DATA / "replay" / "headlines_2026.jsonl"
 #: Shares of the capacity at which latency is measured, the seconds of load, and how many of them, the last, are
 #: measured: a broker runs for months, and after a change of load its JIT compiler is busy for about a minute.
-LOADS, LOAD_S, MEASURED_S = (0.1, 0.5, 0.8), 90, 30
+LOADS, LOAD_S, MEASURED_S = (0.1, 0.5, 0.8), 150, 90
 WARM_UP_STORIES = 20
 #: Replays at full speed while the broker's JIT compiler is still busy, and those whose median counts.
 WARM_UP_REPLAYS, REPLAYS = 5, 3
